@@ -1,0 +1,95 @@
+"""Ray: start or join a cluster, and check that it has what is asked for before asking.
+
+Ray waits for ever, without an error, for more workers than it has CPUs or GPUs.
+"""
+
+import logging
+import math
+import os
+from contextlib import contextmanager
+from typing import NamedTuple
+
+# Read when Ray is imported. The controller looks at its workers every 2 s by default, and an epoch of a small network
+# takes less; watching for preemption and exporting metrics cost seconds at every start.
+QUIET_AND_QUICK = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+for name, value in QUIET_AND_QUICK.items():
+    os.environ.setdefault(name, value)
+
+import ray
+
+from pipelines.errors import UserError, WorldError
+from pipelines.params import TrainParams
+
+# What a remote cluster needs of this folder: the code. Data goes through the object store.
+WORKING_DIR_EXCLUDES = [
+    ".git", ".dvc", ".venv", "data", "models", "state", "reports", "metrics", "plots", "**/__pycache__",
+]  # fmt: skip
+
+
+class Workers(NamedTuple):
+    """How training is spread: ``count`` workers of ``threads`` CPU threads, each with a GPU or none."""
+
+    count: int
+    threads: int
+    gpu: bool
+
+    def __str__(self) -> str:
+        kind = "one GPU and " if self.gpu else ""
+        return f"{self.count} worker{'s' * (self.count > 1)}, {kind}{self.threads} CPU thread(s) each"
+
+
+@contextmanager
+def connected():
+    """A Ray cluster for as long as the block runs: RAY_ADDRESS's where set, else one of this machine's own.
+
+    Raises:
+        WorldError: the cluster at RAY_ADDRESS cannot be reached.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        # Workers on other machines have no copy of this code; local ones find it in the current folder.
+        extra = {"runtime_env": {"working_dir": ".", "excludes": WORKING_DIR_EXCLUDES}}
+    else:
+        # A bare init() attaches to whatever cluster left its address in the temporary folder.
+        extra = {"address": "local", "dashboard_host": "127.0.0.1"}
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **extra)
+    except ConnectionError as error:
+        raise WorldError(f"RAY_ADDRESS: {address!r}: no Ray cluster answers there ({error})") from None
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def plan(train: TrainParams) -> Workers:
+    """Turn ``train.workers`` and ``train.threads`` into numbers that the connected cluster can give.
+
+    Raises:
+        UserError: the cluster has fewer GPUs or CPUs than they ask for.
+    """
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    count = max(1, gpus) if train.workers == "auto" else train.workers
+    if gpus and count > gpus:
+        raise UserError(f"train.workers: {count} given; each takes a GPU and the cluster has {gpus}")
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    threads = train.threads
+    if threads == "auto":
+        threads = max(1, min(nodes) // math.ceil(count / len(nodes)))
+    if sum(node // threads for node in nodes) < count:
+        raise UserError(
+            f"train.workers: {count} given, of {threads} thread(s) each; the cluster has {cpus} CPU(s)"
+            + (f" on {len(nodes)} nodes" if len(nodes) > 1 else "")
+        )
+    return Workers(count, threads, gpu=gpus > 0)

@@ -1,0 +1,37 @@
+"""Where a result came from: git commit, uncommitted changes, the digest of the code."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Commit(NamedTuple):
+    """The commit that was checked out and what differed from it; ``sha`` is empty outside git."""
+
+    sha: str
+    diff: str
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {"git_commit": self.sha or "none", "git_dirty": str(bool(self.diff)).lower()}
+
+
+def current_commit() -> Commit:
+    """The commit of the current folder; untracked files do not count as a difference."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace")
+        return done.stdout if done.returncode == 0 else ""
+
+    return Commit(git("rev-parse", "HEAD").strip(), git("diff", "HEAD", "--", ".", ":!dvc.lock"))
+
+
+def digest_code(*names: str) -> str:
+    """SHA-256 over the source of those of the project's modules named, by full name or package, that are imported."""
+    digest = hashlib.sha256()
+    for name, module in sorted(sys.modules.items()):
+        if any(name == wanted or name.startswith(f"{wanted}.") for wanted in names) and module.__file__:
+            digest.update(name.encode() + b"\0" + Path(module.__file__).read_bytes() + b"\0")
+    return digest.hexdigest()

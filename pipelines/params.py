@@ -1,0 +1,291 @@
+"""params.yaml and variants/*.yaml as frozen, strict models: what is unknown or out of range is refused.
+
+Imports neither torch nor Ray, so that a mistake is answered at once.
+
+    python -m pipelines.params data.source=/data/cifar10.zip     sets a value, comments kept
+"""
+
+import difflib
+import math
+import os
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipelines.errors import UserError, run
+
+PARAMS_FILE = Path("params.yaml")
+Model = TypeVar("Model", bound=BaseModel)
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+PaddingMode = Literal["zeros", "border", "reflection"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Defaults(NamedTuple):
+    """What a data set's name stands for where params.yaml says null."""
+
+    size: int
+    channels: int
+    epochs: int
+    batch_size: int
+    lr: float
+    flip: bool
+    shift: int
+
+
+DATASET_DEFAULTS = {
+    "cifar10": Defaults(size=32, channels=3, epochs=20, batch_size=256, lr=0.1, flip=True, shift=2),
+    "mnist": Defaults(size=28, channels=1, epochs=20, batch_size=256, lr=0.1, flip=False, shift=2),
+    "digits": Defaults(size=28, channels=1, epochs=60, batch_size=64, lr=0.05, flip=False, shift=0),
+}
+OWN_DEFAULTS = Defaults(size=32, channels=3, epochs=20, batch_size=64, lr=0.05, flip=False, shift=2)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DistortionParams(Section):
+    rotation: float = Field(ge=0, le=180)
+    scale: list[Annotated[float, Field(gt=0, le=10)]] = Field(min_length=2, max_length=2)
+    shift: float = Field(ge=0, le=1)
+    padding_mode: PaddingMode
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self):
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale: {self.scale} given; the smallest factor comes first")
+        return self
+
+
+class DataParams(Section):
+    dataset: Name
+    source: str = Field(min_length=1)
+    size: int | None = Field(ge=4, le=1024)
+    channels: Literal[1, 3] | None
+    distortion: DistortionParams
+
+
+class PrepareParams(Section):
+    validation: float = Field(gt=0, lt=1)
+    test: float = Field(gt=0, lt=1)
+    seed: Seed
+
+
+class TrainParams(Section):
+    seeds: list[Seed] = Field(min_length=1)
+    epochs: int | None = Field(ge=1)
+    batch_size: int | None = Field(ge=1)
+    lr: float | None = Field(gt=0, le=10)
+    warmup: float = Field(ge=0, lt=1)
+    momentum: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0, le=1)
+    dropout: float = Field(ge=0, lt=1)
+    flip: bool | None
+    shift: int | None = Field(ge=0, le=64)
+    final_fit: bool
+    precision: Literal["auto", "fp32", "bf16"]
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)]
+    threads: Literal["auto"] | Annotated[int, Field(ge=1)]
+    max_failures: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _seeds_differ(self):
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {self.seeds} given; each seed may stand there once")
+        return self
+
+
+class EvaluateParams(Section):
+    batch_size: int = Field(ge=1)
+    resamples: int = Field(ge=100, le=1_000_000)
+    confidence: float = Field(gt=0, lt=1)
+
+
+class VisualizeParams(Section):
+    examples: int = Field(ge=1, le=256)
+
+
+class RegisterParams(Section):
+    tags: dict[Name, str]
+
+
+class Params(Section):
+    variants: list[Name] = Field(min_length=1)
+    data: DataParams
+    prepare: PrepareParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    visualize: VisualizeParams
+    register_: RegisterParams = Field(alias="register")  # BaseModel has a method `register`, from ABCMeta
+
+    @model_validator(mode="after")
+    def _variants_differ(self):
+        if len(set(self.variants)) < len(self.variants):
+            raise ValueError(f"variants: {self.variants} given; each name may stand there once")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nulls_are_the_data_sets_defaults(cls, values):
+        data = values.get("data") if isinstance(values, dict) else None
+        if not isinstance(data, dict) or not isinstance(data.get("dataset"), str):
+            return values  # refused below, by its own field
+        defaults = DATASET_DEFAULTS.get(data["dataset"], OWN_DEFAULTS)._asdict()
+        filled = dict(values)
+        for name in ("data", "train"):
+            if isinstance(section := values.get(name), dict):
+                filled[name] = {
+                    key: defaults[key] if value is None and key in defaults else value
+                    for key, value in section.items()
+                }
+        return filled
+
+
+class LocalizationParams(Section):
+    channels: list[Annotated[int, Field(ge=1, le=1024)]] = Field(min_length=1)
+    kernel_sizes: list[Annotated[int, Field(ge=1, le=31)]] = Field(min_length=1)
+    hidden: int = Field(ge=1, le=65536)
+
+    @model_validator(mode="after")
+    def _one_kernel_for_each_layer(self):
+        if len(self.channels) != len(self.kernel_sizes):
+            raise ValueError(
+                f"kernel_sizes: {self.kernel_sizes} given for channels {self.channels}; one for each layer"
+            )
+        return self
+
+
+class TransformerParams(Section):
+    padding_mode: PaddingMode
+    localization: LocalizationParams
+
+
+class VariantParams(Section):
+    transformer: TransformerParams | None
+    localization_lr: float = Field(default=1.0, gt=0, le=10)
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check params.yaml; its nulls are replaced by the data set's defaults.
+
+    Raises:
+        UserError: one line for each mistake.
+    """
+    params = _load(path, Params)
+    for variant in params.variants:
+        load_variant(variant)
+    return params
+
+
+def load_variant(name: str) -> VariantParams:
+    """Read and check ``variants/<name>.yaml``."""
+    path = Path("variants") / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        where = f" (in {Path.cwd()})" if "DVC_ROOT" in os.environ else ""
+        raise UserError(
+            f"variants: {name!r} given, but there is no {path}{where}; there are: {known}. "
+            f"A new file must be known to git (git add {path}) to be seen by dvc exp run --temp and --queue"
+        )
+    return _load(path, VariantParams)
+
+
+def _load(path: Path, model: type[Model]) -> Model:
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found in {Path.cwd()}; run this from the repository's top folder") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{path}{line}: not valid YAML: {problem}") from None
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_one_line(path, model, mistake) for mistake in error.errors()]
+        raise UserError("\n       ".join(dict.fromkeys(lines))) from None
+
+
+def _one_line(path: Path, model: type[BaseModel], mistake) -> str:
+    """One mistake as ``file: setting: what was given; what is allowed``."""
+    # Union members put their own type names into the location; settings have lower-case names.
+    known = {name for section in _sections(model) for name in _fields(section)}
+    loc = [str(part) for part in mistake["loc"] if isinstance(part, int) or part in known]
+    if mistake["type"] == "extra_forbidden":
+        unknown = str(mistake["loc"][-1])
+        near = difflib.get_close_matches(unknown, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{path}: {'.'.join(map(str, mistake['loc']))}: unknown setting{hint}"
+    if mistake["type"] == "missing":
+        return f"{path}: {'.'.join(map(str, mistake['loc']))}: missing"
+    message = mistake["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    if mistake["type"] == "value_error":
+        return f"{path}: {'.'.join([*loc, message])}"
+    shown = repr(mistake["input"])
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"{path}: {'.'.join(loc) or 'the file'}: {shown} given; {message}"
+
+
+def _fields(section: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _sections(model: type[BaseModel]) -> list[type[BaseModel]]:
+    found = [model]
+    for field in model.model_fields.values():
+        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                found += _sections(candidate)
+    return found
+
+
+def set_value(assignment: str, path: Path = PARAMS_FILE) -> None:
+    """Write ``section.key=value`` into params.yaml, comments kept; refused if the result is not valid.
+
+    Raises:
+        UserError: no such setting, or a value that is not allowed; the file is then as it was.
+    """
+    dotted, equals, text = assignment.partition("=")
+    if not equals:
+        raise UserError(f"{assignment!r} given; expected section.key=value")
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 120
+    before = path.read_text(encoding="utf-8")
+    document = yaml.load(before)
+    *sections, key = dotted.split(".")
+    section = document
+    for name in sections:
+        section = section.get(name, {}) if isinstance(section, dict) else {}
+    if not isinstance(section, dict) or key not in section:
+        raise UserError(f"{path}: {dotted}: no such setting")
+    section[key] = YAML(typ="safe").load(text)
+    stream = StringIO()
+    yaml.dump(document, stream)
+    path.write_text(stream.getvalue(), encoding="utf-8")
+    try:
+        load_params(path)
+    except UserError:
+        path.write_text(before, encoding="utf-8")
+        raise
+    print(f"{path}: {dotted} is now {text}")
+
+
+def main() -> None:
+    if len(sys.argv) < 2:
+        raise UserError("no setting given; expected section.key=value")
+    for assignment in sys.argv[1:]:
+        set_value(assignment)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,134 @@
+"""MLflow: the only module that talks to the tracking store and the registry.
+
+The driver of a stage is the only writer of a run, however many workers train.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5")
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import DatasetInput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+from pipelines.errors import WorldError
+from pipelines.state import locked, state_dir
+
+KEY_TAG = "training_key"
+
+
+def connect() -> MlflowClient:
+    """A client of MLFLOW_TRACKING_URI's store where set, else of the sqlite database in the state's home.
+
+    The store is opened once under a lock: a new database that several processes migrate at once is ruined.
+
+    Raises:
+        WorldError: the store cannot be reached.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state_dir() / 'mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    client = MlflowClient(uri)
+    with locked("mlflow"):
+        try:
+            client.search_experiments(max_results=1)
+        except MlflowException as error:
+            raise WorldError(f"MLFLOW_TRACKING_URI: {uri}: the tracking store does not answer ({error})") from None
+    return client
+
+
+def experiment_id(client: MlflowClient, name: str) -> str:
+    """The experiment ``name``, made if missing.
+
+    With a local database its artifacts get an absolute place: MLflow's default is the current folder, which for a
+    temporary work tree is soon gone. A server decides itself.
+    """
+    with locked("mlflow"):
+        if (experiment := client.get_experiment_by_name(name)) is not None:
+            return experiment.experiment_id
+        local = mlflow.get_tracking_uri().startswith("sqlite:")
+        return client.create_experiment(name, state_dir("artifacts", name).as_uri() if local else None)
+
+
+class TrainingRun:
+    """The MLflow run of one model, found again by its key after a kill; each epoch is logged once."""
+
+    def __init__(self, client: MlflowClient, experiment: str, key: str, name: str):
+        self.client = client
+        found = client.search_runs([experiment], f"tags.{KEY_TAG} = '{key}'", max_results=1)
+        if found:
+            self.run_id = found[0].info.run_id
+        else:
+            self.run_id = client.create_run(experiment, tags={KEY_TAG: key}, run_name=name).info.run_id
+        logged = client.get_metric_history(self.run_id, "train_loss") if found else []
+        self.logged = {metric.step for metric in logged}
+        self.monitor: SystemMetricsMonitor | None = None
+
+    def describe(self, params: dict[str, Any], tags: dict[str, str], meta: dict, diff: str = "") -> None:
+        """Log what the run is made from; a value that stands already is written again, to the same effect."""
+        self.client.log_batch(
+            self.run_id,
+            params=[Param(key, str(value)) for key, value in params.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        source = CodeDatasetSource(tags={"source": meta["source"]})
+        dataset = MetaDataset(source, name=meta["dataset"], digest=meta["digest"][:36])
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), [])])
+        if diff:
+            self.client.log_text(self.run_id, diff, "lineage/uncommitted.diff")
+
+    def start(self) -> None:
+        """Mark the run as running and record the machine's load (``system/`` metrics) until :meth:`end`."""
+        if self.monitor is None:
+            self.client.update_run(self.run_id, status="RUNNING")
+            self.monitor = SystemMetricsMonitor(self.run_id, samples_before_logging=1, resume_logging=True)
+            self.monitor.start()
+
+    def log_epoch(self, entry: dict[str, float]) -> None:
+        """Log one epoch's metrics, unless its epoch has been logged before.
+
+        Their timestamps are those of the entry: MLflow drops what is sent again alike, and keeps it with another.
+        """
+        epoch = int(entry["epoch"])
+        if epoch in self.logged:
+            return
+        metrics = [
+            Metric(name, value, int(entry["timestamp"]), epoch)
+            for name, value in entry.items()
+            if name not in ("epoch", "timestamp")
+        ]
+        self.client.log_batch(self.run_id, metrics=metrics)
+        self.logged.add(epoch)
+
+    def end(self, status: str) -> None:
+        """Stop watching the machine and set the run's status: FINISHED, FAILED or KILLED."""
+        if self.monitor is not None:
+            self.monitor.finish()
+            self.monitor = None
+        self.client.set_terminated(self.run_id, status)
+
+
+def log_metrics(client: MlflowClient, run_id: str, metrics: dict[str, float]) -> None:
+    """Log metrics that a run has once, such as its test accuracy."""
+    now = int(time.time() * 1000)
+    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
+
+
+def log_files(client: MlflowClient, run_id: str, files: list[Path], folder: str) -> None:
+    """Copy files into a run's artifacts, under ``folder``."""
+    for file in files:
+        client.log_artifact(run_id, str(file), folder)
+
+
+def run_exists(client: MlflowClient, run_id: str) -> bool:
+    """Whether the store at hand has this run; another store, or a new one, has not."""
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException:
+        return False

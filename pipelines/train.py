@@ -1,0 +1,315 @@
+"""train: one variant, all training seeds, on Ray workers; resumed where a kill left it.
+
+    python -m pipelines.train --variant seed
+"""
+
+import argparse
+import hashlib
+import shutil
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import UserError, WorldError, run
+from pipelines.params import Params, VariantParams, load_params, load_variant
+
+if __name__ == "__main__":
+    run(load_params)  # a mistake in the settings is answered before torch and Ray take seconds to import
+
+import numpy as np
+import torch
+from ruamel.yaml import YAML
+from safetensors.torch import save_file
+
+from pipelines import tracking
+from pipelines.cluster import Workers, connected, plan, ray
+from pipelines.lineage import current_commit, digest_code
+from pipelines.prepare import load_meta, load_split
+from pipelines.progress import Reporter, progress
+from pipelines.state import key_of, locked, read_json, state_dir, write_json
+from pipelines.worker import load_state, train_worker
+from stn.classifiers import build_network
+
+MODELS = Path("models")
+METRICS = Path("metrics/train")
+PLOTS = Path("plots/train")
+
+
+@ray.remote(num_cpus=0)
+class Mailbox:
+    """Holds what workers say until the driver asks; a worker never waits for the driver's database."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict] = []
+
+    def put(self, message: dict) -> None:
+        self.messages.append(message)
+
+    def drain(self) -> list[dict]:
+        messages, self.messages = self.messages, []
+        return messages
+
+
+def train(name: str, params: Params, variant: VariantParams) -> dict:
+    """Train a variant with every seed and write models/, metrics/ and plots/ for it; returns its metrics.
+
+    Raises:
+        UserError: the settings do not fit the data or the cluster.
+        WorldError: training failed; what was finished stays, and the next start goes on from there.
+    """
+    meta = load_meta()
+    check(name, params, variant, meta)
+    recipe = params.train.model_dump()
+    key = key_of(recipe, variant.model_dump(), meta["digest"], digest_code("stn", "pipelines.worker"))
+    with locked(f"train-{key}"):
+        folder = state_dir("training", f"{name}-{key}")
+        result = folder / "result"
+        if result.exists() and _is_recorded(name, result):
+            shutil.rmtree(folder)  # DVC has this result and wants a new one all the same: dvc repro --force
+            folder.mkdir()
+        if result.exists():
+            print(f"{name}: trained before, but not recorded by DVC; the result in {result} is taken over")
+        else:
+            _fit(name, params, variant, meta, folder)
+        for source, target in ((result / "model", MODELS / name), *_files(result, name)):
+            shutil.rmtree(target, ignore_errors=True) if source.is_dir() else target.unlink(missing_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
+    return read_json(METRICS / f"{name}.json")
+
+
+def check(name: str, params: Params, variant: VariantParams, meta: dict) -> None:
+    """Refuse what cannot be trained before any work starts.
+
+    Raises:
+        UserError: kernels larger than the image, or a batch larger than the data.
+    """
+    if meta["dataset"] != params.data.dataset:
+        raise UserError(f"data.dataset: {params.data.dataset} given, prepared is {meta['dataset']}; run: dvc repro prepare")
+    try:
+        with torch.device("meta"):
+            build_network(meta["image_shape"], len(meta["classes"]), variant.model_dump()["transformer"])
+    except ValueError as error:
+        raise UserError(f"variants/{name}.yaml: {error}") from None
+    images = meta["counts"]["train"] + params.train.final_fit * meta["counts"]["validation"]
+    batch_size, workers = params.train.batch_size or 1, params.train.workers
+    if batch_size > images:
+        raise UserError(f"train.batch_size: {batch_size} given; there are {images} training images")
+    if workers != "auto" and workers > batch_size:
+        raise UserError(f"train.workers: {workers} given; train.batch_size {batch_size} is too small to share among them")
+
+
+def _files(result: Path, name: str) -> list[tuple[Path, Path]]:
+    return [(result / "metrics.json", METRICS / f"{name}.json"), (result / "history.csv", PLOTS / f"{name}.csv")]
+
+
+def _is_recorded(name: str, result: Path) -> bool:
+    """Whether dvc.lock holds this very result: DVC was there to record it when the stage ended."""
+    lock = Path("dvc.lock")
+    stages = YAML(typ="safe").load(lock.read_text())["stages"] if lock.exists() else {}
+    outs = {out["path"]: out.get("md5") for out in stages.get(f"train@{name}", {}).get("outs", [])}
+    md5 = hashlib.md5((result / "metrics.json").read_bytes(), usedforsecurity=False).hexdigest()
+    return outs.get(str(METRICS / f"{name}.json")) == md5
+
+
+def _fit(name: str, params: Params, variant: VariantParams, meta: dict, folder: Path) -> None:
+    """Train on Ray and leave the result in ``folder/result``."""
+    attempt = folder / "attempt.json"
+    if not attempt.exists():
+        write_json(attempt, uuid.uuid4().hex[:8])
+    training = f"{folder.name}-{read_json(attempt)}"
+    client = tracking.connect()
+    experiment = tracking.experiment_id(client, f"stn-{meta['dataset']}")
+    commit = current_commit()
+    runs = {
+        seed: tracking.TrainingRun(client, experiment, f"{training}-{seed}", f"{name}-{seed}")
+        for seed in params.train.seeds
+    }
+    settings = _flat({"train": params.train.model_dump(), "variant": variant.model_dump()})
+    del settings["train.seeds"]
+    for seed, training_run in runs.items():
+        tags = commit.tags | {"data_digest": meta["digest"], "variant": name, "seed": str(seed)}
+        training_run.describe({**settings, "train.seed": seed}, tags, meta, commit.diff)
+    write_json(folder / "runs.json", {str(seed): r.run_id for seed, r in runs.items()})
+
+    storage = str(folder / "checkpoints")
+    with connected():
+        workers = plan(params.train)
+        print(f"{name}: {len(runs)} seed(s) × {params.train.epochs} epochs on {workers}", flush=True)
+        _run_ray(name, params, variant, meta, storage, workers, runs)
+    state, _ = load_state(storage)
+    assert state is not None and set(state["finished"]) == set(runs)
+    for seed, training_run in runs.items():
+        for entry in state["finished"][seed]["history"]:
+            training_run.log_epoch(entry)
+        training_run.end("FINISHED")
+    _write_result(state["finished"], {seed: r.run_id for seed, r in runs.items()}, name, meta, workers, folder / "result")
+    shutil.rmtree(storage)
+
+
+def worker_config(params: Params, variant: VariantParams, meta: dict, storage: str, threads: int, mailbox) -> dict:
+    """What :func:`pipelines.worker.train_worker` is given; the images are put into Ray's object store once."""
+    splits = {split: load_split(split) for split in ("train", "validation")}
+    data = {f"{split}_{kind}": getattr(value, kind).numpy() for split, value in splits.items() for kind in value._fields}
+    if params.train.final_fit:
+        for kind in ("images", "labels"):
+            data[f"train_{kind}"] = np.concatenate([data[f"train_{kind}"], data[f"validation_{kind}"]])
+    return {
+        "train": params.train.model_dump(),
+        "seeds": params.train.seeds,
+        "variant": variant.model_dump(),
+        "meta": meta,
+        "data": ray.put(data),
+        "storage": storage,
+        "threads": threads,
+        "mailbox": mailbox,
+    }
+
+
+def _run_ray(name, params: Params, variant, meta, storage: str, workers: Workers, runs: dict) -> None:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    mailbox = Mailbox.remote()
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=worker_config(params, variant, meta, storage, workers.threads, mailbox),
+        scaling_config=ScalingConfig(
+            num_workers=workers.count, use_gpu=workers.gpu,
+            resources_per_worker={"CPU": workers.threads} | ({"GPU": 1} if workers.gpu else {}),
+        ),
+        run_config=RunConfig(
+            # A new name for each start: the worker itself looks for the furthest checkpoint among all of them.
+            name=uuid.uuid4().hex[:8], storage_path=storage,
+            failure_config=FailureConfig(max_failures=params.train.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )  # fmt: skip
+    done = threading.Event()
+    with progress(name, len(runs) * (params.train.epochs or 0)) as reporter:
+        listener = Listener(mailbox, runs, reporter, params.train.epochs or 0, done)
+        listener.start()
+        status = "KILLED"
+        try:
+            trainer.fit()
+            status = "FINISHED"
+        except TrainingFailedError as error:
+            status = "FAILED"
+            log = Path(storage).with_name("error.log")
+            log.write_text(str(error), encoding="utf-8")
+            reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+            raise WorldError(
+                f"{name}: training failed more than train.max_failures={params.train.max_failures} times: "
+                f"{reason.strip()} (all of it: {log}); the last checkpoint is kept and the next start goes on from it"
+            ) from None
+        finally:
+            done.set()
+            listener.join()
+            listener.stop_watching("FAILED" if listener.not_finite else status)
+    if listener.not_finite:
+        raise WorldError(
+            f"{name}: {listener.not_finite}; the last good checkpoint is kept in {storage}. "
+            f"A lower train.lr or localization_lr in variants/{name}.yaml may help"
+        )
+
+
+class Listener(threading.Thread):
+    """Takes the workers' messages to the terminal and to MLflow while the main thread waits for Ray."""
+
+    def __init__(self, mailbox, runs: dict[int, tracking.TrainingRun], reporter: Reporter, epochs: int, done):
+        super().__init__(daemon=True)
+        self.mailbox, self.runs, self.reporter, self.epochs, self.done = mailbox, runs, reporter, epochs, done
+        self.order = {seed: place for place, seed in enumerate(runs)}
+        self.running: tracking.TrainingRun | None = None
+        self.not_finite = ""
+        self.accuracy = ""
+
+    def run(self) -> None:
+        finished = False
+        while not finished:
+            finished = self.done.wait(0.3)  # and then once more, for what came last
+            for message in ray.get(self.mailbox.drain.remote()):
+                try:
+                    self.take(message)
+                except tracking.MlflowException as error:
+                    # Training is worth more than its record: that is delivered whole from the checkpoint at the end.
+                    print(f"tracking store: {error}; this epoch will be logged at the end", flush=True)
+
+    def take(self, message: dict) -> None:
+        """Act on one message of a worker."""
+        kind, seed = message["kind"], message.get("seed", 0)
+        if kind == "start":
+            for note in message["notes"]:
+                print(note, flush=True)
+            print(f"{message['device']}, {message['precision']}: {message['reason']}", flush=True)
+            if message["finished"]:
+                print(f"resumed after {message['finished']} of {self.reporter.total} epochs", flush=True)
+        elif kind == "step":
+            self._watch(seed)
+            note = f"seed {seed} · {message['rate']:,.0f} images/s{self.accuracy}"
+            self.reporter.update(self.order[seed] * self.epochs + message["done"], note)
+        elif kind == "epoch":
+            self._watch(seed)
+            entry = message["entry"]
+            self.accuracy = f" · validation {entry['validation_accuracy']:.2%}"
+            note = f"seed {seed} · {entry['images_per_second']:,.0f} images/s{self.accuracy}"
+            self.reporter.update(self.order[seed] * self.epochs + entry["epoch"], note)
+            self.runs[seed].log_epoch(entry)
+        elif kind == "not finite":
+            self.not_finite = f"seed {seed}: {message['error']}"
+
+    def _watch(self, seed: int) -> None:
+        if self.running is not self.runs[seed]:
+            self.stop_watching("FINISHED")
+            self.running = self.runs[seed]
+            self.running.start()
+
+    def stop_watching(self, status: str) -> None:
+        """End the MLflow run of the seed at work, if any."""
+        if self.running is not None:
+            self.running.end(status)
+            self.running = None
+
+
+def _write_result(finished: dict, run_ids: dict[int, str], name: str, meta: dict, workers: Workers, result: Path) -> None:
+    """models/<variant>, its metrics and its history, beside the place and then moved there whole."""
+    beside = result.with_name(".result")
+    shutil.rmtree(beside, ignore_errors=True)
+    (beside / "model").mkdir(parents=True)
+    rows = []
+    for seed, done in finished.items():
+        save_file(done["weights"], beside / "model" / f"{seed}.safetensors")
+        rows += [{"seed": seed, **{k: v for k, v in entry.items() if k != "timestamp"}} for entry in done["history"]]
+    write_json(
+        beside / "model" / "runs.json",
+        {str(seed): {"run_id": run_ids[seed], "history": done["history"]} for seed, done in finished.items()},
+    )
+    lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]
+    (beside / "history.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    last = [done["history"][-1] for done in finished.values()]
+    mean = {k: float(np.mean([entry[k] for entry in last])) for k in ("train_loss", "validation_loss", "validation_accuracy")}
+    speed = float(np.mean([entry["images_per_second"] for done in finished.values() for entry in done["history"]]))
+    write_json(beside / "metrics.json", {**mean, "images_per_second": speed, "workers": workers.count, "threads": workers.threads})
+    beside.rename(result)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted names."""
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.train", description="Train one variant with all seeds.")
+    parser.add_argument("--variant", required=True, help="name of a file in variants/, without .yaml")
+    name = parser.parse_args().variant
+    metrics = train(name, load_params(), load_variant(name))
+    print(f"{name}: validation accuracy {metrics['validation_accuracy']:.2%}, {metrics['images_per_second']:,.0f} images/s")
+
+
+if __name__ == "__main__":
+    run(main)

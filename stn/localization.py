@@ -1,0 +1,67 @@
+"""The localization network: the part of a spatial transformer that looks at an image and predicts θ."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def conv_pool_size(height: int, width: int, kernel_sizes: Sequence[int], name: str) -> tuple[int, int]:
+    """Height and width of the features after unpadded convolutions, each followed by a 2×2 max-pool.
+
+    Raises:
+        ValueError: the image is too small for the kernels; ``name`` says whose kernels they are.
+    """
+    h, w = height, width
+    for kernel in kernel_sizes:
+        h, w = (h - kernel + 1) // 2, (w - kernel + 1) // 2
+        if h < 1 or w < 1:
+            raise ValueError(
+                f"{name}: an image of {height}×{width} pixels is too small for kernels {list(kernel_sizes)}, "
+                f"each followed by a 2×2 max-pool; use a larger image or smaller or fewer kernels"
+            )
+    return h, w
+
+
+class Localization(nn.Module):
+    """Convolutions with 2×2 max-pools, then two linear layers; (B, C, H, W) → θ (B, len(identity)).
+
+    The last layer starts with zero weights and the identity as its bias (Jaderberg et al., 2015, appendix A.2), so
+    that an untrained transformer returns its input.
+
+    Raises:
+        ValueError: the image is too small for the kernels, or channels and kernel sizes differ in number.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        identity: Sequence[float],
+        channels: Sequence[int] = (8, 10),
+        kernel_sizes: Sequence[int] = (7, 5),
+        hidden: int = 32,
+    ):
+        super().__init__()
+        if len(channels) != len(kernel_sizes):
+            raise ValueError(
+                f"localization: {len(channels)} channels {list(channels)} but {len(kernel_sizes)} "
+                f"kernel_sizes {list(kernel_sizes)}; there must be one of each for every layer"
+            )
+        in_channels, height, width = image_shape
+        height, width = conv_pool_size(height, width, kernel_sizes, "localization.kernel_sizes")
+
+        layers: list[nn.Module] = []
+        for out_channels, kernel in zip(channels, kernel_sizes, strict=True):
+            layers += [nn.Conv2d(in_channels, out_channels, kernel), nn.MaxPool2d(2), nn.ReLU()]
+            in_channels = out_channels
+        self.features = nn.Sequential(*layers)
+        last = nn.Linear(hidden, len(identity))
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(in_channels * height * width, hidden), nn.ReLU(), last
+        )
+        with torch.no_grad():
+            last.weight.zero_()
+            last.bias.copy_(torch.tensor(identity))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))

@@ -1,0 +1,47 @@
+"""The spatial transformer: localization network, sampling grid and sampler as one module."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stn.transforms import ALIGN_CORNERS, PADDING_MODES, Affine
+
+
+class SpatialTransformer(nn.Module):
+    """A spatial transformer (Jaderberg et al., 2015, section 3) for use in front of, or inside, any network.
+
+    >>> identity = Affine.identity
+    >>> transformer = SpatialTransformer(Localization((3, 32, 32), identity))
+    >>> model = nn.Sequential(transformer, my_classifier)
+
+    Args:
+        localization: maps images (B, C, H, W) to θ (B, P), P the number of the family's parameters.
+        padding_mode: what is sampled outside the image: ``zeros``, ``border`` or ``reflection``. On normalized
+            images zero is the mean color, not the background.
+
+    Raises:
+        ValueError: an unknown ``padding_mode``.
+    """
+
+    def __init__(self, localization: nn.Module, padding_mode: str = "zeros"):
+        super().__init__()
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(f"padding_mode: {padding_mode!r} is not one of {', '.join(PADDING_MODES)}")
+        self.localization = localization
+        self.transform = Affine()
+        self.padding_mode = padding_mode
+
+    def theta(self, images: Tensor) -> Tensor:
+        """θ (B, P) for images (B, C, H, W)."""
+        return self.localization(images)
+
+    def warp(self, images: Tensor, theta: Tensor) -> Tensor:
+        """Images (B, C, H, W) resampled bilinearly on the grid of θ (B, P), in the images' own dtype and size."""
+        grid = self.transform(theta, *images.shape[-2:])
+        # grid_sample needs both in one dtype; the coordinates are the ones that must not be rounded.
+        sampled = F.grid_sample(
+            images.to(grid.dtype), grid, padding_mode=self.padding_mode, align_corners=ALIGN_CORNERS
+        )
+        return sampled.to(images.dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.warp(images, self.theta(images))
