@@ -4,19 +4,21 @@ import hashlib
 import shutil
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
-from sklearn.model_selection import train_test_split
-
 from pipelines.errors import UserError, run
 from pipelines.params import DataParams, PrepareParams, load_params
-from pipelines.sources import Labeled, read_source
-from pipelines.state import read_json, write_json
+
+if __name__ == "__main__":
+    run(load_params)  # a mistake in the settings is answered before torch takes seconds to import
+
+import torch
+from safetensors.torch import save_file
+from sklearn.model_selection import train_test_split
+
+from pipelines.prepared import PREPARED, Labeled
+from pipelines.sources import read_source
+from pipelines.state import write_json
 from stn.batches import mix
 from stn.distortions import Distortion, distort
-
-PREPARED = Path("data/prepared")
-SPLIT_NAMES = ("train", "validation", "test")
 
 
 def prepare(data: DataParams, settings: PrepareParams, folder: Path = PREPARED) -> dict:
@@ -63,23 +65,6 @@ def prepare(data: DataParams, settings: PrepareParams, folder: Path = PREPARED) 
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
     return meta
-
-
-def load_meta(folder: Path = PREPARED) -> dict:
-    """meta.json of the prepared data.
-
-    Raises:
-        UserError: nothing has been prepared.
-    """
-    if not (folder / "meta.json").exists():
-        raise UserError(f"{folder}: no prepared data here; make it with: dvc repro prepare")
-    return read_json(folder / "meta.json")
-
-
-def load_split(name: str, folder: Path = PREPARED) -> Labeled:
-    """One of ``train``, ``validation`` and ``test``, memory-mapped."""
-    tensors = load_file(folder / f"{name}.safetensors")
-    return Labeled(tensors["images"], tensors["labels"])
 
 
 def distortion_of(data: DataParams) -> Distortion:

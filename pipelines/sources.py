@@ -17,18 +17,12 @@ from torch import Tensor
 
 from pipelines.errors import UserError, WorldError
 from pipelines.params import DataParams
+from pipelines.prepared import Labeled
 from pipelines.progress import track
 from pipelines.state import home
 
 SPLITS = ("train", "test")
 LAYOUT = "train/<class>/<image> and test/<class>/<image>, or <class>/<image>"
-
-
-class Labeled(NamedTuple):
-    """Images uint8 (N, C, H, W) and labels int64 (N,)."""
-
-    images: Tensor
-    labels: Tensor
 
 
 class Source(NamedTuple):

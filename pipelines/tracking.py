@@ -3,25 +3,35 @@
 The driver of a stage is the only writer of a run, however many workers train.
 """
 
+import hashlib
+import logging
 import os
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5")
 
 import mlflow
+import numpy as np
 from mlflow import MlflowClient
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, Metric, Param, RunTag
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.types import Schema, TensorSpec
 
 from pipelines.errors import WorldError
 from pipelines.state import locked, state_dir
 
 KEY_TAG = "training_key"
+
+for chatty in ("mlflow.system_metrics", "mlflow.store.db.utils", "mlflow.tracking", "alembic"):
+    logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def connect() -> MlflowClient:
@@ -132,3 +142,45 @@ def run_exists(client: MlflowClient, run_id: str) -> bool:
         return client.get_run(run_id).info.lifecycle_stage == "active"
     except MlflowException:
         return False
+
+
+def registered_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """All versions of a registered model; none where there is no such model."""
+    return list(client.search_model_versions(f"name = '{name}'"))
+
+
+def aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    """Where the aliases of a registered model point: alias → version; empty where there is no such model."""
+    try:
+        return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+
+
+def register_network(
+    name: str, variant: str, run_id: str, program: Path, example: np.ndarray, outputs: dict, tags: dict[str, str]
+) -> ModelVersion:
+    """Log an exported network (a ``.pt2`` file) to its run and register it as a new version of ``name``.
+
+    ``example`` and ``outputs`` are a batch of images and what the network answers: the model's signature.
+    """
+    code = Path(__file__).with_name("registered_model.py")
+    free = {key: TensorSpec(value.dtype, (-1, *value.shape[1:]), key) for key, value in outputs.items()}
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]), outputs=Schema(list(free.values()))
+    )
+    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        logged = mlflow.pyfunc.log_model(
+            name=variant,
+            python_model=str(code),
+            artifacts={"network": str(program)},
+            signature=signature,
+            pip_requirements=[
+                f"{package}=={metadata.version(package).split('+')[0]}" for package in ("torch", "numpy", "mlflow")
+            ],
+            tags=tags,
+        )
+    files = {f"sha256_{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in (program, code)}
+    return mlflow.register_model(logged.model_uri, name, tags=tags | files)

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from pipelines import tracking
 from pipelines.cluster import Workers, connected, plan, ray
 from pipelines.lineage import current_commit, digest_code
-from pipelines.prepare import load_meta, load_split
+from pipelines.prepared import load_meta, load_split
 from pipelines.progress import Reporter, progress
 from pipelines.state import key_of, locked, read_json, state_dir, write_json
 from pipelines.worker import load_state, train_worker
@@ -144,7 +144,11 @@ def _fit(name: str, params: Params, variant: VariantParams, meta: dict, folder: 
         for entry in state["finished"][seed]["history"]:
             training_run.log_epoch(entry)
         training_run.end("FINISHED")
-    _write_result(state["finished"], {seed: r.run_id for seed, r in runs.items()}, name, meta, workers, folder / "result")
+    record = {
+        "variant": variant.model_dump(), "train": params.train.model_dump(), "data_digest": meta["digest"],
+        "git_commit": commit.sha, "git_dirty": bool(commit.diff),
+    }  # fmt: skip
+    _write_result(state["finished"], {s: r.run_id for s, r in runs.items()}, record, workers, folder / "result")
     shutil.rmtree(storage)
 
 
@@ -273,7 +277,7 @@ class Listener(threading.Thread):
             self.running = None
 
 
-def _write_result(finished: dict, run_ids: dict[int, str], name: str, meta: dict, workers: Workers, result: Path) -> None:
+def _write_result(finished: dict, run_ids: dict[int, str], record: dict, workers: Workers, result: Path) -> None:
     """models/<variant>, its metrics and its history, beside the place and then moved there whole."""
     beside = result.with_name(".result")
     shutil.rmtree(beside, ignore_errors=True)
@@ -282,10 +286,8 @@ def _write_result(finished: dict, run_ids: dict[int, str], name: str, meta: dict
     for seed, done in finished.items():
         save_file(done["weights"], beside / "model" / f"{seed}.safetensors")
         rows += [{"seed": seed, **{k: v for k, v in entry.items() if k != "timestamp"}} for entry in done["history"]]
-    write_json(
-        beside / "model" / "runs.json",
-        {str(seed): {"run_id": run_ids[seed], "history": done["history"]} for seed, done in finished.items()},
-    )
+    recorded = {str(seed): {"run_id": run_ids[seed], "history": done["history"]} for seed, done in finished.items()}
+    write_json(beside / "model" / "training.json", {**record, "runs": recorded})
     lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]
     (beside / "history.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     last = [done["history"][-1] for done in finished.values()]

@@ -6,11 +6,31 @@ from torch import Tensor, nn
 from stn.transforms import ALIGN_CORNERS, PADDING_MODES, Affine
 
 
+class Sampler(nn.Module):
+    """Bilinear sampling: images (B, C, H, W) at the points of a grid (B, h, w, 2) → (B, C, h, w), in their dtype.
+
+    Raises:
+        ValueError: an unknown ``padding_mode``.
+    """
+
+    def __init__(self, padding_mode: str = "zeros"):
+        super().__init__()
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(f"padding_mode: {padding_mode!r} is not one of {', '.join(PADDING_MODES)}")
+        self.padding_mode = padding_mode
+
+    def forward(self, images: Tensor, grid: Tensor) -> Tensor:
+        # grid_sample wants one dtype for both, and the coordinates are what must not be rounded.
+        sampled = F.grid_sample(
+            images.to(grid.dtype), grid, padding_mode=self.padding_mode, align_corners=ALIGN_CORNERS
+        )
+        return sampled.to(images.dtype)
+
+
 class SpatialTransformer(nn.Module):
     """A spatial transformer (Jaderberg et al., 2015, section 3) for use in front of, or inside, any network.
 
-    >>> identity = Affine.identity
-    >>> transformer = SpatialTransformer(Localization((3, 32, 32), identity))
+    >>> transformer = SpatialTransformer(Localization((3, 32, 32), Affine.identity))
     >>> model = nn.Sequential(transformer, my_classifier)
 
     Args:
@@ -24,24 +44,17 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, localization: nn.Module, padding_mode: str = "zeros"):
         super().__init__()
-        if padding_mode not in PADDING_MODES:
-            raise ValueError(f"padding_mode: {padding_mode!r} is not one of {', '.join(PADDING_MODES)}")
         self.localization = localization
         self.transform = Affine()
-        self.padding_mode = padding_mode
+        self.sampler = Sampler(padding_mode)
 
     def theta(self, images: Tensor) -> Tensor:
         """θ (B, P) for images (B, C, H, W)."""
         return self.localization(images)
 
     def warp(self, images: Tensor, theta: Tensor) -> Tensor:
-        """Images (B, C, H, W) resampled bilinearly on the grid of θ (B, P), in the images' own dtype and size."""
-        grid = self.transform(theta, *images.shape[-2:])
-        # grid_sample needs both in one dtype; the coordinates are the ones that must not be rounded.
-        sampled = F.grid_sample(
-            images.to(grid.dtype), grid, padding_mode=self.padding_mode, align_corners=ALIGN_CORNERS
-        )
-        return sampled.to(images.dtype)
+        """Images (B, C, H, W) resampled on the grid of θ (B, P), in the same size."""
+        return self.sampler(images, self.transform(theta, *images.shape[-2:]))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.warp(images, self.theta(images))

@@ -1,0 +1,66 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+VARIANT ?= seed
+PORT ?= 5000
+MODEL ?= stn-cifar10
+READY := .venv/.ready
+# DVC's stages call `python`, and DVC itself is called by name.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/.venv
+export PYTHONUNBUFFERED := 1
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make .venv from requirements.lock; again, it does nothing
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another with: make setup PYTHON=python3.12")'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --disable-pip-version-check -r requirements.lock
+	.venv/bin/python -m pip install --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+demo: $(READY)  ## the whole pipeline on handwritten digits, distorted; nothing is downloaded
+	@tools/demo.sh
+
+repro: $(READY)  ## the pipeline of params.yaml; SOURCE=path to a local copy of the data
+	@$(if $(SOURCE),python -m pipelines.params data.source="$(abspath $(SOURCE))")
+	dvc repro
+
+ui: $(READY)  ## MLflow's UI on 127.0.0.1; PORT=5000
+	@MLFLOW_PORT=$(PORT) mlflow/server.sh
+
+summary: $(READY)  ## the layers of a variant; VARIANT=seed
+	@python -m pipelines.summary $(VARIANT)
+
+promote: $(READY)  ## make the challenger of a registered model its champion; MODEL=stn-cifar10
+	@python -m pipelines.promote $(MODEL)
+
+doctor: $(READY)  ## what this machine offers, and what is wrong
+	@python -m pipelines.doctor
+
+test: $(READY)  ## all tests
+	pytest
+
+test-fast: $(READY)  ## the tests without the slow ones
+	pytest -m "not slow"
+
+lint: $(READY)  ## ruff and pyright
+	ruff check .
+	ruff format --check .
+	pyright
+
+lock: $(READY)  ## requirements.lock anew, from pyproject.toml
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate --no-header --upgrade \
+		--output-file requirements.lock
+
+clean:  ## delete what the stages made; the database, artifacts, raw data and DVC's cache stay
+	rm -rf data/prepared data/.prepared models metrics plots reports registered.json
+	rm -rf .pytest_cache .ruff_cache *.egg-info
+	find stn pipelines tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help setup demo repro ui summary promote doctor test test-fast lint lock clean

@@ -1,0 +1,142 @@
+"""register: of each variant the model that is best on validation → MLflow's registry, as ``stn-<dataset>``.
+
+Its out, registered.json, is never restored from DVC's run cache, so this stage always meets the store at hand. Run
+twice it registers nothing twice.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from pipelines.errors import run
+from pipelines.params import load_params
+
+if __name__ == "__main__":
+    run(load_params)  # a mistake in the settings is answered before torch takes seconds to import
+
+import torch
+from torch import Tensor
+
+from pipelines import tracking
+from pipelines.prepared import load_meta, load_split
+from pipelines.state import read_json, state_dir, write_json
+from pipelines.trained import Trained, best_on_validation, load_trained
+from stn.classifiers import RawClassifier
+
+REGISTERED = Path("registered.json")
+REPORTS = (Path("reports/report.html"), Path("reports/comparison.md"))
+
+
+def export(model: Trained, meta: dict, images: Tensor, path: Path) -> dict[str, Tensor]:
+    """Write a model as a self-contained program, normalization inside; returns its outputs for ``images``.
+
+    Args:
+        images: uint8 (2, C, H, W). With a batch of one the batch dimension would be frozen at one.
+    """
+    raw = RawClassifier(model.network, meta["mean"], meta["std"]).eval()
+    program = torch.export.export(raw, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, path)
+    with torch.inference_mode():
+        outputs, expected = torch.export.load(path).module()(images), raw(images)
+    for name, values in expected.items():
+        torch.testing.assert_close(outputs[name], values)
+    return outputs
+
+
+def model_digest(model: Trained, meta: dict) -> str:
+    """SHA-256 over what makes a model: its tensors, and the mean and std it normalizes by. Never over archive bytes."""
+    digest = hashlib.sha256(repr([meta["mean"], meta["std"], meta["classes"]]).encode())
+    for name, tensor in sorted(model.network.state_dict().items()):
+        digest.update(name.encode() + str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def register(variants: list[str], tags: dict[str, str]) -> dict:
+    """Register what is not registered yet, point ``challenger`` to the best; returns what registered.json says."""
+    meta, metrics = load_meta(), read_json(Path("metrics/evaluate.json"))
+    name = f"stn-{meta['dataset']}"
+    client = tracking.connect()
+    chosen = [best_on_validation(load_trained(variant, meta)) for variant in variants]
+    versions = {model.variant: _register_one(client, name, model, meta, metrics, tags) for model in chosen}
+
+    best = best_on_validation(chosen)
+    challenger = versions[best.variant]
+    client.set_registered_model_alias(name, "challenger", challenger)
+    champion = tracking.aliases(client, name).get("champion")
+    if champion is None:
+        champion = challenger
+        client.set_model_version_tag(name, champion, "promotion", "initial")
+        client.set_registered_model_alias(name, "champion", champion)
+
+    folder = state_dir("reports", meta["dataset"])
+    for report in REPORTS:
+        shutil.copyfile(report, folder / report.name)
+    registered = {"model": name, "versions": versions, "challenger": challenger, "champion": champion}
+    write_json(REGISTERED, registered)
+    return registered
+
+
+def _register_one(client, name: str, model: Trained, meta: dict, metrics: dict, tags: dict[str, str]) -> str:
+    """The version of this very model: the registered one, else a new one."""
+    digest = model_digest(model, meta)
+    for version in tracking.registered_versions(client, name):
+        if (version.tags.get("model_digest"), version.tags.get("trained_in")) == (digest, model.run_id):
+            return str(version.version)
+    run_id = model.run_id
+    if not tracking.run_exists(client, run_id):
+        run_id = _restore_run(client, name, model, meta, metrics)
+    of_variant = metrics["variants"][model.variant]
+    all_tags = tags | {
+        "variant": model.variant,
+        "seed": str(model.seed),
+        "validation_accuracy": f"{model.validation['validation_accuracy']:.4f}",
+        "test_accuracy": f"{of_variant['seeds'][str(model.seed)]['test_accuracy']:.4f}",
+        "parameters": str(of_variant["parameters"]),
+        "model_digest": digest,
+        "data_digest": meta["digest"],
+        "git_commit": model.record["git_commit"] or "none",
+        "git_dirty": str(model.record["git_dirty"]).lower(),
+        "trained_in": model.run_id,
+    }
+    images = load_split("test").images[:2].repeat(2, 1, 1, 1)[:2]  # two, even of a test set of one
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "network.pt2"
+        outputs = {key: value.numpy() for key, value in export(model, meta, images, program).items()}
+        registered = tracking.register_network(
+            name, model.variant, run_id, program, images.numpy(), outputs, all_tags
+        )
+    return str(registered.version)
+
+
+def _restore_run(client, name: str, model: Trained, meta: dict, metrics: dict) -> str:
+    """The run of a model whose own run is in another store, made anew from its recorded history and marked so."""
+    restored = tracking.TrainingRun(
+        client, tracking.experiment_id(client, name), f"restored-{model.run_id}", f"{model.variant}-{model.seed}"
+    )
+    settings = {f"train.{key}": value for key, value in model.record["train"].items() if key != "seeds"}
+    tags = {
+        "restored_from_run": model.run_id, "variant": model.variant, "seed": str(model.seed),
+        "data_digest": meta["digest"], "git_commit": model.record["git_commit"] or "none",
+    }  # fmt: skip
+    restored.describe(settings | {"train.seed": model.seed}, tags, meta)
+    for entry in model.history:
+        restored.log_epoch(entry)
+    tracking.log_metrics(client, restored.run_id, metrics["variants"][model.variant]["seeds"][str(model.seed)])
+    tracking.log_files(client, restored.run_id, sorted(Path("reports/pictures").glob(f"{model.variant}-*.png")), "theta")
+    restored.end("FINISHED")
+    return restored.run_id
+
+
+def main() -> None:
+    params = load_params()
+    registered = register(params.variants, params.register_.tags)
+    versions = ", ".join(f"{variant} is version {version}" for variant, version in registered["versions"].items())
+    print(
+        f"{registered['model']}: {versions}; challenger is version {registered['challenger']}, "
+        f"champion is version {registered['champion']}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,54 @@
+"""summary: the layers of a variant for the data set named in params.yaml, without needing the data.
+
+    python -m pipelines.summary seed
+"""
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.errors import UserError, run
+from pipelines.params import DATASET_DEFAULTS, load_params, load_variant
+from pipelines.prepared import PREPARED
+from pipelines.state import read_json
+from stn.classifiers import build_network
+from stn.layers import layers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.summary", description=__doc__.splitlines()[0])
+    parser.add_argument("variant", help="name of a file in variants/, without .yaml")
+    name = parser.parse_args().variant
+    params, variant = load_params(), load_variant(name)
+    dataset, size, channels = params.data.dataset, params.data.size or 0, params.data.channels or 0
+    shape = (channels, size, size)
+    # Only the data itself knows the number of classes of a user's own set.
+    classes, note = 10, ""
+    if dataset not in DATASET_DEFAULTS:
+        meta = read_json(PREPARED / "meta.json") if (PREPARED / "meta.json").exists() else {}
+        if meta.get("dataset") == dataset:
+            classes = len(meta["classes"])
+        else:
+            note = " (assumed until dvc repro prepare has counted them)"
+    try:
+        network = build_network(shape, classes, variant.model_dump()["transformer"], params.train.dropout)
+    except ValueError as error:
+        raise UserError(f"variants/{name}.yaml: {error}") from None
+    rows = layers(network, shape)
+    table = Table(title=f"{name} on {dataset}: {channels}×{size}×{size}, {classes} classes{note}")
+    for column, justify in (
+        ("layer", "left"), ("kind", "left"), ("output", "right"), ("parameters", "right"), ("multiply-adds", "right"),
+    ):  # fmt: skip
+        table.add_column(column, justify=justify)
+    for row in rows:
+        output = "×".join(map(str, row.output))
+        table.add_row(row.name, row.kind, output, f"{row.parameters:,}", f"{row.multiply_adds:,}")
+    table.add_section()
+    parameters, multiply_adds = sum(r.parameters for r in rows), sum(r.multiply_adds for r in rows)
+    table.add_row("total", "", "", f"{parameters:,}", f"{multiply_adds:,}", style="bold")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    run(main)

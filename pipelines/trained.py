@@ -1,0 +1,58 @@
+"""Trained models as the stage train left them, for the stages after it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+
+from pipelines.errors import UserError
+from pipelines.state import read_json
+from stn.classifiers import Network, build_network
+
+MODELS = Path("models")
+
+
+class Trained(NamedTuple):
+    """One model: a variant trained with one seed. ``history`` has an entry of metrics for each epoch."""
+
+    variant: str
+    seed: int
+    network: Network
+    run_id: str
+    history: list[dict]
+    record: dict
+
+    @property
+    def validation(self) -> dict:
+        """The last epoch's metrics; what is chosen is chosen by these."""
+        return self.history[-1]
+
+
+def load_trained(variant: str, meta: dict, folder: Path = MODELS) -> list[Trained]:
+    """All models of a variant, one for each training seed, in evaluation mode.
+
+    Raises:
+        UserError: the variant has not been trained.
+    """
+    path = folder / variant / "training.json"
+    if not path.exists():
+        raise UserError(f"variants: {variant!r} has not been trained here; run: dvc repro train@{variant}")
+    record = read_json(path)
+    models = []
+    for seed, run in record["runs"].items():
+        transformer = record["variant"]["transformer"]
+        network = build_network(meta["image_shape"], len(meta["classes"]), transformer, record["train"]["dropout"])
+        network.load_state_dict(load_file(folder / variant / f"{seed}.safetensors"))
+        models.append(Trained(variant, int(seed), network.eval(), run["run_id"], run["history"], record))
+    return models
+
+
+def best_on_validation(models: list[Trained]) -> Trained:
+    """The model with the highest accuracy on the validation images, the lower loss where they are equal."""
+    return max(models, key=lambda m: (m.validation["validation_accuracy"], -m.validation["validation_loss"]))
+
+
+def device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The whole pipeline on scikit-learn's handwritten digits, distorted. It runs in a temporary work tree, so that
+# params.yaml, the outputs and dvc.lock of this one stay as they are; results go to the same tracking store.
+set -euo pipefail
+start=$SECONDS
+dvc exp run --temp \
+  -S data.dataset=digits \
+  -S data.distortion.rotation=90 -S 'data.distortion.scale=[0.5,1.0]' -S data.distortion.shift=0.2 \
+  -S prepare.validation=0.2 \
+  -S 'train.seeds=[0,1,2]'
+echo
+cat state/reports/digits/comparison.md
+echo
+echo "Done in $((SECONDS - start)) s. The report: $PWD/state/reports/digits/report.html"
+echo
+echo "Next:  make ui                        runs, pictures of θ and the registered model stn-digits, in a browser"
+echo "       make repro                     the same pipeline on CIFAR-10 (make repro SOURCE=path for a local copy)"
+echo "       make summary VARIANT=seed      the layers of the network"
