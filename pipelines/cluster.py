@@ -36,15 +36,15 @@ WORKING_DIR_EXCLUDES = [
 
 
 class Workers(NamedTuple):
-    """How training is spread: ``count`` workers of ``threads`` CPU threads, each with a GPU or none."""
+    """How training is spread: ``number`` workers of ``threads`` CPU threads, each with a GPU or none."""
 
-    count: int
+    number: int
     threads: int
     gpu: bool
 
     def __str__(self) -> str:
         kind = "one GPU and " if self.gpu else ""
-        return f"{self.count} worker{'s' * (self.count > 1)}, {kind}{self.threads} CPU thread(s) each"
+        return f"{self.number} worker{'s' * (self.number > 1)}, {kind}{self.threads} CPU thread(s) each"
 
 
 @contextmanager
@@ -55,14 +55,17 @@ def connected():
         WorldError: the cluster at RAY_ADDRESS cannot be reached.
     """
     address = os.environ.get("RAY_ADDRESS")
-    if address:
-        # Workers on other machines have no copy of this code; local ones find it in the current folder.
-        extra = {"runtime_env": {"working_dir": ".", "excludes": WORKING_DIR_EXCLUDES}}
-    else:
-        # A bare init() attaches to whatever cluster left its address in the temporary folder.
-        extra = {"address": "local", "dashboard_host": "127.0.0.1"}
+    # Workers on other machines have no copy of this code; local ones find it in the current folder.
+    runtime_env = {"working_dir": ".", "excludes": WORKING_DIR_EXCLUDES} if address else None
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **extra)
+        ray.init(
+            # A bare init() attaches to whatever cluster left its address in the temporary folder.
+            address=address or "local",
+            dashboard_host="127.0.0.1",
+            runtime_env=runtime_env,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except ConnectionError as error:
         raise WorldError(f"RAY_ADDRESS: {address!r}: no Ray cluster answers there ({error})") from None
     logging.getLogger("ray.train").setLevel(logging.ERROR)

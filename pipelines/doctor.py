@@ -1,6 +1,6 @@
 """doctor: what this machine offers the pipeline, and what is wrong. Exit code 1 if something is.
 
-    python -m pipelines.doctor
+python -m pipelines.doctor
 """
 
 import os
@@ -120,11 +120,10 @@ def _tracking(say) -> None:
         recorded = read_json(Path("registered.json"))
         present = {str(v.version) for v in tracking.registered_versions(client, recorded["model"])}
         missing = sorted(set(recorded["versions"].values()) - present)
-        say(
-            "registry", f"{recorded['model']}: champion is version {tracking.aliases(client, recorded['model']).get('champion')}",
-            f"this store lacks version(s) {', '.join(missing)} that dvc.lock records; mend it with: "
-            f"dvc repro --force --single-item register" if missing else "",
-        )  # fmt: skip
+        champion = tracking.aliases(client, recorded["model"]).get("champion")
+        mend = "dvc repro --force --single-item register"
+        problem = f"this store lacks version(s) {', '.join(missing)} of registered.json; mend it with: {mend}"
+        say("registry", f"{recorded['model']}: champion is version {champion}", problem if missing else "")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class UserError(Exception):
     exit_code = 2
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], object]) -> None:
     """Call a module's ``main`` and end the process with the exit code that its outcome has."""
     try:
         main()

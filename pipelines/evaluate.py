@@ -15,7 +15,6 @@ if __name__ == "__main__":
     run(load_params)  # a mistake in the settings is answered before torch takes seconds to import
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from scipy import stats
 from sklearn.metrics import confusion_matrix
@@ -78,7 +77,7 @@ def evaluate(variants: list[str], settings: EvaluateParams) -> dict:
     models = [model for variant in variants for model in load_trained(variant, meta)]
     results: dict[str, list[Result]] = {variant: [] for variant in variants}
     for model in track("evaluate", models, len(models)):
-        network = model.network.to(device(), memory_format=torch.channels_last)
+        network = model.network.to(device())
         logits, labels, _ = predict(network, batches.ordered(settings.batch_size))
         losses = F.cross_entropy(logits, labels, reduction="none")
         results[model.variant].append(Result(model, logits.argmax(1).cpu().numpy(), losses.cpu().numpy()))

@@ -6,7 +6,6 @@ Imports neither torch nor Ray, so that a mistake is answered at once.
 """
 
 import difflib
-import math
 import os
 import sys
 from io import StringIO
@@ -66,8 +65,8 @@ class DistortionParams(Section):
 class DataParams(Section):
     dataset: Name
     source: str = Field(min_length=1)
-    size: int | None = Field(ge=4, le=1024)
-    channels: Literal[1, 3] | None
+    size: int = Field(ge=4, le=1024)
+    channels: Literal[1, 3]
     distortion: DistortionParams
 
 
@@ -79,15 +78,15 @@ class PrepareParams(Section):
 
 class TrainParams(Section):
     seeds: list[Seed] = Field(min_length=1)
-    epochs: int | None = Field(ge=1)
-    batch_size: int | None = Field(ge=1)
-    lr: float | None = Field(gt=0, le=10)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    lr: float = Field(gt=0, le=10)
     warmup: float = Field(ge=0, lt=1)
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0, le=1)
     dropout: float = Field(ge=0, lt=1)
-    flip: bool | None
-    shift: int | None = Field(ge=0, le=64)
+    flip: bool
+    shift: int = Field(ge=0, le=64)
     final_fit: bool
     precision: Literal["auto", "fp32", "bf16"]
     workers: Literal["auto"] | Annotated[int, Field(ge=1)]
@@ -134,15 +133,14 @@ class Params(Section):
     @classmethod
     def _nulls_are_the_data_sets_defaults(cls, values):
         data = values.get("data") if isinstance(values, dict) else None
-        if not isinstance(data, dict) or not isinstance(data.get("dataset"), str):
+        if not isinstance(data, dict):
             return values  # refused below, by its own field
-        defaults = DATASET_DEFAULTS.get(data["dataset"], OWN_DEFAULTS)._asdict()
+        defaults = DATASET_DEFAULTS.get(str(data.get("dataset")), OWN_DEFAULTS)._asdict()
         filled = dict(values)
         for name in ("data", "train"):
             if isinstance(section := values.get(name), dict):
                 filled[name] = {
-                    key: defaults[key] if value is None and key in defaults else value
-                    for key, value in section.items()
+                    key: defaults[key] if value is None and key in defaults else value for key, value in section.items()
                 }
         return filled
 

@@ -10,6 +10,7 @@ from pipelines.params import DataParams, PrepareParams, load_params
 if __name__ == "__main__":
     run(load_params)  # a mistake in the settings is answered before torch takes seconds to import
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from sklearn.model_selection import train_test_split
@@ -38,7 +39,7 @@ def prepare(data: DataParams, settings: PrepareParams, folder: Path = PREPARED) 
 
     scaled = train.images.float().div_(255)
     mean, std = scaled.mean((0, 2, 3)), scaled.std((0, 2, 3))
-    distortion = distortion_of(data)
+    distortion = Distortion(**data.distortion.model_dump())
     splits = {
         "train": train,
         "validation": _distorted(validation, distortion, mix(settings.seed, 1)),
@@ -67,16 +68,10 @@ def prepare(data: DataParams, settings: PrepareParams, folder: Path = PREPARED) 
     return meta
 
 
-def distortion_of(data: DataParams) -> Distortion:
-    """The library's form of ``data.distortion``."""
-    values = data.distortion.model_dump()
-    return Distortion(**values | {"scale": tuple(values["scale"])})
-
-
 def _split(whole: Labeled, share: float, seed: int, classes: list[str], setting: str) -> tuple[Labeled, Labeled]:
     try:
         kept, held = train_test_split(
-            torch.arange(len(whole.labels)).numpy(), test_size=share, random_state=seed, stratify=whole.labels.numpy()
+            np.arange(len(whole.labels)), test_size=share, random_state=seed, stratify=whole.labels.numpy()
         )
     except ValueError:
         counts = whole.labels.bincount(minlength=len(classes))
@@ -85,14 +80,16 @@ def _split(whole: Labeled, share: float, seed: int, classes: list[str], setting:
             f"{setting}: {share} given; {len(whole.labels)} images in {len(classes)} classes cannot be split so that "
             f"both parts hold every class (the smallest is {classes[rarest]}, {int(counts[rarest])} images)"
         ) from None
-    return tuple(Labeled(whole.images[torch.from_numpy(i)], whole.labels[torch.from_numpy(i)]) for i in (kept, held))
+    first, second = torch.tensor(kept), torch.tensor(held)
+    return Labeled(whole.images[first], whole.labels[first]), Labeled(whole.images[second], whole.labels[second])
 
 
 def _distorted(split: Labeled, distortion: Distortion, seed: int) -> Labeled:
     if distortion.is_identity:
         return split
     generator = torch.Generator().manual_seed(seed)
-    matrices = distortion.draw(len(split.labels), *split.images.shape[-2:], generator)
+    height, width = split.images.shape[-2:]
+    matrices = distortion.draw(len(split.labels), height, width, generator)
     pieces = [
         distort(images.float(), matrix, distortion.padding_mode).round().to(torch.uint8)
         for images, matrix in zip(split.images.split(1000), matrices.split(1000), strict=True)

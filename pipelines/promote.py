@@ -1,6 +1,6 @@
 """promote: move the alias ``champion`` of a registered model to its challenger.
 
-    python -m pipelines.promote stn-cifar10
+python -m pipelines.promote stn-cifar10
 """
 
 import argparse
@@ -33,7 +33,9 @@ def promote(name: str) -> tuple[str | None, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.promote", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.promote", description="Move the alias champion to the challenger."
+    )
     parser.add_argument("model", help="name of a registered model, such as stn-cifar10")
     name = parser.parse_args().model
     before, after = promote(name)

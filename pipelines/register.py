@@ -103,9 +103,7 @@ def _register_one(client, name: str, model: Trained, meta: dict, metrics: dict, 
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "network.pt2"
         outputs = {key: value.numpy() for key, value in export(model, meta, images, program).items()}
-        registered = tracking.register_network(
-            name, model.variant, run_id, program, images.numpy(), outputs, all_tags
-        )
+        registered = tracking.register_network(name, model.variant, run_id, program, images.numpy(), outputs, all_tags)
     return str(registered.version)
 
 
@@ -123,7 +121,9 @@ def _restore_run(client, name: str, model: Trained, meta: dict, metrics: dict) -
     for entry in model.history:
         restored.log_epoch(entry)
     tracking.log_metrics(client, restored.run_id, metrics["variants"][model.variant]["seeds"][str(model.seed)])
-    tracking.log_files(client, restored.run_id, sorted(Path("reports/pictures").glob(f"{model.variant}-*.png")), "theta")
+    tracking.log_files(
+        client, restored.run_id, sorted(Path("reports/pictures").glob(f"{model.variant}-*.png")), "theta"
+    )
     restored.end("FINISHED")
     return restored.run_id
 

@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ def locate(source: str) -> Path:
 def _read_digits(data: DataParams) -> Source:
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     images = (Image.fromarray(np.uint8(array * 255 / 16)) for array in digits.images)
     pixels = _stack(track("digits", images, len(digits.images)), data)
     labels = torch.from_numpy(digits.target.astype(np.int64))
@@ -99,7 +99,7 @@ def _read_torchvision(data: DataParams, root: Path, download: bool) -> Source | 
         pixels = _stack(track(f"{data.dataset} {split}", arrays, len(dataset)), data)
         splits.append(Labeled(pixels, torch.as_tensor(dataset.targets, dtype=torch.int64)))
     classes = [name.split(" - ")[0] for name in dataset.classes]
-    return Source(*splits, classes, f"torchvision {kind.__name__}")
+    return Source(splits[0], splits[1], classes, f"torchvision {kind.__name__}")
 
 
 def _download(data: DataParams, root: Path) -> Source:
@@ -219,13 +219,12 @@ def _stack(images: Iterator[Image.Image], data: DataParams) -> Tensor:
     return torch.from_numpy(np.stack([to_pixels(image, data.size, data.channels) for image in images]))
 
 
-def to_pixels(image: Image.Image, size: int | None, channels: int | None) -> np.ndarray:
+def to_pixels(image: Image.Image, size: int, channels: int) -> np.ndarray:
     """A PIL image of any mode as uint8 (C, size, size).
 
     It is turned upright by its EXIF tag; transparent parts become white; 16-bit gray is scaled to 8; the side lengths
     are changed independently, by PIL's antialiased bilinear filter.
     """
-    assert size is not None and channels is not None
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         array = np.asarray(image)

@@ -1,6 +1,6 @@
 """summary: the layers of a variant for the data set named in params.yaml, without needing the data.
 
-    python -m pipelines.summary seed
+python -m pipelines.summary seed
 """
 
 import argparse
@@ -17,11 +17,11 @@ from stn.layers import layers
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.summary", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m pipelines.summary", description="Print the layers of a variant.")
     parser.add_argument("variant", help="name of a file in variants/, without .yaml")
     name = parser.parse_args().variant
     params, variant = load_params(), load_variant(name)
-    dataset, size, channels = params.data.dataset, params.data.size or 0, params.data.channels or 0
+    dataset, size, channels = params.data.dataset, params.data.size, params.data.channels
     shape = (channels, size, size)
     # Only the data itself knows the number of classes of a user's own set.
     classes, note = 10, ""
@@ -37,10 +37,10 @@ def main() -> None:
         raise UserError(f"variants/{name}.yaml: {error}") from None
     rows = layers(network, shape)
     table = Table(title=f"{name} on {dataset}: {channels}×{size}×{size}, {classes} classes{note}")
-    for column, justify in (
-        ("layer", "left"), ("kind", "left"), ("output", "right"), ("parameters", "right"), ("multiply-adds", "right"),
-    ):  # fmt: skip
-        table.add_column(column, justify=justify)
+    table.add_column("layer")
+    table.add_column("kind")
+    for column in ("output", "parameters", "multiply-adds"):
+        table.add_column(column, justify="right")
     for row in rows:
         output = "×".join(map(str, row.output))
         table.add_row(row.name, row.kind, output, f"{row.parameters:,}", f"{row.multiply_adds:,}")

@@ -1,6 +1,6 @@
 """train: one variant, all training seeds, on Ray workers; resumed where a kill left it.
 
-    python -m pipelines.train --variant seed
+python -m pipelines.train --variant seed
 """
 
 import argparse
@@ -86,18 +86,22 @@ def check(name: str, params: Params, variant: VariantParams, meta: dict) -> None
         UserError: kernels larger than the image, or a batch larger than the data.
     """
     if meta["dataset"] != params.data.dataset:
-        raise UserError(f"data.dataset: {params.data.dataset} given, prepared is {meta['dataset']}; run: dvc repro prepare")
+        raise UserError(
+            f"data.dataset: {params.data.dataset} given, prepared is {meta['dataset']}; run: dvc repro prepare"
+        )
     try:
         with torch.device("meta"):
             build_network(meta["image_shape"], len(meta["classes"]), variant.model_dump()["transformer"])
     except ValueError as error:
         raise UserError(f"variants/{name}.yaml: {error}") from None
     images = meta["counts"]["train"] + params.train.final_fit * meta["counts"]["validation"]
-    batch_size, workers = params.train.batch_size or 1, params.train.workers
+    batch_size, workers = params.train.batch_size, params.train.workers
     if batch_size > images:
         raise UserError(f"train.batch_size: {batch_size} given; there are {images} training images")
     if workers != "auto" and workers > batch_size:
-        raise UserError(f"train.workers: {workers} given; train.batch_size {batch_size} is too small to share among them")
+        raise UserError(
+            f"train.workers: {workers} given; train.batch_size {batch_size} is too small to share among them"
+        )
 
 
 def _files(result: Path, name: str) -> list[tuple[Path, Path]]:
@@ -155,7 +159,9 @@ def _fit(name: str, params: Params, variant: VariantParams, meta: dict, folder: 
 def worker_config(params: Params, variant: VariantParams, meta: dict, storage: str, threads: int, mailbox) -> dict:
     """What :func:`pipelines.worker.train_worker` is given; the images are put into Ray's object store once."""
     splits = {split: load_split(split) for split in ("train", "validation")}
-    data = {f"{split}_{kind}": getattr(value, kind).numpy() for split, value in splits.items() for kind in value._fields}
+    data = {
+        f"{split}_{kind}": getattr(value, kind).numpy() for split, value in splits.items() for kind in value._fields
+    }
     if params.train.final_fit:
         for kind in ("images", "labels"):
             data[f"train_{kind}"] = np.concatenate([data[f"train_{kind}"], data[f"validation_{kind}"]])
@@ -181,7 +187,7 @@ def _run_ray(name, params: Params, variant, meta, storage: str, workers: Workers
         train_worker,
         train_loop_config=worker_config(params, variant, meta, storage, workers.threads, mailbox),
         scaling_config=ScalingConfig(
-            num_workers=workers.count, use_gpu=workers.gpu,
+            num_workers=workers.number, use_gpu=workers.gpu,
             resources_per_worker={"CPU": workers.threads} | ({"GPU": 1} if workers.gpu else {}),
         ),
         run_config=RunConfig(
@@ -192,8 +198,8 @@ def _run_ray(name, params: Params, variant, meta, storage: str, workers: Workers
         ),
     )  # fmt: skip
     done = threading.Event()
-    with progress(name, len(runs) * (params.train.epochs or 0)) as reporter:
-        listener = Listener(mailbox, runs, reporter, params.train.epochs or 0, done)
+    with progress(name, len(runs) * (params.train.epochs)) as reporter:
+        listener = Listener(mailbox, runs, reporter, params.train.epochs, done)
         listener.start()
         status = "KILLED"
         try:
@@ -291,9 +297,15 @@ def _write_result(finished: dict, run_ids: dict[int, str], record: dict, workers
     lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]
     (beside / "history.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     last = [done["history"][-1] for done in finished.values()]
-    mean = {k: float(np.mean([entry[k] for entry in last])) for k in ("train_loss", "validation_loss", "validation_accuracy")}
+    mean = {
+        k: float(np.mean([entry[k] for entry in last]))
+        for k in ("train_loss", "validation_loss", "validation_accuracy")
+    }
     speed = float(np.mean([entry["images_per_second"] for done in finished.values() for entry in done["history"]]))
-    write_json(beside / "metrics.json", {**mean, "images_per_second": speed, "workers": workers.count, "threads": workers.threads})
+    write_json(
+        beside / "metrics.json",
+        {**mean, "images_per_second": speed, "workers": workers.number, "threads": workers.threads},
+    )
     beside.rename(result)
 
 
@@ -310,7 +322,10 @@ def main() -> None:
     parser.add_argument("--variant", required=True, help="name of a file in variants/, without .yaml")
     name = parser.parse_args().variant
     metrics = train(name, load_params(), load_variant(name))
-    print(f"{name}: validation accuracy {metrics['validation_accuracy']:.2%}, {metrics['images_per_second']:,.0f} images/s")
+    print(
+        f"{name}: validation accuracy {metrics['validation_accuracy']:.2%}, "
+        f"{metrics['images_per_second']:,.0f} images/s"
+    )
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ def train_worker(config: dict[str, Any]) -> None:
     device = get_device()
     precision, reason = choose_precision(config["train"]["precision"], device)
 
-    data = {name: torch.from_numpy(array.copy()) for name, array in ray.get(config["data"]).items()}
+    arrays: dict = ray.get(config["data"])  # pyright: ignore[reportAssignmentType]
+    data = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     meta = config["meta"]
     training, validation = (
         Batches(data[f"{split}_images"], data[f"{split}_labels"], meta["mean"], meta["std"], device, augmentation)
@@ -76,10 +77,9 @@ def _train_seed(config, seed, state, training, validation, precision, rank, worl
     settings, mailbox = config["train"], config["mailbox"]
     epochs, batch_size = settings["epochs"], settings["batch_size"]
     torch.manual_seed(seed)
-    network = build_network(
-        config["meta"]["image_shape"], len(config["meta"]["classes"]), config["variant"]["transformer"],
-        settings["dropout"],
-    ).to(training.device, memory_format=torch.channels_last)  # fmt: skip
+    shape, classes = config["meta"]["image_shape"], len(config["meta"]["classes"])
+    network = build_network(shape, classes, config["variant"]["transformer"], settings["dropout"])
+    network.to(training.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = make_optimizer(
         network, settings["lr"], settings["momentum"], settings["weight_decay"], config["variant"]["localization_lr"]
     )
@@ -137,12 +137,7 @@ def _train_seed(config, seed, state, training, validation, precision, rank, worl
 
 def augmentation_of(config: dict[str, Any]) -> Augmentation:
     """The library's form of the recipe's augmentation and of the data's distortion."""
-    distortion = config["meta"]["distortion"]
-    return Augmentation(
-        config["train"]["flip"],
-        config["train"]["shift"],
-        Distortion(**distortion | {"scale": tuple(distortion["scale"])}),
-    )
+    return Augmentation(config["train"]["flip"], config["train"]["shift"], Distortion(**config["meta"]["distortion"]))
 
 
 def load_state(storage: str) -> tuple[dict | None, list[str]]:
@@ -183,7 +178,7 @@ def _report(state: dict, rank: int) -> None:
 
 def broadcast(value):
     """Rank 0's ``value``, on every rank."""
-    if dist.get_world_size() == 1:
+    if not dist.is_initialized():
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0)
@@ -192,7 +187,7 @@ def broadcast(value):
 
 def all_reduce(values: torch.Tensor) -> torch.Tensor:
     """The sum of ``values`` over the ranks."""
-    if dist.get_world_size() > 1:
+    if dist.is_initialized():
         dist.all_reduce(values)
     return values
 

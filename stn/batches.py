@@ -4,7 +4,7 @@ No DataLoader and no per-image Python: a batch is a handful of operations on who
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ class Augmentation:
 
     flip: bool = False
     shift: int = 0
-    distortion: Distortion = Distortion()
+    distortion: Distortion = field(default_factory=Distortion)
 
 
 class Batches:
@@ -96,9 +96,7 @@ class Batches:
                 images = distort(images, matrices[index], augmentation.distortion.padding_mode)
             yield self.normalize(images), self.labels[index]
 
-    def ordered(
-        self, batch_size: int, rank: int = 0, world_size: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def ordered(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image of this rank's share once, in order and as it is: images fp32 (b, C, H, W), labels (b,)."""
         margin = self.augmentation.shift
         rows = slice(margin, margin + self.height)

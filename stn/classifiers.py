@@ -77,6 +77,8 @@ class RawClassifier(nn.Module):
     def __init__(self, network: Network, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.network = network
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1) * 255)
 
@@ -84,7 +86,7 @@ class RawClassifier(nn.Module):
         logits, theta = self.network.predict((images.float() - self.mean) / self.std)
         probabilities = logits.softmax(1)
         outputs = {"class": probabilities.argmax(1), "probabilities": probabilities}
-        if self.network.transformer is not None:
+        if self.network.transformer is not None and theta is not None:
             outputs["theta"] = self.network.transformer.transform.matrix(theta)
         return outputs
 
@@ -108,7 +110,5 @@ def build_network(
     front = None
     if transformer is not None:
         localization = Localization(image_shape, Affine.identity, **transformer["localization"])
-        front = SpatialTransformer(
-            localization, **{k: v for k, v in transformer.items() if k != "localization"}
-        )
+        front = SpatialTransformer(localization, **{k: v for k, v in transformer.items() if k != "localization"})
     return Network(ConvClassifier(image_shape, classes, dropout), front)

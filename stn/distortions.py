@@ -1,6 +1,7 @@
 """Distortions of images: what a spatial transformer is there to undo."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ class Distortion:
     """
 
     rotation: float = 0.0
-    scale: tuple[float, float] = (1.0, 1.0)
+    scale: Sequence[float] = (1.0, 1.0)
     shift: float = 0.0
     padding_mode: str = "zeros"
 
@@ -40,9 +41,7 @@ class Distortion:
         return sampling_matrix(angle, scale, shift_x, shift_y, aspect=width / height)
 
 
-def sampling_matrix(
-    angle: Tensor, scale: Tensor, shift_x: Tensor, shift_y: Tensor, aspect: float = 1.0
-) -> Tensor:
+def sampling_matrix(angle: Tensor, scale: Tensor, shift_x: Tensor, shift_y: Tensor, aspect: float = 1.0) -> Tensor:
     """Matrices (B, 2, 3) that rotate the content by ``angle`` (radians, clockwise as displayed), then scale, then
     shift it (units of half the image). Each argument has shape (B,).
 
@@ -51,9 +50,7 @@ def sampling_matrix(
     """
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
     a, b, c, d = cos, sin / aspect, -sin * aspect, cos
-    return torch.stack(
-        [a, b, -(a * shift_x + b * shift_y), c, d, -(c * shift_x + d * shift_y)], dim=-1
-    ).view(-1, 2, 3)
+    return torch.stack([a, b, -(a * shift_x + b * shift_y), c, d, -(c * shift_x + d * shift_y)], dim=-1).view(-1, 2, 3)
 
 
 def distort(images: Tensor, matrices: Tensor, padding_mode: str) -> Tensor:

@@ -56,9 +56,7 @@ class Localization(nn.Module):
             in_channels = out_channels
         self.features = nn.Sequential(*layers)
         last = nn.Linear(hidden, len(identity))
-        self.head = nn.Sequential(
-            nn.Flatten(), nn.Linear(in_channels * height * width, hidden), nn.ReLU(), last
-        )
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(in_channels * height * width, hidden), nn.ReLU(), last)
         with torch.no_grad():
             last.weight.zero_()
             last.bias.copy_(torch.tensor(identity))

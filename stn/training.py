@@ -34,9 +34,7 @@ def choose_precision(setting: str, device: torch.device) -> tuple[torch.dtype, s
     return torch.float32, "this CPU has no bf16 instructions"
 
 
-def make_optimizer(
-    network: Network, lr: float, momentum: float, weight_decay: float, localization_lr: float
-) -> SGD:
+def make_optimizer(network: Network, lr: float, momentum: float, weight_decay: float, localization_lr: float) -> SGD:
     """SGD with Nesterov momentum; the localization network learns at ``localization_lr`` times ``lr``."""
     localization = [] if network.transformer is None else list(network.transformer.localization.parameters())
     ids = {id(p) for p in localization}

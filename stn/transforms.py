@@ -37,9 +37,7 @@ class Affine(nn.Module):
         """
         with torch.autocast(theta.device.type, enabled=False):
             theta = theta if theta.dtype == torch.float64 else theta.float()
-            return F.affine_grid(
-                self.matrix(theta), [theta.shape[0], 1, height, width], align_corners=ALIGN_CORNERS
-            )
+            return F.affine_grid(self.matrix(theta), [theta.shape[0], 1, height, width], align_corners=ALIGN_CORNERS)
 
     def describe(self, theta: Tensor, height: int, width: int) -> dict[str, Tensor]:
         """What θ (B, 6) does, as numbers people can read, each of shape (B,).
