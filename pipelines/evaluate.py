@@ -91,7 +91,7 @@ def evaluate(variants: list[str], settings: EvaluateParams) -> dict:
         metrics["variants"][variant] = _variant_metrics(of_variant, chosen[variant], truth, meta)
     for first, second in combinations(variants, 2):
         right = (chosen[first].predicted == truth, chosen[second].predicted == truth)
-        metrics["pairs"][f"{second} - {first}"] = compare(*right, settings)._asdict()
+        metrics["pairs"][f"{second} vs {first}"] = compare(*right, settings)._asdict()
 
     write_json(METRICS, metrics)
     _write_plots(chosen, truth, meta["classes"])
@@ -154,17 +154,13 @@ def comparison_table(metrics: dict, meta: dict, settings: EvaluateParams) -> str
 
 
 def _write_plots(chosen: dict[str, Result], truth: np.ndarray, classes: list[str]) -> None:
-    """Data of DVC's plots: for each variant the actual and predicted class of each image, and each class's accuracy."""
-    PLOTS.mkdir(parents=True, exist_ok=True)
+    """Data of DVC's plots, a file for each variant: every image's actual and predicted class, each class's accuracy."""
     for variant, result in chosen.items():
-        rows = [{"actual": classes[t], "predicted": classes[p]} for t, p in zip(truth, result.predicted, strict=True)]
-        write_json(PLOTS / f"confusion-{variant}.json", rows)
-    rows = [
-        {"variant": variant, "class": name, "accuracy": accuracy}
-        for variant, result in chosen.items()
-        for name, accuracy in _class_accuracy(result.predicted, truth, classes).items()
-    ]
-    write_json(PLOTS / "classes.json", rows)
+        pairs = [{"actual": classes[t], "predicted": classes[p]} for t, p in zip(truth, result.predicted, strict=True)]
+        write_json(PLOTS / "confusion" / f"{variant}.json", pairs)
+        accuracies = _class_accuracy(result.predicted, truth, classes)
+        rows = [{"class": name, "accuracy": accuracy} for name, accuracy in accuracies.items()]
+        write_json(PLOTS / "classes" / f"{variant}.json", rows)
 
 
 def _log(results: dict[str, list[Result]], truth: np.ndarray, meta: dict) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import numpy as np
@@ -30,7 +31,7 @@ from pipelines.state import locked, state_dir
 
 KEY_TAG = "training_key"
 
-for chatty in ("mlflow.system_metrics", "mlflow.store.db.utils", "mlflow.tracking", "alembic"):
+for chatty in ("mlflow.system_metrics", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.models", "alembic"):
     logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
@@ -177,6 +178,7 @@ def register_network(
             python_model=str(code),
             artifacts={"network": str(program)},
             signature=signature,
+            input_example=example,
             pip_requirements=[
                 f"{package}=={metadata.version(package).split('+')[0]}" for package in ("torch", "numpy", "mlflow")
             ],

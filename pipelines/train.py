@@ -284,28 +284,26 @@ class Listener(threading.Thread):
 
 
 def _write_result(finished: dict, run_ids: dict[int, str], record: dict, workers: Workers, result: Path) -> None:
-    """models/<variant>, its metrics and its history, beside the place and then moved there whole."""
+    """Models, metrics and the mean history over the seeds, written beside the place and then moved there whole."""
     beside = result.with_name(".result")
     shutil.rmtree(beside, ignore_errors=True)
     (beside / "model").mkdir(parents=True)
-    rows = []
     for seed, done in finished.items():
         save_file(done["weights"], beside / "model" / f"{seed}.safetensors")
-        rows += [{"seed": seed, **{k: v for k, v in entry.items() if k != "timestamp"}} for entry in done["history"]]
+    histories = [done["history"] for done in finished.values()]
+    names = [name for name in histories[0][0] if name != "timestamp"]
+    rows = [
+        {name: float(np.mean([entry[name] for entry in entries])) for name in names}
+        for entries in zip(*histories, strict=True)
+    ]
     recorded = {str(seed): {"run_id": run_ids[seed], "history": done["history"]} for seed, done in finished.items()}
     write_json(beside / "model" / "training.json", {**record, "runs": recorded})
     lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]
     (beside / "history.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    last = [done["history"][-1] for done in finished.values()]
-    mean = {
-        k: float(np.mean([entry[k] for entry in last]))
-        for k in ("train_loss", "validation_loss", "validation_accuracy")
-    }
-    speed = float(np.mean([entry["images_per_second"] for done in finished.values() for entry in done["history"]]))
-    write_json(
-        beside / "metrics.json",
-        {**mean, "images_per_second": speed, "workers": workers.number, "threads": workers.threads},
-    )
+    metrics = {name: rows[-1][name] for name in ("train_loss", "validation_loss", "validation_accuracy")}
+    speed = float(np.mean([row["images_per_second"] for row in rows]))
+    metrics |= {"images_per_second": speed, "workers": workers.number, "threads": workers.threads}
+    write_json(beside / "metrics.json", metrics)
     beside.rename(result)
 
 

@@ -17,7 +17,9 @@ class Project:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "RAY_"))}
+        self.env = {
+            name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "RAY_"))
+        }
         self.env |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 
     def run(self, *command: str, check: bool = True, env: dict | None = None, timeout: float = 900):

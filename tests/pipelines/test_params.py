@@ -1,0 +1,309 @@
+"""params.yaml and variants/*.yaml: what is valid, what is refused and how, and setting a value from the command line."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from pipelines.errors import UserError
+from pipelines.params import DATASET_DEFAULTS, OWN_DEFAULTS, load_params, load_variant, set_value
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+# The folder of a test is shared by its examples on purpose: each writes its own params.yaml first.
+FUZZ = settings(
+    max_examples=100, deadline=None, database=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "variants", tmp_path / "variants")
+    monkeypatch.chdir(tmp_path)
+
+
+def leaves(tree: dict, *above: str) -> list[str]:
+    """Dotted names of all settings; one whose default is an empty mapping is a setting too."""
+    found = []
+    for name, value in tree.items():
+        found += leaves(value, *above, name) if isinstance(value, dict) and value else [".".join((*above, name))]
+    return found
+
+
+def edit(dotted: str, value, file: str = "params.yaml", rename: str = "") -> None:
+    """Write ``value`` at ``dotted``, or with ``rename`` give the key there another name."""
+    yaml = YAML(typ="safe")
+    document = yaml.load(Path(file).read_text())
+    *sections, key = dotted.split(".")
+    place = document
+    for name in sections:
+        place = place[name]
+    if rename:
+        place[rename] = place.pop(key)
+    else:
+        place[key] = value
+    with Path(file).open("w") as stream:
+        yaml.dump(document, stream)
+
+
+def get(tree, dotted: str):
+    for name in dotted.split("."):
+        tree = tree[name]
+    return tree
+
+
+def refusal(action=load_params, *arguments) -> str:
+    with pytest.raises(UserError) as caught:
+        action(*arguments)
+    return str(caught.value)
+
+
+def test_shipped_settings_are_valid():
+    values = load_params().model_dump(by_alias=True)
+    assert leaves(values) == leaves(SHIPPED)
+    assert [leaf for leaf in leaves(values) if get(values, leaf) is None] == []
+    for file in Path("variants").glob("*.yaml"):
+        load_variant(file.stem)
+
+
+@pytest.mark.parametrize("dataset", [*DATASET_DEFAULTS, "my-own"])
+def test_null_is_the_data_sets_default_and_a_value_wins(dataset):
+    expected = DATASET_DEFAULTS.get(dataset, OWN_DEFAULTS)
+    nulls = [leaf for leaf in leaves(SHIPPED) if get(SHIPPED, leaf) is None]
+    assert {leaf.split(".")[-1] for leaf in nulls} == set(expected._fields)
+    edit("data.dataset", dataset)
+    values = load_params().model_dump()
+    assert {leaf: get(values, leaf) for leaf in nulls} == {
+        leaf: getattr(expected, leaf.split(".")[-1]) for leaf in nulls
+    }
+    chosen = {"size": 40, "channels": 1, "epochs": 7, "batch_size": 9, "lr": 0.5, "flip": True, "shift": 5}
+    for leaf in nulls:
+        edit(leaf, chosen[leaf.split(".")[-1]])
+    values = load_params().model_dump()
+    assert {leaf.split(".")[-1]: get(values, leaf) for leaf in nulls} == chosen
+
+
+def test_every_misspelled_name_is_refused_with_the_right_one():
+    """The commonest slip, a missing last letter, at every name of every section."""
+    sections = {leaf.rpartition(".")[0] for leaf in leaves(SHIPPED)} - {""}
+    unhelpful = {}
+    for dotted in sorted({*leaves(SHIPPED), *sections}):
+        shutil.copy(ROOT / "params.yaml", "params.yaml")
+        above, _, name = dotted.rpartition(".")
+        edit(dotted, None, rename=name[:-1])
+        wanted = f"params.yaml: {above}{'.' * bool(above)}{name[:-1]}: unknown setting; did you mean {name}?"
+        said = [line.strip() for line in refusal().splitlines()]
+        if wanted not in said:
+            unhelpful[wanted] = said
+    assert unhelpful == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "given", "allowed"),
+    [
+        ("variants", [], "at least 1"),
+        ("variants", ["seed", "seed"], "once"),
+        ("variants", ["../seed"], "pattern"),
+        ("data.dataset", "my set", "pattern"),
+        ("data.source", 12, "string"),
+        ("data.source", "", "at least 1"),
+        ("data.size", 3, "4"),
+        ("data.size", 32.0, "integer"),
+        ("data.channels", 2, "1 or 3"),
+        ("data.distortion.rotation", -1, "0"),
+        ("data.distortion.scale", [1.0, 0.5], "first"),
+        ("data.distortion.scale", [1.0], "2"),
+        ("data.distortion.padding_mode", "wrap", "reflection"),
+        ("prepare.validation", 1.0, "less than 1"),
+        ("prepare.test", 0, "greater than 0"),
+        ("prepare.seed", -1, "0"),
+        ("train.seeds", [], "at least 1"),
+        ("train.seeds", [4, 4], "once"),
+        ("train.seeds", 0, "list"),
+        ("train.epochs", 0, "1"),
+        ("train.epochs", 2.5, "integer"),
+        ("train.batch_size", True, "integer"),
+        ("train.lr", 0, "greater than 0"),
+        ("train.lr", float("nan"), "finite"),
+        ("train.lr", float("inf"), "finite"),
+        ("train.lr", "fast", "number"),
+        ("train.momentum", 1, "less than 1"),
+        ("train.flip", "yes", "boolean"),
+        ("train.flip", 1, "boolean"),
+        ("train.precision", "fp16", "bf16"),
+        ("train.workers", 0, "auto"),
+        ("train.threads", "all", "auto"),
+        ("train.max_failures", -1, "0"),
+        ("evaluate.resamples", 10, "100"),
+        ("evaluate.confidence", 95, "less than 1"),
+        ("visualize.examples", 0, "1"),
+        ("register.tags", ["team"], "dictionary"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line(setting, given, allowed):
+    edit(setting, given)
+    said = refusal()
+    assert len(said.splitlines()) == 1, said
+    assert said.startswith(f"params.yaml: {setting}")
+    shown, _, rule = said.partition(" given; ")
+    # Of a list the line may name the one element that is wrong.
+    assert any(shown.endswith(f": {value!r}") for value in (given, *(given if isinstance(given, list) else ())))
+    assert allowed in rule
+
+
+def test_each_mistake_has_its_own_line():
+    for setting, given in {"train.lr": -1, "data.size": "big", "evaluate.confidence": 2}.items():
+        edit(setting, given)
+    lines = refusal().splitlines()
+    assert len(lines) == 3
+    assert all(any(name in line for line in lines) for name in ("train.lr", "data.size", "evaluate.confidence"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"variants: [plain]\ndata:\n  dataset: cifar10\n  size: [32\nprepare:\n", "params.yaml:5: "),
+        (b"variants: [plain]\ndata:\n\tsize: 32\n", "params.yaml:3: "),
+        (b"train:\n  lr: 0.1\n  lr: 0.2\n", "params.yaml:3: "),
+        (b"variants: \xff\xfe", "params.yaml: cannot be read"),
+        (b"", "params.yaml: the file: None given"),
+        (b"- plain", "params.yaml: the file: ['plain'] given"),
+    ],
+)
+def test_a_file_that_is_no_settings_file_is_refused(content, said):
+    Path("params.yaml").write_bytes(content)
+    answer = refusal()
+    assert answer.startswith(said) and len(answer.splitlines()) == 1
+
+
+def test_a_missing_file_is_named():
+    Path("params.yaml").unlink()
+    assert "params.yaml: not found" in refusal()
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    edit("variants", ["plain", "other"])
+    said = refusal()
+    assert "'other' given" in said and "variants/other.yaml" in said and "there are: plain, seed" in said
+
+
+@pytest.mark.parametrize(
+    ("setting", "given", "said"),
+    [
+        ("localization_lrr", 0.1, "localization_lrr: unknown setting; did you mean localization_lr?"),
+        ("transformer.localization.kernel_sizes", [7], "[7] given for channels [8, 10]; one for each layer"),
+        ("transformer.localization.channels", [], "[] given"),
+        ("transformer.localization.hidden", 0, "0 given"),
+        ("transformer.padding_mode", "wrap", "'wrap' given"),
+        ("transformer", "affine", "'affine' given"),
+        ("localization_lr", 0, "0 given"),
+    ],
+)
+def test_a_variants_mistake_names_its_file(setting, given, said):
+    edit(setting, given, "variants/seed.yaml")
+    answer = refusal(load_params)
+    assert answer.startswith("variants/seed.yaml: ") and said in answer and len(answer.splitlines()) == 1
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@FUZZ
+@given(leaf=st.sampled_from(leaves(SHIPPED)), junk=JUNK)
+def test_any_value_is_taken_or_refused_by_name(leaf, junk):
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    edit(leaf, junk)
+    try:
+        values = load_params().model_dump(by_alias=True)
+    except UserError as error:
+        assert leaf in str(error)
+    else:
+        assert junk is None or get(values, leaf) == junk
+
+
+@FUZZ
+@given(
+    leaf=st.sampled_from(leaves(SHIPPED)),
+    text=st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=12)
+    | st.from_regex(r"\d{4}-\d\d-\d\d", fullmatch=True),
+)
+@example(leaf="train.lr", text="2020-13-45")
+@example(leaf="train.lr", text="!!int x")
+def test_any_text_is_taken_or_refused(leaf, text):
+    """A value as it is typed, before YAML has made anything of it: dates that are none, tags, half a list."""
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    edit(leaf, "HERE")
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("HERE", text), encoding="utf-8")
+    try:
+        load_params()
+    except UserError as error:
+        assert "params.yaml" in str(error) or "variants" in str(error)
+
+
+def test_setting_a_value_changes_its_line_alone(capsys):
+    before = Path("params.yaml").read_text().splitlines()
+    set_value("train.lr=0.05")
+    after = Path("params.yaml").read_text().splitlines()
+    assert load_params().train.lr == 0.05
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    (old, new), *others = changed
+    assert others == []
+    assert new.split("#")[0].split() == ["lr:", "0.05"] and new.split("#")[1:] == old.split("#")[1:]
+    assert "train.lr" in capsys.readouterr().out
+
+
+def test_setting_a_list_keeps_every_comment():
+    comments = [line.partition("#")[2] for line in Path("params.yaml").read_text().splitlines() if "#" in line]
+    set_value("train.seeds=[3, 5]")
+    set_value("variants=[seed]")
+    text = Path("params.yaml").read_text()
+    assert [line.partition("#")[2] for line in text.splitlines() if "#" in line] == comments
+    assert (load_params().train.seeds, load_params().variants) == ([3, 5], ["seed"])
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "train.lr=-1", "train.nope=1", "nope.lr=1", "train.lr.x=1", "train=5", "train.lr", "variants=[nope]",
+        "train.seeds=[0", "train.lr=2020-13-45",
+    ],
+)  # fmt: skip
+def test_a_refused_value_leaves_the_file_as_it_was(assignment, newline):
+    before = (ROOT / "params.yaml").read_bytes().replace(b"\n", newline.encode())
+    Path("params.yaml").write_bytes(before)
+    said = refusal(set_value, assignment)
+    assert Path("params.yaml").read_bytes() == before
+    assert assignment.split("=")[0] in said or assignment.split("=")[1].strip("[]") in said
+
+
+@pytest.mark.parametrize("path", ["/data/cifar10.zip", "/data/my images", "/data/set #2", "/data/a: b", "/data/2020"])
+def test_a_path_is_set_as_it_is(path):
+    """`make repro SOURCE=path` goes this way."""
+    set_value(f"data.source={path}")
+    assert load_params().data.source == path
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train --variant seed", "evaluate", "visualize", "register"])
+def test_a_stage_refuses_bad_settings_before_anything_heavy_is_imported(stage, tmp_path):
+    edit("train.lr", "fast")
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", *f"pipelines.{stage}".split()],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 2
+    assert len(said) <= 3 and "train.lr" in said[0] and "Traceback" not in done.stderr
+    assert "pipelines.params" in imported  # the list of imports is really one
+    assert imported.isdisjoint({"torch", "ray", "mlflow", "sklearn", "scipy", "matplotlib"})

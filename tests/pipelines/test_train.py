@@ -1,0 +1,133 @@
+"""train: kills at any moment, any number of workers, what is recorded, and what is refused."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import mlflow
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SMALL = (
+    "data.dataset=digits",
+    "data.distortion.rotation=60",
+    "data.distortion.scale=[0.5,1.0]",
+    "data.distortion.shift=0.2",
+    "train.precision=fp32",  # what is promised bit for bit is promised for fp32 on the CPU
+    "train.dropout=0.1",  # so that random numbers of the network itself must be right after a kill, too
+    "train.threads=1",
+)
+# Runs inside every process of a training that is to die while it writes its third checkpoint: half of the file
+# reaches the storage, then the process is gone.
+DIE_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+if "pyarrow.fs" not in sys.modules:
+    import pyarrow.fs
+    copy_files, counter, died = pyarrow.fs.copy_files, [0], Path(os.environ["DIED"])
+    def copy_half(source, destination, *arguments, **options):
+        counter[0] += 1
+        if counter[0] == 3 and not died.exists():
+            died.touch()
+            whole = next(Path(source).glob("*.pt")).read_bytes()
+            Path(destination).mkdir(parents=True, exist_ok=True)
+            Path(destination, "state.pt").write_bytes(whole[: len(whole) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return copy_files(source, destination, *arguments, **options)
+    pyarrow.fs.copy_files = copy_half
+"""
+
+
+def train(project, **options):
+    return project.stage("train", "--variant", "seed", **options)
+
+
+def weights(project) -> dict[str, dict[str, torch.Tensor]]:
+    return {file.stem: load_file(file) for file in sorted(project.folder.glob("models/seed/*.safetensors"))}
+
+
+def assert_equal_weights(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    for seed, tensors in first.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, second[seed][name]), f"seed {seed}: {name} differs"
+
+
+def runs_of(project) -> list:
+    client = mlflow.MlflowClient(f"sqlite:///{project.folder}/state/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return [(run, client) for run in client.search_runs(experiments)]
+
+
+def assert_each_epoch_once(project, seeds: int, epochs: int) -> None:
+    runs = runs_of(project)
+    assert len(runs) == seeds
+    for run, client in runs:
+        assert run.info.status == "FINISHED"
+        for metric in ("train_loss", "validation_accuracy", "theta_scale"):
+            steps = [entry.step for entry in client.get_metric_history(run.info.run_id, metric)]
+            assert sorted(steps) == list(range(1, epochs + 1)), (metric, steps)
+
+
+def training_workers(driver: subprocess.Popen) -> list[psutil.Process]:
+    try:
+        children = psutil.Process(driver.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    found = []
+    for child in children:
+        try:
+            if "TrainWorker" in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+def checkpoints(project) -> int:
+    return len(list(project.folder.glob("state/training/*/checkpoints/*/checkpoint_*/state.pt")))
+
+
+@pytest.mark.slow
+def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_project):
+    """Driver and worker are killed with -9 at random moments, and once while a checkpoint is being written."""
+    epochs, dice = 25, random.Random(0)
+    undisturbed, disturbed = make_project(), make_project()
+    for project in (undisturbed, disturbed):
+        project.set(*SMALL, f"train.epochs={epochs}", "train.seeds=[0,1]")
+        project.stage("prepare")
+    train(undisturbed)
+
+    (disturbed.folder / "die").mkdir()
+    (disturbed.folder / "die" / "sitecustomize.py").write_text(DIE_WHILE_WRITING)
+    disturbed.env |= {"PYTHONPATH": str(disturbed.folder / "die"), "DIED": str(disturbed.folder / "died")}
+    kills = []
+    for victim in ("driver", "worker", "driver", "worker", "driver"):
+        driver = disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "seed")
+        while not training_workers(driver) and driver.poll() is None:
+            time.sleep(0.05)
+        time.sleep(dice.uniform(0.5, 4))
+        assert driver.poll() is None, f"over before it could be killed: {driver.communicate()[0]}"
+        target = driver.pid if victim == "driver" else training_workers(driver)[0].pid
+        os.kill(target, signal.SIGKILL)
+        kills.append((victim, checkpoints(disturbed)))
+        time.sleep(dice.uniform(0, 3))
+        if driver.poll() is None:  # the worker's death: Ray replaces it, and then the driver goes as well
+            driver.kill()
+        driver.wait()
+    last = train(disturbed)
+
+    assert (disturbed.folder / "died").exists(), "no process died while writing a checkpoint"
+    assert "resumed after" in last.stdout, last.stdout
+    assert_equal_weights(weights(undisturbed), weights(disturbed))
+    assert_each_epoch_once(disturbed, seeds=2, epochs=epochs)
+
+
+def test_dummy():
+    assert json and SMALL

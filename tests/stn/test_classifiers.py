@@ -1,0 +1,171 @@
+"""The networks of the seed and the tutorial, number by number, and the classifier that takes raw pixels."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from stn import Affine, ConvClassifier, Localization, Network, RawClassifier, SpatialTransformer, build_network
+from stn.layers import layers
+
+SEED = {"localization": {}}
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def moved_network(transformer: dict | None = SEED) -> Network:
+    """A seed network whose θ is not the identity and depends on the image."""
+    torch.manual_seed(0)
+    network = build_network((3, 32, 32), 10, transformer).eval()
+    if network.transformer is not None:
+        for parameter in network.transformer.localization.parameters():
+            nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def raw_images(count: int) -> torch.Tensor:
+    return torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
+
+
+def test_the_seed_network_layer_by_layer():
+    network = build_network((3, 32, 32), 10, SEED)
+    learned = [(row.kind, row.output, row.parameters) for row in layers(network, (3, 32, 32)) if row.parameters]
+    assert learned == [
+        ("Conv2d", (8, 26, 26), 1_184),
+        ("Conv2d", (10, 9, 9), 2_010),
+        ("Linear", (32,), 5_152),
+        ("Linear", (6,), 198),
+        ("Conv2d", (10, 28, 28), 760),
+        ("Conv2d", (20, 10, 10), 5_020),
+        ("Linear", (50,), 25_050),
+        ("Linear", (10,), 510),
+    ]
+    assert sum(parameter.numel() for parameter in network.parameters()) == 39_884
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "transformer", "parameters"),
+    [
+        ((1, 28, 28), SEED, 27_360),  # the tutorial's
+        # The same classifiers alone: less the localization networks' 8,544 and, at 28x28, 5,520.
+        ((3, 32, 32), None, 31_340),
+        ((1, 28, 28), None, 21_840),
+    ],
+)
+def test_parameters_of_the_tutorial_and_without_transformer(image_shape, transformer, parameters):
+    network = build_network(image_shape, 10, transformer)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    assert network(torch.zeros(2, *image_shape)).shape == (2, 10)
+
+
+def test_the_classifier_is_the_tutorials_function():
+    torch.manual_seed(0)
+    classifier = ConvClassifier((1, 28, 28), 10)
+    conv1, conv2, fc1, fc2 = (module for module in classifier if isinstance(module, nn.Conv2d | nn.Linear))
+    images, labels = torch.randn(4, 1, 28, 28), torch.tensor([1, 0, 9, 4])
+    # Net.forward of pytorch.org/tutorials, without its dropout.
+    x = F.relu(F.max_pool2d(conv1(images), 2))
+    x = F.relu(F.max_pool2d(conv2(x), 2)).view(-1, 320)
+    x = F.log_softmax(fc2(F.relu(fc1(x))), dim=1)
+    logits = classifier(images)
+    torch.testing.assert_close(logits.log_softmax(1), x)
+    torch.testing.assert_close(F.cross_entropy(logits, labels), F.nll_loss(x, labels))
+
+
+def test_dropout_acts_in_training_only_and_only_where_it_is_set():
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, 32, 32)
+
+    def repeats(dropout: float, training: bool) -> bool:
+        network = build_network((3, 32, 32), 10, None, dropout=dropout).train(training)
+        return torch.equal(network(images), network(images))
+
+    assert repeats(0.5, training=False)
+    assert repeats(0.0, training=True)
+    assert not repeats(0.5, training=True)
+    # At probability 1 nothing passes the last dropout, so only the last bias is left.
+    network = build_network((3, 32, 32), 10, None, dropout=1.0).train()
+    assert torch.equal(network(images), network.classifier[-1].bias.expand(4, -1))  # pyright: ignore
+
+
+@pytest.mark.parametrize("transformer", [SEED, None])
+def test_predict_classifies_the_warped_image_and_says_by_which_theta(transformer):
+    network, images = moved_network(transformer), torch.randn(3, 3, 32, 32)
+    logits, theta = network.predict(images)
+    if network.transformer is None:
+        assert theta is None
+        warped = images
+    else:
+        assert theta is not None
+        assert torch.equal(theta, network.transformer.localization(images))
+        assert (theta[0] - theta[1]).abs().max() > 1e-3
+        grid = F.affine_grid(theta.view(-1, 2, 3), [3, 3, 32, 32], align_corners=False)
+        warped = F.grid_sample(images, grid, align_corners=False)
+    torch.testing.assert_close(logits, network.classifier(warped))
+    assert torch.equal(network(images), logits)
+
+
+def test_settings_of_a_variant_reach_the_parts():
+    settings = {"localization": {"channels": [4], "kernel_sizes": [9], "hidden": 5}, "padding_mode": "border"}
+    network = build_network((3, 20, 24), 7, settings)
+    assert network.transformer is not None
+    assert network.transformer.sampler.padding_mode == "border"
+    expected = [4 * 3 * 81 + 4, 4 * 6 * 8 * 5 + 5, 5 * 6 + 6]
+    shapes = [row.parameters for row in layers(network, (3, 20, 24)) if row.name.startswith("transformer")]
+    assert [parameters for parameters in shapes if parameters] == expected
+    assert settings["localization"] == {"channels": [4], "kernel_sizes": [9], "hidden": 5}  # nothing was taken out
+    assert network(torch.zeros(1, 3, 20, 24)).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "transformer", "message"),
+    [
+        ((1, 15, 28), None, "classifier: an image of 15×28 pixels is too small"),
+        ((1, 16, 28), SEED, "localization.kernel_sizes: an image of 16×28 pixels is too small"),
+        ((1, 28, 28), {"localization": {}, "padding_mode": "black"}, "padding_mode: 'black'"),
+        ((1, 28, 28), {"localization": {"channels": [8]}}, "1 channels"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(image_shape, transformer, message):
+    with pytest.raises(ValueError, match=message):
+        build_network(image_shape, 10, transformer)
+
+
+def test_any_classifier_can_stand_behind_a_transformer():
+    transformer = SpatialTransformer(Localization((3, 32, 32), Affine.identity))
+    network = Network(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), transformer)
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(network(images), images.mean((2, 3)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("transformer", [SEED, None])
+def test_raw_classifier_normalizes_by_hand_and_takes_the_softmax(transformer):
+    network, images = moved_network(transformer), raw_images(4)
+    with torch.no_grad():
+        outputs = RawClassifier(network, MEAN, STD)(images)
+    normalized = (images.numpy() / 255.0 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
+    with torch.no_grad():
+        logits, theta = network.double().predict(torch.from_numpy(normalized))
+    exponentials = np.exp(logits.numpy())
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    assert outputs["probabilities"].dtype == torch.float32
+    np.testing.assert_allclose(outputs["probabilities"].numpy(), probabilities, atol=1e-5)
+    assert outputs["class"].tolist() == probabilities.argmax(axis=1).tolist()
+    if theta is None:
+        assert set(outputs) == {"class", "probabilities"}
+    else:
+        assert outputs["theta"].shape == (4, 2, 3)
+        np.testing.assert_allclose(outputs["theta"].reshape(4, 6).numpy(), theta.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("transformer", [SEED, None])
+def test_raw_classifier_exports_with_any_batch_size(transformer):
+    classifier = RawClassifier(moved_network(transformer), MEAN, STD)
+    batch = torch.export.Dim("batch")
+    exported = torch.export.export(classifier, (raw_images(2),), dynamic_shapes=({0: batch},)).module()
+    for count in (1, 3):
+        with torch.no_grad():
+            expected, outputs = classifier(raw_images(count)), exported(raw_images(count))
+        assert set(outputs) == set(expected)
+        for name in expected:
+            torch.testing.assert_close(outputs[name], expected[name])

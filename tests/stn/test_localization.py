@@ -1,0 +1,68 @@
+"""The localization network: its geometry against torch's own, its start at the identity, its errors."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from stn.localization import Localization, conv_pool_size
+
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+def torch_size(height: int, width: int, kernel_sizes: list[int]) -> tuple[int, int] | None:
+    """What torch's layers themselves return for such an image; None where they refuse it."""
+    features = torch.zeros(1, 1, height, width)
+    try:
+        for kernel in kernel_sizes:
+            features = nn.MaxPool2d(2)(nn.Conv2d(1, 1, kernel)(features))
+    except RuntimeError:
+        return None
+    return features.shape[2], features.shape[3]
+
+
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    kernel_sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+)
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_geometry_is_that_of_torch_or_is_refused(height, width, kernel_sizes):
+    expected = torch_size(height, width, kernel_sizes)
+    if expected is None:
+        with pytest.raises(ValueError, match="too small"):
+            conv_pool_size(height, width, kernel_sizes, "a setting")
+    else:
+        assert conv_pool_size(height, width, kernel_sizes, "a setting") == expected
+
+
+@pytest.mark.parametrize("image_shape", [(3, 32, 32), (1, 27, 41), (2, 23, 18)])
+def test_untrained_it_predicts_the_identity_and_can_learn(image_shape):
+    localization = Localization(image_shape, IDENTITY)
+    theta = localization(torch.randn(5, *image_shape))
+    assert torch.equal(theta, torch.tensor([IDENTITY] * 5))
+    # With zero weights the last layer must still receive a gradient, or nothing would ever move.
+    theta[:, 1].sum().backward()
+    last = localization.head[-1]
+    assert isinstance(last, nn.Linear)
+    assert last.weight.grad is not None
+    assert last.weight.grad[1].abs().sum() > 0
+
+
+def test_settings_reach_the_layers():
+    localization = Localization((3, 20, 24), (1.0, 0.0, 0.0), channels=(4, 5), kernel_sizes=(5, 3), hidden=6)
+    shapes = [tuple(parameter.shape) for parameter in localization.parameters() if parameter.ndim > 1]
+    # 20x24 -> 16x20 -> 8x10 -> 6x8 -> 3x4
+    assert shapes == [(4, 3, 5, 5), (5, 4, 3, 3), (6, 5 * 3 * 4), (3, 6)]
+
+
+def test_too_small_an_image_is_refused_by_the_setting_and_its_size():
+    Localization((1, 18, 18), IDENTITY)  # 18 -> 12 -> 6 -> 2 -> 1: the smallest
+    with pytest.raises(ValueError, match=r"localization\.kernel_sizes: an image of 17×40 pixels.*\[7, 5\]"):
+        Localization((1, 17, 40), IDENTITY)
+
+
+def test_channels_and_kernel_sizes_must_be_as_many():
+    with pytest.raises(ValueError, match=r"3 channels \[8, 10, 12\] but 2 kernel_sizes \[7, 5\]"):
+        Localization((3, 32, 32), IDENTITY, channels=(8, 10, 12))
