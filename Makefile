@@ -28,7 +28,8 @@ demo: $(READY)  ## the whole pipeline on handwritten digits, distorted; nothing 
 	@tools/demo.sh
 
 repro: $(READY)  ## the pipeline of params.yaml; SOURCE=path to a local copy of the data
-	@$(if $(SOURCE),python -m pipelines.params data.source="$(abspath $(SOURCE))")
+	@source='$(SOURCE)'; if [ -n "$$source" ]; then \
+		case $$source in /*) ;; *) source="$$PWD/$$source" ;; esac; python -m pipelines.params data.source="$$source"; fi
 	dvc repro
 
 ui: $(READY)  ## MLflow's UI on 127.0.0.1; PORT=5000
@@ -52,7 +53,7 @@ test-fast: $(READY)  ## the tests without the slow ones
 lint: $(READY)  ## ruff and pyright
 	ruff check .
 	ruff format --check .
-	pyright
+	basedpyright
 
 lock: $(READY)  ## requirements.lock anew, from pyproject.toml
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate --no-header --upgrade \

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -30,6 +31,24 @@ class Reporter:
             self.said = now
             left = (now - self.started) * (self.total - done) / done if done else float("inf")
             print(f"{self.title}: {done:.1f}/{self.total} {note} ({left:.0f} s left)", flush=True)
+
+
+class Timeline:
+    """Where the seconds of a stage went, from the start of its process on: a name for each stretch between marks."""
+
+    def __init__(self) -> None:
+        self.last = psutil.Process().create_time()
+        self.seconds: dict[str, float] = {}
+
+    def mark(self, name: str, at: float | None = None) -> None:
+        """End the stretch ``name`` now, or at the time ``at`` (seconds since the epoch)."""
+        at = at or time.time()
+        self.seconds[name] = at - self.last
+        self.last = at
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.seconds.items())
+        return f"{sum(self.seconds.values()):.1f} s: {parts}"
 
 
 @contextmanager

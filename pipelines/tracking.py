@@ -31,7 +31,14 @@ from pipelines.state import locked, state_dir
 
 KEY_TAG = "training_key"
 
-for chatty in ("mlflow.system_metrics", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.models", "alembic"):
+for chatty in (
+    "mlflow.system_metrics",
+    "mlflow.store.db.utils",
+    "mlflow.tracking",
+    "mlflow.models",
+    "mlflow.pyfunc",
+    "alembic",
+):
     logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
@@ -77,6 +84,7 @@ class TrainingRun:
             self.run_id = found[0].info.run_id
         else:
             self.run_id = client.create_run(experiment, tags={KEY_TAG: key}, run_name=name).info.run_id
+            client.update_run(self.run_id, status="SCHEDULED")
         logged = client.get_metric_history(self.run_id, "train_loss") if found else []
         self.logged = {metric.step for metric in logged}
         self.monitor: SystemMetricsMonitor | None = None
@@ -172,6 +180,7 @@ def register_network(
     signature = ModelSignature(
         inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]), outputs=Schema(list(free.values()))
     )
+    files = {f"sha256_{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in (program, code)}
     with mlflow.start_run(run_id=run_id, log_system_metrics=False):
         logged = mlflow.pyfunc.log_model(
             name=variant,
@@ -184,5 +193,5 @@ def register_network(
             ],
             tags=tags,
         )
-    files = {f"sha256_{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in (program, code)}
-    return mlflow.register_model(logged.model_uri, name, tags=tags | files)
+    # The run's context manager never swallows an exception, though its type would allow it to.
+    return mlflow.register_model(logged.model_uri, name, tags=tags | files)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -26,7 +26,7 @@ from pipelines import tracking
 from pipelines.cluster import Workers, connected, plan, ray
 from pipelines.lineage import current_commit, digest_code
 from pipelines.prepared import load_meta, load_split
-from pipelines.progress import Reporter, progress
+from pipelines.progress import Reporter, Timeline, progress
 from pipelines.state import key_of, locked, read_json, state_dir, write_json
 from pipelines.worker import load_state, train_worker
 from stn.classifiers import build_network
@@ -122,6 +122,8 @@ def _fit(name: str, params: Params, variant: VariantParams, meta: dict, folder: 
     attempt = folder / "attempt.json"
     if not attempt.exists():
         write_json(attempt, uuid.uuid4().hex[:8])
+    timeline = Timeline()
+    timeline.mark("imports")
     training = f"{folder.name}-{read_json(attempt)}"
     client = tracking.connect()
     experiment = tracking.experiment_id(client, f"stn-{meta['dataset']}")
@@ -137,11 +139,16 @@ def _fit(name: str, params: Params, variant: VariantParams, meta: dict, folder: 
         training_run.describe({**settings, "train.seed": seed}, tags, meta, commit.diff)
     write_json(folder / "runs.json", {str(seed): r.run_id for seed, r in runs.items()})
 
+    timeline.mark("MLflow")
     storage = str(folder / "checkpoints")
     with connected():
+        timeline.mark("Ray")
         workers = plan(params.train)
         print(f"{name}: {len(runs)} seed(s) × {params.train.epochs} epochs on {workers}", flush=True)
-        _run_ray(name, params, variant, meta, storage, workers, runs)
+        listener = _run_ray(name, params, variant, meta, storage, workers, runs)
+        timeline.mark("workers", listener.started)
+        timeline.mark("epochs", listener.last_epoch)
+    timeline.mark("end of Ray")
     state, _ = load_state(storage)
     assert state is not None and set(state["finished"]) == set(runs)
     for seed, training_run in runs.items():
@@ -154,6 +161,8 @@ def _fit(name: str, params: Params, variant: VariantParams, meta: dict, folder: 
     }  # fmt: skip
     _write_result(state["finished"], {s: r.run_id for s, r in runs.items()}, record, workers, folder / "result")
     shutil.rmtree(storage)
+    timeline.mark("record")
+    print(f"{name}: {timeline}", flush=True)
 
 
 def worker_config(params: Params, variant: VariantParams, meta: dict, storage: str, threads: int, mailbox) -> dict:
@@ -177,7 +186,8 @@ def worker_config(params: Params, variant: VariantParams, meta: dict, storage: s
     }
 
 
-def _run_ray(name, params: Params, variant, meta, storage: str, workers: Workers, runs: dict) -> None:
+def _run_ray(name, params: Params, variant, meta, storage: str, workers: Workers, runs: dict) -> "Listener":
+    """Run the workers to their end, their messages taken to the terminal and to MLflow."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -223,6 +233,7 @@ def _run_ray(name, params: Params, variant, meta, storage: str, workers: Workers
             f"{name}: {listener.not_finite}; the last good checkpoint is kept in {storage}. "
             f"A lower train.lr or localization_lr in variants/{name}.yaml may help"
         )
+    return listener
 
 
 class Listener(threading.Thread):
@@ -235,6 +246,8 @@ class Listener(threading.Thread):
         self.running: tracking.TrainingRun | None = None
         self.not_finite = ""
         self.accuracy = ""
+        self.started: float | None = None
+        self.last_epoch: float | None = None
 
     def run(self) -> None:
         finished = False
@@ -251,10 +264,11 @@ class Listener(threading.Thread):
         """Act on one message of a worker."""
         kind, seed = message["kind"], message.get("seed", 0)
         if kind == "start":
+            self.started = self.started or message["time"]
             for note in message["notes"]:
                 print(note, flush=True)
             print(f"{message['device']}, {message['precision']}: {message['reason']}", flush=True)
-            if message["finished"]:
+            if message["resumed"]:
                 print(f"resumed after {message['finished']} of {self.reporter.total} epochs", flush=True)
         elif kind == "step":
             self._watch(seed)
@@ -263,6 +277,7 @@ class Listener(threading.Thread):
         elif kind == "epoch":
             self._watch(seed)
             entry = message["entry"]
+            self.last_epoch = message["time"]
             self.accuracy = f" · validation {entry['validation_accuracy']:.2%}"
             note = f"seed {seed} · {entry['images_per_second']:,.0f} images/s{self.accuracy}"
             self.reporter.update(self.order[seed] * self.epochs + entry["epoch"], note)

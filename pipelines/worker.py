@@ -56,11 +56,11 @@ def train_worker(config: dict[str, Any]) -> None:
     state = broadcast(state)
     state = state or {"finished": {}, "current": None}
     if rank == 0:
-        config["mailbox"].put.remote(
-            {"kind": "start", "precision": str(precision).removeprefix("torch."), "reason": reason, "notes": notes,
-             "device": str(device), "finished": sum(len(s["history"]) for s in state["finished"].values())
-             + (state["current"]["epoch"] if state["current"] else 0)}
-        )  # fmt: skip
+        resumed = sum(len(done["history"]) for done in state["finished"].values())
+        resumed += state["current"]["epoch"] if state["current"] else 0
+        start = {"kind": "start", "time": time.time(), "device": str(device), "resumed": resumed, "notes": notes}
+        start |= {"precision": str(precision).removeprefix("torch."), "reason": reason}
+        config["mailbox"].put.remote(start)
     for seed in config["seeds"]:
         if seed not in state["finished"]:
             try:
@@ -132,7 +132,7 @@ def _train_seed(config, seed, state, training, validation, precision, rank, worl
             }  # fmt: skip
         _report(state, rank)
         if rank == 0:
-            mailbox.put.remote({"kind": "epoch", "seed": seed, "entry": history[-1]})
+            mailbox.put.remote({"kind": "epoch", "time": time.time(), "seed": seed, "entry": history[-1]})
 
 
 def augmentation_of(config: dict[str, Any]) -> Augmentation:

@@ -17,6 +17,7 @@ class Project:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.output = ""  # of the demo, where it ran
         self.env = {
             name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "RAY_"))
         }
@@ -42,6 +43,12 @@ class Project:
         """Run ``python -m pipelines.<name>`` there."""
         return self.run(sys.executable, "-m", f"pipelines.{name}", *arguments, **options)
 
+    def commit(self, message: str) -> None:
+        """Commit everything there, whoever git thinks is at work."""
+        self.run("git", "add", "-A")
+        identity = ("-c", "user.name=Tester", "-c", "user.email=tester@example.com", "-c", "commit.gpgsign=false")
+        self.run("git", *identity, "commit", "-q", "-m", message)
+
     def set(self, *assignments: str) -> None:
         """Set values of its params.yaml, ``section.key=value`` each."""
         self.stage("params", *assignments)
@@ -57,10 +64,8 @@ def copy_project(folder: Path) -> Project:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     project = Project(folder)
-    identity = ("-c", "user.name=Tester", "-c", "user.email=tester@example.com", "-c", "commit.gpgsign=false")
     project.run("git", "init", "-q", "-b", "main")
-    project.run("git", "add", "-A")
-    project.run("git", *identity, "commit", "-q", "-m", "A copy to test")
+    project.commit("A copy to test")
     return project
 
 

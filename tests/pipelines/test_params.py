@@ -271,7 +271,6 @@ def test_setting_a_list_keeps_every_comment():
     assert (load_params().train.seeds, load_params().variants) == ([3, 5], ["seed"])
 
 
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize(
     "assignment",
     [
@@ -279,12 +278,18 @@ def test_setting_a_list_keeps_every_comment():
         "train.seeds=[0", "train.lr=2020-13-45",
     ],
 )  # fmt: skip
-def test_a_refused_value_leaves_the_file_as_it_was(assignment, newline):
-    before = (ROOT / "params.yaml").read_bytes().replace(b"\n", newline.encode())
-    Path("params.yaml").write_bytes(before)
+def test_a_refused_value_leaves_the_file_as_it_was(assignment):
+    before = Path("params.yaml").read_bytes()
     said = refusal(set_value, assignment)
     assert Path("params.yaml").read_bytes() == before
-    assert assignment.split("=")[0] in said or assignment.split("=")[1].strip("[]") in said
+    assert assignment.split("=")[0] in said
+
+
+def test_a_refused_value_leaves_line_ends_as_they_were():
+    before = Path("params.yaml").read_bytes().replace(b"\n", b"\r\n")
+    Path("params.yaml").write_bytes(before)
+    refusal(set_value, "train.lr=-1")
+    assert Path("params.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize("path", ["/data/cifar10.zip", "/data/my images", "/data/set #2", "/data/a: b", "/data/2020"])

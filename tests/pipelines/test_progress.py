@@ -16,14 +16,14 @@ def clock(monkeypatch):
 
 
 def test_plain_lines_come_now_and_then_with_the_time_left(clock, capsys):
-    with progress("digits", 400) as reporter:
-        for done in range(101):
+    with progress("digits", 160) as reporter:
+        for done in range(81):
             reporter.update(done, "seed 3")
-            clock.value += PLAIN_EVERY_S / 25
+            clock.value += PLAIN_EVERY_S / 20
     lines = capsys.readouterr().out.splitlines()
-    # 100 steps take four times PLAIN_EVERY_S, so a line comes after each 25, and the last one's rest is three quarters.
-    assert len(lines) == 4
-    assert lines[-1].startswith("digits: 100.0/400 seed 3") and f"({PLAIN_EVERY_S * 12:.0f} s left)" in lines[-1]
+    # 80 steps take four times PLAIN_EVERY_S, and the other 80 of the 160 will take as long again.
+    assert [line.split("/")[0] for line in lines] == [f"digits: {done}.0" for done in (20, 40, 60, 80)]
+    assert lines[-1] == f"digits: 80.0/160 seed 3 ({PLAIN_EVERY_S * 4:.0f} s left)"
 
 
 def test_nothing_done_yet_is_no_division_by_zero(clock, capsys):

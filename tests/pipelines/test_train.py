@@ -129,5 +129,78 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_proj
     assert_each_epoch_once(disturbed, seeds=2, epochs=epochs)
 
 
-def test_dummy():
-    assert json and SMALL
+@pytest.mark.slow
+def test_two_workers_train_what_one_trains(make_project):
+    """The same images, augmented alike, in the same batches: equal up to the order in which floats are added."""
+    results = []
+    for workers in (1, 2):
+        project = make_project()
+        project.set(*SMALL, "train.dropout=0.0", "train.epochs=3", f"train.workers={workers}")
+        project.stage("prepare")
+        printed = train(project).stdout
+        assert f"{workers} worker" in printed
+        history = json.loads((project.folder / "models/seed/training.json").read_text())["runs"]["0"]["history"]
+        results.append((weights(project)["0"], history))
+    (one, history_one), (two, history_two) = results
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4)
+    for first, second in zip(history_one, history_two, strict=True):
+        assert second["train_loss"] == pytest.approx(first["train_loss"], rel=1e-3)
+        assert second["theta_scale"] == pytest.approx(first["theta_scale"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_finished_training_that_dvc_did_not_record_is_taken_over(project):
+    project.set(*SMALL, "train.epochs=1")
+    project.stage("prepare")
+    assert "worker" in train(project).stdout
+    first = weights(project)
+    project.run("rm", "-r", "models")
+    again = train(project).stdout
+    assert "taken over" in again and "worker" not in again
+    assert_equal_weights(first, weights(project))
+    assert len(runs_of(project)) == 1
+
+    # Once dvc.lock holds it, a start of the same training means that the user wants it trained again.
+    project.run("dvc", "commit", "--force", "train@seed")
+    assert "worker" in train(project).stdout
+    assert_equal_weights(first, weights(project))
+    assert len(runs_of(project)) == 2
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_training_and_says_where(project):
+    project.set(*SMALL, "train.epochs=3", "train.lr=10.0", "train.momentum=0.99", "train.warmup=0.9")
+    project.stage("prepare")
+    done = train(project, check=False)
+    assert done.returncode == 1, done.stdout
+    error = next(line for line in done.stdout.splitlines() if line.startswith("error:"))
+    assert "seed 0" in error and "at step" in error and "lower train.lr" in error.lower()
+    assert "Traceback" not in done.stdout
+    (run, _), *others = runs_of(project)
+    assert not others
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.slow
+def test_more_workers_than_the_cluster_has_are_refused(project):
+    project.set(*SMALL, "train.workers=64")
+    project.stage("prepare")
+    done = train(project, check=False)
+    assert done.returncode == 2
+    assert "train.workers: 64 given" in done.stdout and "Traceback" not in done.stdout
+
+
+def test_what_cannot_be_trained_is_refused_before_ray_starts(project):
+    project.set(*SMALL, "data.size=12")
+    project.stage("prepare")
+    done = train(project, check=False)
+    assert done.returncode == 2
+    assert "variants/seed.yaml" in done.stdout and "12×12" in done.stdout and "Traceback" not in done.stdout
+
+    project.set("data.size=28", "train.batch_size=100000")
+    project.stage("prepare")
+    done = train(project, check=False)
+    assert done.returncode == 2
+    assert "train.batch_size: 100000 given" in done.stdout
+    assert not (project.folder / "state" / "training").exists() or not checkpoints(project)

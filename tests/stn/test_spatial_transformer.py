@@ -79,7 +79,6 @@ def test_warping_agrees_with_scipy(height, width, padding_mode):
 
 def test_each_image_is_warped_by_its_own_theta():
     images = random_images(3, 1, 6, 6)
-    means = images.mean((1, 2, 3))
 
     class Shift(nn.Module):
         """A shift as large as the image's mean, so that a mixed-up batch shows."""
@@ -91,7 +90,6 @@ def test_each_image_is_warped_by_its_own_theta():
 
     transformer = SpatialTransformer(Shift(), "border")
     alone = torch.cat([transformer(image[None]) for image in images])
-    assert means.unique().numel() == 3
     torch.testing.assert_close(transformer(images), alone)
 
 
@@ -179,7 +177,6 @@ def test_an_unknown_padding_mode_is_refused():
 
 
 def test_it_trains_in_the_middle_of_another_model():
-    # Bright columns left of the center or right of it; after the average over x only a shift could tell them apart.
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(2, 3, 3, padding=1),

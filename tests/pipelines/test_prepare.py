@@ -1,0 +1,209 @@
+"""prepare: complete and stratified splits, a digest of what matters alone, and never half a result."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines import prepare as module
+from pipelines.errors import UserError
+from pipelines.params import DataParams, DistortionParams, PrepareParams
+from pipelines.prepare import prepare
+from pipelines.prepared import Labeled, load_meta, load_split
+from pipelines.sources import Source
+
+SPLITS = ("train", "validation", "test")
+SIZE = 8
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def data(source="tree", **distortion) -> DataParams:
+    still = {"rotation": 0.0, "scale": [1.0, 1.0], "shift": 0.0, "padding_mode": "zeros"}
+    return DataParams(
+        dataset="mine", source=str(source), size=SIZE, channels=1, distortion=DistortionParams(**(still | distortion))
+    )
+
+
+def how(validation=0.25, test=0.2, seed=0) -> PrepareParams:
+    return PrepareParams(validation=validation, test=test, seed=seed)
+
+
+def give(monkeypatch, counts: list[int], test_counts: list[int] | None = None) -> None:
+    """Let the source hold so many images of each class, each with its own number in its first two pixels."""
+
+    def labeled(counts: list[int], first: int) -> Labeled:
+        images = torch.randint(256, (sum(counts), 1, SIZE, SIZE), generator=torch.Generator().manual_seed(first))
+        number = torch.arange(first, first + sum(counts))
+        images[:, 0, 0, 0], images[:, 0, 0, 1] = number // 256, number % 256
+        return Labeled(images.byte(), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
+
+    test = None if test_counts is None else labeled(test_counts, sum(counts))
+    source = Source(labeled(counts, 0), test, [f"class{i}" for i in range(len(counts))], "memory")
+    monkeypatch.setattr(module, "read_source", lambda _: source)
+
+
+def numbers(split: str) -> list[int]:
+    first, second = load_split(split).images[:, 0, 0, :2].long().unbind(1)
+    return (first * 256 + second).tolist()
+
+
+def test_splits_are_disjoint_complete_and_stratified(monkeypatch):
+    counts = [40, 60, 200]
+    give(monkeypatch, counts)
+    meta = prepare(data(), how(validation=0.25, test=0.2))
+    assert sorted(number for split in SPLITS for number in numbers(split)) == list(range(300))
+    shares = {"test": 0.2, "validation": 0.8 * 0.25, "train": 0.8 * 0.75}
+    for split, share in shares.items():
+        labels = load_split(split).labels.tolist()
+        # An image still has the label that its number had.
+        assert labels == [int(np.searchsorted(np.cumsum(counts), number, "right")) for number in numbers(split)]
+        assert meta["counts"][split] == len(labels)
+        assert all(abs(Counter(labels)[label] - share * count) <= 1 for label, count in enumerate(counts))
+
+
+def test_a_test_set_of_the_sources_own_is_kept_whole(monkeypatch):
+    give(monkeypatch, [30, 30], test_counts=[5, 7])
+    prepare(data(), how())
+    assert numbers("test") == list(range(60, 72))
+    assert sorted(numbers("train") + numbers("validation")) == list(range(60))
+    assert len(numbers("validation")) == 15
+
+
+def test_the_seed_alone_decides_the_split(monkeypatch):
+    give(monkeypatch, [30, 30])
+    first = prepare(data(), how(seed=1))
+    split = {name: set(numbers(name)) for name in SPLITS}
+    assert prepare(data(), how(seed=1)) == first
+    assert prepare(data(), how(seed=2))["digest"] != first["digest"]
+    assert all(set(numbers(name)) != split[name] for name in SPLITS)
+
+
+def write_tree(folder: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, SIZE, SIZE), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        path = folder / ("cat", "dog")[i % 2] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+def test_the_digest_is_of_the_images_and_not_of_where_they_lie(tmp_path):
+    write_tree(tmp_path / "tree")
+    digest = prepare(data(), how())["digest"]
+    assert load_meta()["digest"] == digest
+    shutil.copytree("tree", "elsewhere/set")
+    shutil.make_archive("packed", "zip", "tree")
+    shutil.make_archive("packed", "gztar", "tree")
+    for source in ("elsewhere", tmp_path / "tree", "packed.zip", "packed.tar.gz"):
+        assert prepare(data(source), how())["digest"] == digest
+
+    seen = {digest}
+
+    def assert_new(meta: dict) -> None:
+        assert meta["digest"] not in seen
+        seen.add(meta["digest"])
+
+    for change in ({"rotation": 10.0}, {"scale": [0.9, 1.0]}, {"shift": 0.1}, {"padding_mode": "border"}):
+        assert_new(prepare(data(**change), how()))
+    image = np.asarray(Image.open("tree/cat/00.png")).copy()
+    image[3, 3] ^= 1  # a single bit
+    Image.fromarray(image).save("tree/cat/00.png")
+    assert_new(prepare(data(), how()))
+    Path("tree/cat/00.png").rename("tree/dog/00.png")
+    Path("tree/dog/01.png").rename("tree/cat/01.png")
+    assert_new(prepare(data(), how()))
+    Path("tree/dog").rename("tree/horse")  # the same pixels and numbers, another meaning
+    assert_new(prepare(data(), how()))
+
+
+def test_only_validation_and_test_are_stored_distorted(monkeypatch):
+    give(monkeypatch, [40, 40])
+    prepare(data(), how())
+    before = {split: load_split(split) for split in SPLITS}
+    meta = prepare(data(rotation=40.0, scale=[0.6, 0.9], shift=0.1), how())
+    after = {split: load_split(split) for split in SPLITS}
+    assert meta["distortion"]["rotation"] == 40
+    assert torch.equal(before["train"].images, after["train"].images)
+    for split in SPLITS:
+        assert torch.equal(before[split].labels, after[split].labels)
+    for split in ("validation", "test"):
+        changed = (before[split].images != after[split].images).flatten(1).any(1)
+        assert changed.all(), "an image was left as it was"
+
+
+def test_mean_and_std_are_the_training_images(monkeypatch):
+    give(monkeypatch, [50, 50])
+    meta = prepare(data(rotation=30.0), how())
+    train = load_split("train").images.numpy().astype(np.float64) / 255
+    assert meta["mean"] == pytest.approx(train.mean((0, 2, 3)), rel=1e-5)
+    assert meta["std"] == pytest.approx(train.std((0, 2, 3)), rel=1e-3)
+
+    flat = Labeled(torch.full((20, 1, SIZE, SIZE), 7, dtype=torch.uint8), torch.arange(20) % 2)
+    monkeypatch.setattr(module, "read_source", lambda _: Source(flat, None, ["a", "b"], "memory"))
+    assert min(prepare(data(), how())["std"]) > 0, "a single color would be divided by zero"
+
+
+@pytest.mark.parametrize("broken", [1, 2, 3])
+def test_an_interrupted_run_leaves_the_result_before_it(broken, monkeypatch):
+    give(monkeypatch, [30, 30])
+    prepare(data(), how(seed=1))
+    before = {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()}
+    calls = 0
+
+    def interrupted(tensors, path):
+        nonlocal calls
+        calls += 1
+        if calls == broken:
+            Path(path).write_bytes(b"half")
+            raise KeyboardInterrupt
+        save_file(tensors, path)
+
+    save_file = module.save_file
+    monkeypatch.setattr(module, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(data(), how(seed=2))
+    assert {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()} == before
+
+    monkeypatch.setattr(module, "save_file", save_file)
+    again = prepare(data(), how(seed=2))
+    assert json.loads(Path("data/prepared/meta.json").read_text()) == again
+    assert sorted(number for split in SPLITS for number in numbers(split)) == list(range(60))
+
+
+def test_too_few_images_are_refused_by_the_setting_that_asks_for_them(monkeypatch):
+    give(monkeypatch, [30, 1])
+    with pytest.raises(UserError, match=r"prepare\.test: 0\.2 given; .*the smallest is class1, 1 images"):
+        prepare(data(), how())
+    give(monkeypatch, [30, 1], test_counts=[5, 5])
+    with pytest.raises(UserError, match=r"prepare\.validation: 0\.25 given; .*the smallest is class1, 1 images"):
+        prepare(data(), how())
+    assert not Path("data/prepared").exists()
+
+
+def test_every_part_holds_every_class_or_nothing_is_prepared(monkeypatch):
+    """A class that the test images lack has no accuracy: the figure would be 0/0, hours later."""
+    lacking = {}
+    for rare in range(2, 12):
+        give(monkeypatch, [100, rare])
+        try:
+            prepare(data(), how(validation=0.1, test=0.1))
+        except UserError as error:
+            assert "prepare." in str(error)
+            continue
+        classes = {split: sorted(set(load_split(split).labels.tolist())) for split in SPLITS}
+        if any(present != [0, 1] for present in classes.values()):
+            lacking[rare] = classes
+    assert lacking == {}
+
+
+def test_nothing_prepared_is_said_so():
+    with pytest.raises(UserError, match="dvc repro prepare"):
+        load_meta()

@@ -1,0 +1,166 @@
+"""Batches: the same for any number of workers, each image once, augmented and normalized as said."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stn.batches import Augmentation, Batches, mix
+from stn.distortions import Distortion
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+EVERYTHING = Augmentation(flip=True, shift=2, distortion=Distortion(rotation=40, scale=(0.7, 1.2), shift=0.1))
+
+
+def random_images(count: int, channels: int = 3, height: int = 6, width: int = 9) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (count, channels, height, width), dtype=torch.uint8, generator=generator)
+
+
+def make_batches(images: torch.Tensor, augmentation: Augmentation = Augmentation()) -> Batches:
+    """Batches whose labels are the images' numbers, so that a label says which image it came with."""
+    channels = images.shape[1]
+    return Batches(images, torch.arange(len(images)), MEAN[:channels], STD[:channels], CPU, augmentation)
+
+
+def normalized(images: torch.Tensor) -> torch.Tensor:
+    """Pixels scaled to [0, 1], less the mean, over the standard deviation, channel by channel in double precision."""
+    channels = images.shape[1]
+    mean, std = np.reshape(MEAN[:channels], (-1, 1, 1)), np.reshape(STD[:channels], (-1, 1, 1))
+    return torch.from_numpy((images.double().numpy() / 255 - mean) / std).float()
+
+
+def pixels(images: torch.Tensor) -> torch.Tensor:
+    """Normalized images back as uint8."""
+    channels = images.shape[1]
+    mean, std = torch.tensor(MEAN[:channels]).view(-1, 1, 1), torch.tensor(STD[:channels]).view(-1, 1, 1)
+    return ((images * std + mean) * 255).round().to(torch.uint8)
+
+
+@pytest.mark.parametrize("batch_size", [6, 8])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_a_global_batch_is_the_same_for_any_number_of_workers(batch_size, world_size):
+    batches = make_batches(random_images(29), EVERYTHING)
+    alone = list(batches.shuffled(batch_size, seed=5, epoch=2))
+    shares = [list(batches.shuffled(batch_size, 5, 2, rank, world_size)) for rank in range(world_size)]
+    assert [len(share) for share in shares] == [len(alone)] * world_size == [29 // batch_size] * world_size
+    for step, (images, labels) in enumerate(alone):
+        for rank, share in enumerate(shares):  # the ranks take turns
+            assert torch.equal(share[step][1], labels[rank::world_size])
+            torch.testing.assert_close(share[step][0], images[rank::world_size], atol=1e-5, rtol=0)
+
+
+def test_augmentation_belongs_to_the_image_not_to_its_place_in_a_batch():
+    batches = make_batches(random_images(24), EVERYTHING)
+    by_4, by_8 = (list(batches.shuffled(size, seed=0, epoch=0)) for size in (4, 8))
+    images_4, images_8 = (torch.cat([images for images, _ in epoch]) for epoch in (by_4, by_8))
+    torch.testing.assert_close(images_4, images_8, atol=1e-5, rtol=0)
+
+
+def test_epochs_and_seeds_differ_and_a_repeat_is_exact():
+    batches = make_batches(random_images(16), EVERYTHING)
+
+    def epoch(seed: int, number: int) -> torch.Tensor:
+        return torch.cat([images for images, _ in batches.shuffled(4, seed, number)])
+
+    first = epoch(0, 1)
+    torch.manual_seed(1)  # the global generator has no say
+    assert torch.equal(epoch(0, 1), first)
+    for other in [(0, 2), (1, 1), (1, 0)]:
+        assert not torch.equal(epoch(*other), first), other
+    assert len({mix(seed, number) for seed in range(30) for number in range(30)}) == 900
+
+
+def test_each_image_comes_at_most_once_an_epoch_and_other_images_are_left_over_in_another():
+    batches = make_batches(random_images(22))
+    left_over = set()
+    for epoch in range(12):
+        batched = [labels.tolist() for _, labels in batches.shuffled(5, seed=0, epoch=epoch)]
+        assert [len(labels) for labels in batched] == [5, 5, 5, 5]
+        seen = {label for labels in batched for label in labels}
+        assert len(seen) == 20
+        left_over |= set(range(22)) - seen
+    assert len(left_over) > 8
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), EVERYTHING], ids=["plain", "augmented"])
+@pytest.mark.parametrize(("batch_size", "world_size"), [(4, 1), (100, 1), (4, 2), (3, 5), (1, 3)])
+def test_ordered_gives_every_image_once_in_order_and_never_augmented(batch_size, world_size, augmentation):
+    images = random_images(23)
+    batches = make_batches(images, augmentation)
+    assert len(batches) == 23
+    for rank in range(world_size):
+        share = list(batches.ordered(batch_size, rank, world_size))
+        assert torch.cat([labels for _, labels in share]).tolist() == list(range(rank, 23, world_size))
+        assert max(len(labels) for _, labels in share) <= batch_size
+        torch.testing.assert_close(torch.cat([images for images, _ in share]), normalized(images[rank::world_size]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_without_augmentation_images_are_only_normalized_and_labels_go_with_them(channels):
+    images = random_images(20, channels)
+    orders = []
+    for batch, labels in make_batches(images).shuffled(5, seed=0, epoch=0):
+        assert batch.dtype == torch.float32
+        torch.testing.assert_close(batch, normalized(images)[labels])
+        orders += labels.tolist()
+    assert orders != sorted(orders)
+
+
+def test_flip_gives_the_image_or_its_mirror_half_the_time():
+    images = random_images(400, channels=1, height=3, width=4)
+    batches = make_batches(images, Augmentation(flip=True))
+    mirrored = []
+    for epoch in range(2):
+        ((batch, labels),) = batches.shuffled(400, seed=0, epoch=epoch)
+        same = (pixels(batch) == images[labels]).flatten(1).all(1)
+        mirror = (pixels(batch) == images[labels].flip(-1)).flatten(1).all(1)
+        assert (same ^ mirror).all()
+        assert 160 < mirror.sum() < 240  # four standard deviations
+        mirrored.append(mirror[labels.argsort()])
+    assert 0.4 < (mirrored[0] == mirrored[1]).float().mean() < 0.6  # afresh in each epoch
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_shift_is_a_crop_of_the_image_padded_by_reflection(flip):
+    shift, height, width = 2, 6, 9
+    images = random_images(1500, channels=1, height=height, width=width)
+    padded = F.pad(images.float(), [shift] * 4, mode="reflect").to(torch.uint8)
+    found = torch.zeros(2, 2 * shift + 1, 2 * shift + 1)
+    ((batch, labels),) = make_batches(images, Augmentation(flip=flip, shift=shift)).shuffled(1500, seed=0, epoch=0)
+    for image, label in zip(pixels(batch), labels, strict=True):
+        crops = padded[label].unfold(1, height, 1).unfold(2, width, 1)[0]  # (rows, columns, height, width)
+        crops = torch.stack([crops, crops.flip(-1)])
+        (where,) = (crops == image).flatten(3).all(3).nonzero()
+        found[*where] += 1
+    found = found if flip else found[0]
+    assert found.sum() == 1500
+    # Every offset, about as often as every other: 1500 / 25 or 1500 / 50, give or take four standard deviations.
+    mean = 1500 / found.numel()
+    assert (found - mean).abs().max() < 4 * mean**0.5
+
+
+def test_a_distortion_uncovers_black_not_the_mean_color():
+    images = torch.full((4, 3, 8, 12), 200, dtype=torch.uint8)
+    half_as_large = Augmentation(distortion=Distortion(scale=(0.5, 0.5)))
+    ((batch, _),) = make_batches(images, half_as_large).shuffled(4, seed=0, epoch=0)
+    expected = torch.zeros_like(images)
+    expected[:, :, 2:6, 3:9] = 200
+    torch.testing.assert_close(batch, normalized(expected), atol=1e-4, rtol=0)
+
+
+def test_a_distortions_padding_mode_is_used():
+    images = torch.full((16, 1, 6, 6), 200, dtype=torch.uint8)
+    distortion = Distortion(rotation=90, scale=(0.4, 0.6), shift=0.3, padding_mode="border")
+    ((batch, _),) = make_batches(images, Augmentation(distortion=distortion)).shuffled(16, seed=0, epoch=0)
+    torch.testing.assert_close(batch, normalized(images), atol=1e-4, rtol=0)
+
+
+def test_a_turn_is_rigid_on_wide_images():
+    # A round, smooth blob looks the same from every side, but not stretched along one of them.
+    y, x = torch.meshgrid(torch.arange(17) - 8.0, torch.arange(33) - 16.0, indexing="ij")
+    blob = (255 * torch.exp(-(x**2 + y**2) / 18)).round().to(torch.uint8)
+    batches = make_batches(blob.expand(32, 1, 17, 33), Augmentation(distortion=Distortion(rotation=90)))
+    ((batch, _),) = batches.shuffled(32, seed=0, epoch=0)
+    assert (pixels(batch).int() - blob.int()).abs().max() < 12

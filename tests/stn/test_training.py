@@ -1,0 +1,292 @@
+"""Training: gradients, schedule, metrics and precision against direct computation, and a task only θ can solve."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from stn import Affine, Localization, Network, SpatialTransformer, build_network
+from stn.batches import Augmentation, Batches
+from stn.distortions import Distortion, distort
+from stn.training import (
+    NotFiniteError,
+    check_finite,
+    choose_precision,
+    make_optimizer,
+    metric_sums,
+    one_cycle,
+    predict,
+    train_epoch,
+)
+
+CPU = torch.device("cpu")
+SHAPE = (1, 20, 20)
+
+
+def random_batches(count: int, classes: int = 4, augmentation: Augmentation = Augmentation()) -> Batches:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (count, *SHAPE), dtype=torch.uint8, generator=generator)
+    return Batches(images, torch.arange(count) % classes, [0.5], [0.3], CPU, augmentation)
+
+
+def moved_network(classes: int = 4, seed: int = 0) -> Network:
+    """A network whose θ is not the identity and depends on the image."""
+    torch.manual_seed(seed)
+    network = build_network(SHAPE, classes, {"localization": {}})
+    assert network.transformer is not None
+    for parameter in network.transformer.localization.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def one_step(network, batches, batch_size, rank=0, world_size=1) -> torch.Tensor:
+    """A first step's loss; the gradients stay in the network, and a learning rate of zero leaves the weights."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    first = next(batches.shuffled(batch_size, 0, 0, rank, world_size))
+    return train_epoch(
+        network, [first], batch_size, optimizer, one_cycle(optimizer, 1, 0.0), torch.float32, world_size
+    )[0]
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(8, 1), (8, 2), (7, 2), (7, 3)])
+def test_gradients_averaged_over_ranks_are_those_of_the_global_batch(batch_size, world_size):
+    batches, network = random_batches(20, augmentation=Augmentation(flip=True, shift=2)), moved_network()
+    images, labels = next(batches.shuffled(batch_size, 0, 0))
+    loss = F.cross_entropy(network(images), labels)  # the mean over the global batch
+    expected = torch.autograd.grad(loss, list(network.parameters()))
+
+    ranks = [copy.deepcopy(network) for _ in range(world_size)]
+    losses = [one_step(copied, batches, batch_size, rank, world_size) for rank, copied in enumerate(ranks)]
+    # What DistributedDataParallel does with the ranks' gradients.
+    averaged = [
+        torch.stack([parameter.grad for parameter in parameters]).mean(0)
+        for parameters in zip(*(copied.parameters() for copied in ranks), strict=True)
+    ]
+    torch.testing.assert_close(averaged, list(expected), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(torch.stack(losses).mean(), loss.detach())
+
+
+def test_an_epoch_is_sgd_step_by_step():
+    batches, network = random_batches(24), moved_network()
+    by_hand = copy.deepcopy(network)
+    optimizer = make_optimizer(network, lr=0.1, momentum=0.9, weight_decay=0.01, localization_lr=0.5)
+    steps = []
+    losses = train_epoch(
+        network, batches.shuffled(8, 0, 0), 8, optimizer, one_cycle(optimizer, 3, 0.0), torch.float32,
+        on_step=steps.append,
+    )  # fmt: skip
+    assert steps == [1, 2, 3]
+
+    velocity = {name: torch.zeros_like(parameter) for name, parameter in by_hand.named_parameters()}
+    for step, (images, labels) in enumerate(batches.shuffled(8, 0, 0)):
+        loss = F.cross_entropy(by_hand(images), labels)
+        torch.testing.assert_close(losses[step], loss.detach())
+        gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
+        with torch.no_grad():
+            for (name, parameter), gradient in zip(by_hand.named_parameters(), gradients, strict=True):
+                lr = 0.1 * (0.5 if name.startswith("transformer.localization") else 1)
+                gradient = gradient + 0.01 * parameter
+                velocity[name] = 0.9 * velocity[name] + gradient
+                nesterov = gradient + 0.9 * velocity[name]
+                parameter -= lr * (1 + math.cos(math.pi * step / 3)) / 2 * nesterov
+    for (name, parameter), expected in zip(network.named_parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_training_repeats_bit_for_bit():
+    augmentation = Augmentation(flip=True, shift=2, distortion=Distortion(rotation=30))
+
+    def weights() -> list[torch.Tensor]:
+        network, batches = moved_network(), random_batches(24, augmentation=augmentation)
+        optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, 0.5)
+        scheduler = one_cycle(optimizer, 6, 0.3)
+        for epoch in range(2):
+            train_epoch(network, batches.shuffled(8, 0, epoch), 8, optimizer, scheduler, torch.float32)
+        return [parameter.detach() for parameter in network.parameters()]
+
+    first, second = weights(), weights()
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def test_bf16_is_used_only_where_it_is_asked_for():
+    seen = []
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, images):
+            logits = self.linear(images)
+            seen.append((logits.dtype, self.training))
+            return logits
+
+    network, batch = Network(Spy()), (torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))
+    for precision in (torch.bfloat16, torch.float32):
+        optimizer = make_optimizer(network, 0.1, 0.0, 0.0, 1.0)
+        losses = train_epoch(network, [batch], 5, optimizer, one_cycle(optimizer, 1, 0.0), precision)
+        logits, _, _ = predict(network, [batch], precision)
+        assert seen[-2:] == [(precision, True), (precision, False)]
+        assert losses.dtype == logits.dtype == network.classifier.linear.weight.dtype == torch.float32
+
+
+def test_one_cycle_rises_to_its_peak_and_falls_to_zero():
+    network = moved_network()
+    optimizer = make_optimizer(network, lr=0.2, momentum=0.9, weight_decay=0.0, localization_lr=0.1)
+    scheduler = one_cycle(optimizer, steps=10, warmup=0.3)
+    rates = []
+    for _ in range(11):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    # Three steps of warm-up towards the peak in the fourth, then a cosine of seven steps.
+    expected = [0.05, 0.1, 0.15] + [0.1 * (1 + math.cos(math.pi * step / 7)) for step in range(8)]
+    assert [classifier for classifier, _ in rates] == pytest.approx(expected, abs=1e-9)
+    assert [localization for _, localization in rates] == pytest.approx([0.1 * rate for rate in expected], abs=1e-9)
+    assert (max(expected), expected[-1]) == pytest.approx((0.2, 0), abs=1e-9)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.0), (1, 0.5), (7, 0.25), (7, 1.0), (40, 0.0)])
+def test_one_cycle_never_exceeds_its_peak_and_every_step_learns(steps, warmup):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = one_cycle(optimizer, steps, warmup)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    top = rates.index(max(rates))
+    assert rates == sorted(rates[:top]) + sorted(rates[top:], reverse=True)
+    assert min(rates) > 0
+    assert max(rates) <= 1
+    assert top == pytest.approx(warmup * steps, abs=1)
+
+
+def test_the_localization_network_learns_at_its_own_rate():
+    network = moved_network()
+    optimizer = make_optimizer(network, lr=0.2, momentum=0.0, weight_decay=0.0, localization_lr=0.0)
+    before = copy.deepcopy(network.state_dict())
+    images, labels = next(random_batches(8).shuffled(8, 0, 0))
+    train_epoch(network, [(images, labels)], 8, optimizer, one_cycle(optimizer, 1, 0.0), torch.float32)
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if name.startswith("classifier")}
+    everything = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(everything) == sorted(id(parameter) for parameter in network.parameters())
+
+
+def test_a_network_without_transformer_has_one_group():
+    network = build_network(SHAPE, 4, None)
+    (group,) = make_optimizer(network, lr=0.2, momentum=0.9, weight_decay=0.1, localization_lr=0.0).param_groups
+    assert (group["lr"], len(group["params"])) == (0.2, 8)
+
+
+@pytest.mark.parametrize(("bad", "word"), [(float("nan"), "nan"), (float("inf"), "inf"), (float("-inf"), "-inf")])
+def test_check_finite_names_the_first_bad_step(bad, word):
+    check_finite(torch.tensor([2.0, 1e30, 0.0]))
+    with pytest.raises(NotFiniteError, match=f"became {word} at step 3 of 5"):
+        check_finite(torch.tensor([2.0, 1.0, bad, 1.0, float("nan")]))
+
+
+def test_predict_and_metric_sums_are_those_of_direct_computation():
+    network, batches = moved_network(), random_batches(23)
+    outputs = predict(network.train(), batches.ordered(5))
+    network.eval()
+    images, labels = next(batches.ordered(23))
+    with torch.no_grad():
+        logits, theta = network.predict(images)
+    assert theta is not None
+    torch.testing.assert_close(outputs, (logits, labels, theta))
+
+    sums = metric_sums(network, batches, outputs)
+    exponentials = logits.double().exp()
+    right = exponentials[range(23), labels] / exponentials.sum(1)
+    described = Affine().describe(theta, 20, 20)
+    expected = {
+        "count": 23.0,
+        "loss": -right.log().sum().item(),
+        "accuracy": float(sum(int(row.argmax()) == int(label) for row, label in zip(logits, labels, strict=True))),
+    } | {f"theta_{name}": values.double().sum().item() for name, values in described.items()}
+    assert {name: value.item() for name, value in sums.items()} == pytest.approx(expected, rel=1e-4)
+    assert all(value.dtype == torch.float64 for value in sums.values())
+
+    shards = [metric_sums(network, batches, predict(network, batches.ordered(4, rank, 3))) for rank in range(3)]
+    added = {name: sum(shard[name].item() for shard in shards) for name in sums}
+    assert added == pytest.approx(expected, rel=1e-4)
+
+
+def test_theta_is_described_at_the_size_of_the_images():
+    # Just the outer columns leave an image 20 pixels wide; at any other width it would be another share.
+    images = torch.zeros(2, 1, 18, 20, dtype=torch.uint8)
+    batches = Batches(images, torch.zeros(2, dtype=torch.int64), [0.5], [0.3], CPU)
+    network = build_network((1, 18, 20), 2, {"localization": {}})
+    theta = torch.tensor([[1.0, 0.0, 0.1, 0.0, 1.0, 0.0]] * 2)
+    sums = metric_sums(network, batches, (torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64), theta))
+    assert sums["theta_outside"].item() == pytest.approx(2 * 1 / 20)
+
+
+def test_without_transformer_there_is_no_theta():
+    network, batches = build_network(SHAPE, 4, None), random_batches(6)
+    outputs = predict(network, batches.ordered(4))
+    assert outputs[2] is None
+    assert set(metric_sums(network, batches, outputs)) == {"count", "loss", "accuracy"}
+
+
+def test_precision_set_by_hand_or_taken_from_the_hardware(monkeypatch):
+    assert choose_precision("fp32", CPU) == (torch.float32, "set by hand")
+    assert choose_precision("bf16", CPU) == (torch.bfloat16, "set by hand")
+    for capabilities, dtype in [
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": True}, torch.bfloat16),
+        ({"avx2": True}, torch.float32),
+    ]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda capabilities=capabilities: capabilities)
+        assert choose_precision("auto", CPU)[0] == dtype
+        assert choose_precision("fp32", CPU)[0] == torch.float32
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    for capability, dtype in [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
+        chosen, reason = choose_precision("auto", cuda)
+        assert chosen == dtype
+        assert "Some GPU" in reason
+
+
+def s_and_z() -> torch.Tensor:
+    """The letter Z and its mirror image, uint8 (2, 1, 20, 20)."""
+    z = torch.zeros(1, 20, 20, dtype=torch.uint8)
+    for top, bottom, left, right in [(4, 6, 5, 11), (4, 16, 9, 11), (14, 16, 9, 15)]:
+        z[:, top:bottom, left:right] = 255
+    return torch.stack([z, z.flip(-1)])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_turned_glyphs_that_only_a_transformer_can_tell_apart(seed):
+    # Half a turn leaves both letters as they are. Turned by up to a quarter to either side, they pass through all
+    # their positions, so that both have the same mean image: a linear classifier alone can do little but guess.
+    turn = Distortion(rotation=90)
+    letters, labels = s_and_z().repeat(256, 1, 1, 1), torch.arange(512) % 2
+    batches = Batches(letters, labels, [0.15], [0.35], CPU, Augmentation(distortion=turn))
+    matrices = turn.draw(512, 20, 20, torch.Generator().manual_seed(1000 + seed))
+    unseen = Batches(distort(letters.float(), matrices, "zeros"), labels, [0.15], [0.35], CPU)
+
+    def accuracy(localization_lr: float) -> float:
+        torch.manual_seed(seed)
+        localization = Localization(SHAPE, Affine.identity, channels=(8, 12), kernel_sizes=(5, 3), hidden=32)
+        network = Network(nn.Sequential(nn.Flatten(), nn.Linear(400, 2)), SpatialTransformer(localization))
+        optimizer = make_optimizer(network, 0.02, 0.9, 0.0, localization_lr)
+        scheduler = one_cycle(optimizer, 12 * 8, 0.2)
+        for epoch in range(12):
+            shuffled = batches.shuffled(64, seed, epoch)
+            check_finite(train_epoch(network, shuffled, 64, optimizer, scheduler, torch.float32))
+        outputs = predict(network, unseen.ordered(256))
+        if localization_lr == 0:
+            assert torch.equal(outputs[2], torch.tensor([Affine.identity] * 512))
+        sums = metric_sums(network, unseen, outputs)
+        return (sums["accuracy"] / sums["count"]).item()
+
+    # Over 38 seeds: 0.41 to 0.62 held at the identity, 1.00 free.
+    assert accuracy(0.0) < 0.75
+    assert accuracy(0.3) > 0.9

@@ -1,0 +1,210 @@
+"""The whole pipeline, end to end: what ``make demo`` leaves behind, and that what it says is true."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipelines.prepared import load_meta, load_split
+from pipelines.trained import best_on_validation, load_trained
+from stn.batches import Batches
+from stn.training import predict
+from stn.transforms import Affine
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def client(demo) -> mlflow.MlflowClient:
+    uri = f"sqlite:///{demo.folder}/state/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(uri)
+
+
+@pytest.fixture(scope="module")
+def applied(demo, tmp_path_factory):
+    """A copy of the demo's repository with the experiment's results checked out."""
+    folder = tmp_path_factory.mktemp("applied") / "project"
+    shutil.copytree(demo.folder, folder)
+    project = type(demo)(folder)
+    name = re.search(r"Ran experiment\(s\): (\S+)", demo.output)
+    assert name, demo.output
+    project.run("dvc", "exp", "apply", name[1])
+    return project
+
+
+def runs_of(client: mlflow.MlflowClient) -> list:
+    experiment = client.get_experiment_by_name("stn-digits")
+    assert experiment is not None
+    return client.search_runs([experiment.experiment_id])
+
+
+def test_the_work_tree_is_as_it_was(demo):
+    assert demo.run("git", "status", "--porcelain").stdout == ""
+    assert "dataset: cifar10" in (demo.folder / "params.yaml").read_text()
+
+
+def test_the_transformer_leads_by_eight_points(applied):
+    variants = json.loads((applied.folder / "metrics/evaluate.json").read_text())["variants"]
+    assert len(variants["seed"]["seeds"]) == 3
+    assert variants["seed"]["test_accuracy"] - variants["plain"]["test_accuracy"] >= 0.08
+
+
+def test_the_table_it_prints_is_the_one_in_the_metrics(demo, applied):
+    variants = json.loads((applied.folder / "metrics/evaluate.json").read_text())["variants"]
+    for name, values in variants.items():
+        row = next(line for line in demo.output.splitlines()[::-1] if line.startswith(f"| {name} |"))
+        assert f"{values['test_accuracy'] * 100:.2f} ± {values['test_accuracy_std'] * 100:.2f} %" in row
+        assert f"{values['parameters']:,}" in row
+
+
+def test_with_theta_forced_to_the_identity_the_lead_is_gone(applied, monkeypatch):
+    """What the seed variant gains, it gains by warping: without the warp it is no better than plain."""
+    monkeypatch.chdir(applied.folder)
+    meta, test = load_meta(), load_split("test")
+    batches = Batches(test.images, test.labels, meta["mean"], meta["std"], torch.device("cpu"))
+
+    def accuracy(network) -> float:
+        logits, labels, _ = predict(network, batches.ordered(1000))
+        return (logits.argmax(1) == labels).double().mean().item()
+
+    plain = np.mean([accuracy(model.network) for model in load_trained("plain", meta)])
+    warped, forced = [], []
+    for model in load_trained("seed", meta):
+        warped.append(accuracy(model.network))
+        monkeypatch.setattr(
+            model.network.transformer, "theta", lambda images: torch.tensor([Affine.identity]).repeat(len(images), 1)
+        )
+        forced.append(accuracy(model.network))
+    assert np.mean(warped) > plain + 0.08
+    assert np.mean(forced) <= plain
+
+
+def test_one_run_for_each_model_with_all_that_describes_it(client, demo):
+    runs = runs_of(client)
+    assert sorted((run.data.tags["variant"], run.data.tags["seed"]) for run in runs) == [
+        (variant, seed) for variant in ("plain", "seed") for seed in ("0", "1", "2")
+    ]
+    commit = demo.run("git", "rev-parse", "HEAD").stdout.strip()
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        assert len(run.data.tags["data_digest"]) == 64
+        assert run.inputs.dataset_inputs[0].dataset.digest == run.data.tags["data_digest"][:36]
+        assert run.inputs.dataset_inputs[0].dataset.name == "digits"
+        assert run.data.params["train.epochs"] == "60"
+        assert run.data.params["train.seed"] == run.data.tags["seed"]
+        # The temporary work tree is at a commit of DVC's own; what the experiment changed is told as a difference.
+        assert run.data.tags["git_dirty"] == "true" or run.data.tags["git_commit"] != commit
+        for metric in ("train_loss", "validation_loss", "validation_accuracy", "images_per_second"):
+            history = client.get_metric_history(run.info.run_id, metric)
+            assert sorted(entry.step for entry in history) == list(range(1, 61))
+        assert run.data.metrics["test_accuracy"] > 0.5
+        has_theta = "theta_rotation" in run.data.metrics
+        assert has_theta == (run.data.tags["variant"] == "seed")
+    watched = [run for run in runs if any(name.startswith("system/") for name in run.data.metrics)]
+    assert watched, "no run has metrics of the machine"
+
+
+def test_theta_pictures_are_in_the_chosen_run(client):
+    version = client.get_model_version_by_alias("stn-digits", "challenger")
+    names = {Path(file.path).name for file in client.list_artifacts(version.run_id, "theta")}
+    assert {"seed-rectified.png", "seed-grids.png", "seed-theta.png"} <= names
+
+
+def test_the_registered_model_answers_as_the_trained_network_does(client, applied, monkeypatch):
+    """Loaded by plain MLflow, raw pixels in."""
+    monkeypatch.chdir(applied.folder)
+    meta, test = load_meta(), load_split("test")
+    for variant in ("plain", "seed"):
+        version = next(v for v in client.search_model_versions("name = 'stn-digits'") if v.tags["variant"] == variant)
+        model = best_on_validation(load_trained(variant, meta))
+        assert version.tags["seed"] == str(model.seed)
+        served = mlflow.pyfunc.load_model(f"models:/stn-digits/{version.version}")
+        batches = Batches(test.images, test.labels, meta["mean"], meta["std"], torch.device("cpu"))
+        logits, labels, theta = predict(model.network, batches.ordered(1000))
+        for count in (1, 2, len(labels)):
+            answer = served.predict(test.images[:count].numpy())
+            np.testing.assert_array_equal(answer["class"], logits[:count].argmax(1))
+            np.testing.assert_allclose(answer["probabilities"], logits[:count].softmax(1), atol=1e-5)
+            if theta is None:
+                assert "theta" not in answer
+            else:
+                np.testing.assert_allclose(answer["theta"].reshape(count, 6), theta[:count], atol=1e-5)
+        accuracy = (answer["class"] == labels.numpy()).mean()
+        assert version.tags["test_accuracy"] == f"{accuracy:.4f}"
+        assert version.tags["data_digest"] == meta["digest"]
+
+
+def test_aliases(client, applied):
+    """The challenger is the best on validation; on the first registration it is the champion, too."""
+    aliases = client.get_registered_model("stn-digits").aliases
+    assert aliases["champion"] == aliases["challenger"]
+    version = client.get_model_version("stn-digits", aliases["challenger"])
+    assert version.tags["promotion"] == "initial"
+    histories = json.loads((applied.folder / "models" / version.tags["variant"] / "training.json").read_text())["runs"]
+    accuracy = histories[version.tags["seed"]]["history"][-1]["validation_accuracy"]
+    for other in ("plain", "seed"):
+        runs = json.loads((applied.folder / "models" / other / "training.json").read_text())["runs"]
+        assert all(run["history"][-1]["validation_accuracy"] <= accuracy for run in runs.values())
+
+
+def test_the_report_opens_without_a_network(demo):
+    html = (demo.folder / "state/reports/digits/report.html").read_text()
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", html)
+    assert "<script" not in html
+    assert html.count("data:image/png;base64,") == 5
+
+
+def test_a_second_demo_trains_nothing_and_registers_nothing_twice(demo, client):
+    before = {run.info.run_id for run in runs_of(client)}
+    output = demo.run("tools/demo.sh").stdout
+    assert "worker" not in output  # what each training prints when it starts
+    assert {run.info.run_id for run in runs_of(client)} == before
+    assert len(client.search_model_versions("name = 'stn-digits'")) == 2
+
+
+def test_the_demos_results_meet_an_empty_store(applied, tmp_path):
+    """Registering where the runs are missing makes them anew from their recorded history, marked so."""
+    uri = f"sqlite:///{tmp_path}/other.db"
+    applied.stage("register", env={"MLFLOW_TRACKING_URI": uri})
+    other = mlflow.MlflowClient(uri)
+    version = other.get_model_version_by_alias("stn-digits", "champion")
+    run = other.get_run(version.run_id)
+    assert run.data.tags["restored_from_run"] == version.tags["trained_in"]
+    assert len(other.get_metric_history(version.run_id, "validation_accuracy")) == 60
+    assert mlflow.MlflowClient(f"sqlite:///{applied.folder}/state/mlflow.db").get_run(version.tags["trained_in"])
+
+
+def test_promote_moves_the_champion(applied):
+    """And says so; the second time there is nothing to move."""
+    client = mlflow.MlflowClient(f"sqlite:///{applied.folder}/state/mlflow.db")
+    aliases = client.get_registered_model("stn-digits").aliases
+    other = next(v for v in ("1", "2") if v != aliases["champion"])
+    client.set_registered_model_alias("stn-digits", "challenger", other)
+    done = applied.run("make", "-o", ".venv/.ready", "promote", "MODEL=stn-digits")
+    assert f"champion moved from version {aliases['champion']} to version {other}" in done.stdout
+    assert client.get_model_version_by_alias("stn-digits", "champion").version == other
+    assert client.get_model_version("stn-digits", other).tags["previous_champion"] == aliases["champion"]
+    assert "already" in applied.stage("promote", "stn-digits").stdout
+    assert applied.stage("promote", "stn-nothing", check=False).returncode == 2
+
+
+def test_dvcs_own_comparisons(applied):
+    """Metrics, parameters and plots of the demo against a commit with one setting changed."""
+    applied.commit("The demo's results")
+    applied.run("dvc", "exp", "run", "-S", "train.lr=0.05", "-S", "train.epochs=2", "-S", "train.seeds=[0]")
+    params = json.loads(applied.run("dvc", "params", "diff", "--json").stdout)["params.yaml"]
+    assert params["train.lr"]["new"] == 0.05
+    metrics = json.loads(applied.run("dvc", "metrics", "diff", "--json").stdout)
+    assert metrics["metrics/evaluate.json"]["variants.seed.test_accuracy"]["diff"] != 0
+    applied.run("dvc", "plots", "diff", "--out", "plots-page")
+    page = (applied.folder / "plots-page/index.html").read_text()
+    assert "validation_accuracy" in page
+    weights = load_file(applied.folder / "models/seed/0.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
