@@ -20,6 +20,7 @@ QUIET_AND_QUICK = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # 15 by default: beside any other program training would stand still
 }
 for name, value in QUIET_AND_QUICK.items():
     os.environ.setdefault(name, value)

@@ -189,7 +189,7 @@ def test_promote_moves_the_champion(applied):
     client.set_registered_model_alias("stn-digits", "challenger", other)
     done = applied.run("make", "-o", ".venv/.ready", "promote", "MODEL=stn-digits")
     assert f"champion moved from version {aliases['champion']} to version {other}" in done.stdout
-    assert client.get_model_version_by_alias("stn-digits", "champion").version == other
+    assert str(client.get_model_version_by_alias("stn-digits", "champion").version) == other
     assert client.get_model_version("stn-digits", other).tags["previous_champion"] == aliases["champion"]
     assert "already" in applied.stage("promote", "stn-digits").stdout
     assert applied.stage("promote", "stn-nothing", check=False).returncode == 2

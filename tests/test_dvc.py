@@ -25,9 +25,8 @@ for stage in sys.argv[2:]:
         del sys.modules[name]
     importlib.import_module(f"pipelines.{stage}")
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    paths = {Path(file).resolve() for file in files if file}
-    inside = {p.relative_to(root).as_posix() for p in paths if p.is_relative_to(root)}
-    found[stage] = sorted(name for name in inside if not name.startswith("."))
+    inside = {Path(file).relative_to(root).as_posix() for file in files if file and Path(file).is_relative_to(root)}
+    found[stage] = sorted(name for name in inside if not name.startswith("."))  # .venv may lie here
 print(json.dumps(found))
 """
 

@@ -86,7 +86,7 @@ def test_the_table_says_what_was_measured(seeds):
     pair = compare(*answers(3, 10, 80, 7), settings)
     metrics = {
         "variants": {"plain": variant(0.83, 1234567), "seed": variant(0.9, 2345678)},
-        "pairs": {"seed - plain": pair._asdict()},
+        "pairs": {"seed vs plain": pair._asdict()},
     }
     text = comparison_table(metrics, {"dataset": "mine", "counts": {"test": 100}}, settings)
     assert text.startswith(f"mine: 100 test images, {seeds} training seed(s)")
@@ -96,8 +96,8 @@ def test_the_table_says_what_was_measured(seeds):
     assert rows[2] == ["plain", "1,234,567", "2,469,134", "90.50%", f"83.00{spread} %", "0.4321"]
     assert rows[3][:2] == ["seed", "2,345,678"] and len(rows) == 4
     (line,) = [line for line in text.splitlines() if line.startswith("- ")]
-    # Of "seed - plain" the first is seed, which is right where plain is not on 10 images.
-    assert line.startswith("- seed - plain: +7.00 points, 90% interval ")
+    # Of "seed vs plain" the first is seed, which is right where plain is not on 10 images.
+    assert line.startswith("- seed vs plain: +7.00 points, 90% interval ")
     assert "10 images right in the first alone, 3 in the second alone" in line
     low, high = map(float, re.findall(r"interval (\S+) to (\S+);", line)[0])
     assert (low, high) == pytest.approx((pair.low * 100, pair.high * 100), abs=0.005)
@@ -109,5 +109,7 @@ def test_one_variant_is_compared_with_none():
         "test_accuracy": 0.9, "test_accuracy_std": None, "test_loss": 0.3, "validation_accuracy": 0.9,
         "seeds": {"0": {}}, "parameters": 5, "multiply_adds": 6,
     }  # fmt: skip
-    text = comparison_table({"variants": {"plain": values}, "pairs": {}}, {"dataset": "x", "counts": {"test": 1}}, how())
+    text = comparison_table(
+        {"variants": {"plain": values}, "pairs": {}}, {"dataset": "x", "counts": {"test": 1}}, how()
+    )
     assert "interval" not in text and "McNemar" not in text and "| plain |" in text

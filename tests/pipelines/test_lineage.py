@@ -34,7 +34,7 @@ def test_the_commit_and_what_differs_from_it(folder):
         (folder / name).write_text("before\n")
     git("add", "-A")
     git("commit", "-q", "-m", "A start")
-    # dvc.lock changes with every run and a file that git does not know is in no commit: neither makes a work tree dirty.
+    # dvc.lock changes with every run, and a file that git does not know is in no commit: neither makes it dirty.
     (folder / "dvc.lock").write_text("after\n")
     (folder / "notes.txt").write_text("mine\n")
     clean = current_commit()

@@ -7,7 +7,9 @@ import shutil
 import struct
 import tarfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, Literal
 from urllib.error import URLError
 
 import numpy as np
@@ -24,7 +26,7 @@ SIZE = 9
 FORMS = ["folder", "nested", "zip", "nested.zip", "tar", "tar.gz", "nested.tar.gz"]
 
 
-def data(source, dataset="mine", size=SIZE, channels=3) -> DataParams:
+def data(source, dataset="mine", size=SIZE, channels: Literal[1, 3] = 3) -> DataParams:
     still = DistortionParams(rotation=0, scale=[1.0, 1.0], shift=0, padding_mode="zeros")
     return DataParams(dataset=dataset, source=str(source), size=size, channels=channels, distortion=still)
 
@@ -58,12 +60,16 @@ def stacked(images: dict[str, np.ndarray], *names: str) -> torch.Tensor:
     return torch.from_numpy(np.stack([images[name].transpose(2, 0, 1) for name in names]))
 
 
+def assert_equal(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_class_folders_in_any_form(tmp_path, form):
     images = write_tree(tmp_path / "tree", ["dog/2.png", "cat/b.png", "cat/a.png", "dog/1.png", "emu/x.png"])
     source = read_source(data(in_form(tmp_path / "tree", form)))
     assert source.classes == ["cat", "dog", "emu"] and source.test is None
-    assert torch.equal(source.train.images, stacked(images, *sorted(images)))
+    assert_equal(source.train.images, stacked(images, *sorted(images)))
     assert source.train.labels.tolist() == [0, 0, 1, 1, 2]
 
 
@@ -73,8 +79,8 @@ def test_train_and_test_folders_in_any_form(tmp_path, form):
     images = write_tree(tmp_path / "tree", names)
     source = read_source(data(in_form(tmp_path / "tree", form)))
     assert source.classes == ["cat", "dog"] and source.test is not None
-    assert torch.equal(source.train.images, stacked(images, *names[:3]))
-    assert torch.equal(source.test.images, stacked(images, "test/cat/1.png", "test/dog/1.png"))
+    assert_equal(source.train.images, stacked(images, *names[:3]))
+    assert_equal(source.test.images, stacked(images, "test/cat/1.png", "test/dog/1.png"))
     assert (source.train.labels.tolist(), source.test.labels.tolist()) == ([0, 1, 1], [0, 1])
 
 
@@ -89,7 +95,7 @@ def test_an_archives_own_order_does_not_matter(tmp_path):
     for path in (tmp_path / "a.zip", tmp_path / "a.tar"):
         source = read_source(data(path))
         assert source.train.labels.tolist() == [0, 0, 1, 1]
-        assert torch.equal(source.train.images, stacked(images, *names))
+        assert_equal(source.train.images, stacked(images, *names))
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar.gz"])
@@ -101,22 +107,20 @@ def test_what_is_no_image_of_a_class_is_left_out(tmp_path, form):
         (tree / name).write_bytes(b"no image")
     source = read_source(data(in_form(tree, form)))
     assert source.classes == ["cat", "dog"]
-    assert torch.equal(source.train.images, stacked(images, *sorted(images)))
+    assert_equal(source.train.images, stacked(images, *sorted(images)))
 
 
 @pytest.mark.parametrize("stray", ["preview.png", "val/cat/1.png"])
 def test_a_file_beside_train_and_test_does_not_make_them_classes(tmp_path, stray):
     """Whether it is ignored or refused: a network that tells train from test is never what was wanted."""
     write_tree(tmp_path, ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png", stray])
-    try:
+    classes = None
+    with suppress(UserError):
         classes = read_source(data(tmp_path)).classes
-    except UserError as error:
-        assert "data.source" in str(error)
-    else:
-        assert classes == ["cat", "dog"]
+    assert classes in (None, ["cat", "dog"])
 
 
-def read_one(tmp_path: Path, image: Image.Image, size: int, channels: int, ending: str = "png", **options):
+def read_one(tmp_path: Path, image: Image.Image, size: int, channels: Literal[1, 3], ending: str = "png", **options):
     """What becomes of an image on its way through a file: (C, size, size) as int."""
     for name in ("a", "b"):
         (tmp_path / "one" / name).mkdir(parents=True, exist_ok=True)
@@ -170,7 +174,7 @@ def test_16_bits_are_scaled_to_8_whatever_the_image_shows(tmp_path, top):
     """A dark image among 16-bit ones stays dark: the scale belongs to the format and not to the brightest pixel."""
     deep = np.random.default_rng(0).integers(0, top, (SIZE, SIZE), endpoint=True).astype(np.uint16)
     deep[0, 0] = top
-    assert np.abs(read_one(tmp_path, Image.fromarray(deep), SIZE, 1)[0] - deep / 257).max() <= 1
+    np.testing.assert_allclose(read_one(tmp_path, Image.fromarray(deep), SIZE, 1)[0], deep / 257, atol=1)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -205,15 +209,15 @@ def test_a_truncated_image_is_named(tmp_path, ending):
     big = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(big).save(stream, Image.registered_extensions()[f".{ending}"])
     whole = stream.getvalue()
-    refused = 0
+    refused = []
     for cut in range(0, len(whole), len(whole) // 40):
         (tree / f"dog/2.{ending}").write_bytes(whole[:cut])
         try:
             read_source(data(tree))  # a format may do without its last bytes
         except WorldError as error:
-            refused += 1
-            assert f"dog/2.{ending}" in str(error) and str(tree) in str(error)
-    assert refused > 20
+            refused.append(str(error))
+    assert len(refused) > 20
+    assert all(f"{tree}: dog/2.{ending}: " in said for said in refused)
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz"])
@@ -323,12 +327,12 @@ def test_without_a_network_the_message_says_what_to_do(dataset, tmp_path, monkey
 
 def test_a_known_name_may_lie_in_class_folders(tmp_path):
     images = write_tree(tmp_path, ["cat/1.png", "dog/1.png"])
-    assert torch.equal(read_source(data(tmp_path, "cifar10")).train.images, stacked(images, "cat/1.png", "dog/1.png"))
+    assert_equal(read_source(data(tmp_path, "cifar10")).train.images, stacked(images, "cat/1.png", "dog/1.png"))
 
 
 def test_digits_need_no_download():
     source = read_source(data("data/raw", "digits", size=8, channels=1))
-    bunch = load_digits()
+    bunch: Any = load_digits()
     assert source.train.images.shape == (1797, 1, 8, 8) and source.test is None
     assert source.classes == list("0123456789") and np.array_equal(source.train.labels.numpy(), bunch.target)
     # scikit-learn's pixels are 0 to 16.

@@ -28,7 +28,7 @@ def test_nothing_there_is_a_fresh_start(tmp_path):
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
 def test_the_furthest_of_all_attempts_wins(tmp_path, order):
     """A finished seed is further than any epoch of the one before; neither a folder's name nor its age says so."""
-    stages = [state(0, 9), state(1, None), state(1, 2), state(2, None)]
+    found, stages = None, [state(0, 9), state(1, None), state(1, 2), state(2, None)]
     for place, which in enumerate(order):
         save(tmp_path / f"attempt {place}" / f"checkpoint_{3 - place}", stages[which])
         found, notes = load_state(str(tmp_path))
@@ -36,7 +36,7 @@ def test_the_furthest_of_all_attempts_wins(tmp_path, order):
         assert notes == [] and found is not None
         assert len(found["finished"]) == len(stages[furthest]["finished"])
         assert (found["current"] is None) == (stages[furthest]["current"] is None)
-    assert torch.equal(found["finished"][1]["weights"]["w"], torch.ones(50))
+    assert found is not None and torch.equal(found["finished"][1]["weights"]["w"], torch.ones(50))
 
 
 def test_what_cannot_be_read_is_noted_and_left_aside(tmp_path):

@@ -51,7 +51,7 @@ def test_a_global_batch_is_the_same_for_any_number_of_workers(batch_size, world_
             torch.testing.assert_close(share[step][0], images[rank::world_size], atol=1e-5, rtol=0)
 
 
-def test_augmentation_belongs_to_the_image_not_to_its_place_in_a_batch():
+def test_order_and_augmentation_do_not_depend_on_the_batch_size():
     batches = make_batches(random_images(24), EVERYTHING)
     by_4, by_8 = (list(batches.shuffled(size, seed=0, epoch=0)) for size in (4, 8))
     images_4, images_8 = (torch.cat([images for images, _ in epoch]) for epoch in (by_4, by_8))

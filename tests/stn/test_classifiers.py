@@ -88,6 +88,21 @@ def test_dropout_acts_in_training_only_and_only_where_it_is_set():
     assert torch.equal(network(images), network.classifier[-1].bias.expand(4, -1))  # pyright: ignore
 
 
+def test_dropout_takes_whole_channels_after_the_second_convolution():
+    torch.manual_seed(0)
+    dropped = []
+    classifier = ConvClassifier((1, 28, 28), 10, dropout=0.3).train()
+    for module in classifier:
+        if isinstance(module, nn.Dropout2d):
+            module.register_forward_hook(lambda _module, inputs, output: dropped.append((inputs[0], output)))
+    classifier(torch.randn(64, 1, 28, 28))
+    ((before, after),) = dropped
+    assert after.shape == (64, 20, 8, 8)
+    gone = (after == 0).flatten(2).all(2)
+    assert 0.25 < gone.float().mean() < 0.35
+    torch.testing.assert_close(after[~gone], before[~gone] / 0.7)
+
+
 @pytest.mark.parametrize("transformer", [SEED, None])
 def test_predict_classifies_the_warped_image_and_says_by_which_theta(transformer):
     network, images = moved_network(transformer), torch.randn(3, 3, 32, 32)

@@ -1,0 +1,576 @@
+"""Every setting has an effect: each leaf of params.yaml and of variants/*.yaml is changed and something must follow.
+
+The stages run in this process, from the file to what they write, on 96 tiny images. Stand-ins take the place of Ray,
+which here calls the worker at once, and of MLflow's store.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+import ray.train
+import ray.train.torch
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_digits
+
+from pipelines import cluster, register, tracking, visualize, worker
+from pipelines import evaluate as evaluate_stage
+from pipelines import train as train_stage
+from pipelines.evaluate import evaluate
+from pipelines.params import Params, load_params, load_variant
+from pipelines.prepare import prepare
+from pipelines.prepared import Labeled, load_meta, load_split
+from pipelines.state import read_json
+from pipelines.train import train
+from stn.batches import Batches
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = ("params.yaml", *sorted(f"variants/{path.name}" for path in (ROOT / "variants").glob("*.yaml")))
+# What every run here begins with; a check changes one leaf of it.
+TINY = {
+    "data.dataset": "tiny", "data.size": 28, "data.channels": 1, "data.distortion.rotation": 30,
+    "data.distortion.scale": [0.7, 1.0], "data.distortion.shift": 0.1, "prepare.validation": 0.25,
+    "prepare.test": 0.25, "train.epochs": 2, "train.batch_size": 16, "train.lr": 0.02, "train.flip": False,
+    "train.shift": 0, "train.precision": "fp32", "evaluate.batch_size": 10, "evaluate.resamples": 200,
+    "visualize.examples": 2,
+}  # fmt: skip
+SPLITS = ("train", "validation", "test")
+
+
+def leaves(tree: dict, *above: str) -> list[str]:
+    """Dotted names of all settings; one whose default is an empty mapping is a setting too."""
+    found = []
+    for name, value in tree.items():
+        found += leaves(value, *above, name) if isinstance(value, dict) and value else [".".join((*above, name))]
+    return found
+
+
+def all_leaves() -> set[str]:
+    """Every leaf of params.yaml, and of the variants' files with the file's name before it."""
+    return {
+        leaf if file == "params.yaml" else f"{file}:{leaf}"
+        for file in FILES
+        for leaf in leaves(YAML(typ="safe").load((ROOT / file).read_text()))
+    }
+
+
+class Trained(SimpleNamespace):
+    """What training with one seed made, and what it asked of Ray."""
+
+    weights: dict[str, torch.Tensor]
+    history: list[dict]
+    files: set[str]
+    epochs: list[tuple[int, list[int]]]  # of each epoch: images to draw from, and the batches' sizes
+    asked: Any
+    threads: list[int]
+    said: dict
+
+
+class Bench:
+    """Runs stages, each time in a new folder, with some settings changed."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch):
+        self.folder, self.patch = folder, patch
+        self.runs = 0
+        self.changed: set[str] = set()
+        self.epochs: list[tuple[int, list[int]]] = []
+        self.ordered: list[int] = []
+        self.threads: list[int] = []
+        self.asked: Any = None
+        self.messages: list[dict] = []
+        self._write_source("source", 0)
+        self._write_source("another", 24)
+        self._stand_in_for_ray()
+        self._stand_in_for_mlflow()
+        self._watch_batches()
+
+    def _write_source(self, name: str, first: int) -> None:
+        digits: Any = load_digits()
+        for label in range(4):
+            target = self.folder / name / str(label)
+            target.mkdir(parents=True)
+            for i, image in enumerate(digits.images[digits.target == label][first : first + 24]):
+                Image.fromarray(np.uint8(image * 15)).save(target / f"{i:02}.png")
+
+    def _stand_in_for_ray(self) -> None:
+        bench = self
+
+        class Mailbox:
+            def __init__(self):
+                self.put = SimpleNamespace(remote=bench.messages.append)
+                self.drain = SimpleNamespace(remote=list)
+
+        class Trainer:
+            def __init__(self, function, **options):
+                bench.asked = SimpleNamespace(**options)
+                self.work = lambda: function(options["train_loop_config"])
+
+            def fit(self):
+                self.work()
+
+        def report(_metrics, checkpoint):
+            storage = Path(bench.asked.run_config.storage_path)
+            shutil.copytree(checkpoint.path, storage / f"checkpoint_{len(list(storage.glob('*')))}")
+
+        context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+        self.patch.setattr(train_stage, "Mailbox", SimpleNamespace(remote=Mailbox))
+        self.patch.setattr(train_stage, "connected", nullcontext)
+        self.patch.setattr(ray.train.torch, "TorchTrainer", Trainer)
+        self.patch.setattr(ray.train, "get_context", lambda: context)
+        self.patch.setattr(ray.train, "report", report)
+        self.patch.setattr(ray, "put", lambda value: value)
+        self.patch.setattr(ray, "get", lambda value: value)
+        self.patch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0})
+        self.patch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
+        self.patch.setattr(worker, "get_device", lambda: torch.device("cpu"))
+        self.patch.setattr(torch, "set_num_threads", self.threads.append)
+
+    def _stand_in_for_mlflow(self) -> None:
+        for name in ("connect", "experiment_id", "TrainingRun", "log_metrics", "log_files"):
+            self.patch.setattr(tracking, name, MagicMock())
+        # Its id goes into a file.
+        self.patch.setattr(tracking, "TrainingRun", lambda *_: MagicMock(run_id="a1"))
+        self.patch.setattr(tracking, "run_exists", lambda *_: True)
+        self.patch.setattr(tracking, "aliases", lambda *_: {})
+        self.patch.setattr(tracking, "registered_versions", lambda *_: [])
+        self.patch.setattr(register, "export", lambda *_: {})  # takes seconds and reads no setting
+
+    def _watch_batches(self) -> None:
+        shuffled, ordered = Batches.shuffled, Batches.ordered
+
+        def watched(batches, *arguments) -> Iterator:
+            sizes = []
+            self.epochs.append((len(batches), sizes))
+            for images, labels in shuffled(batches, *arguments):
+                sizes.append(len(labels))
+                yield images, labels
+
+        def counted(batches, *arguments) -> Iterator:
+            for images, labels in ordered(batches, *arguments):
+                self.ordered.append(len(labels))
+                yield images, labels
+
+        self.patch.setattr(Batches, "shuffled", watched)
+        self.patch.setattr(Batches, "ordered", counted)
+
+    def settings(self, changes: dict[str, Any]) -> Params:
+        """Enter a new folder whose settings are the tiny ones with ``changes``, and read them there."""
+        self.runs += 1
+        self.changed |= set(changes)
+        folder = self.folder / f"run-{self.runs}"
+        (folder / "variants").mkdir(parents=True)
+        yaml = YAML(typ="safe")
+        wanted = {"data.source": str(self.folder / "source")} | TINY | changes
+        for file in FILES:
+            document = yaml.load((ROOT / file).read_text())
+            for name, value in wanted.items():
+                where, _, dotted = name.rpartition(":")
+                if (where or "params.yaml") == file:
+                    *sections, key = dotted.split(".")
+                    place = document
+                    for section in sections:
+                        place = place[section]
+                    assert key in place, name
+                    place[key] = value
+            with (folder / file).open("w") as stream:
+                yaml.dump(document, stream)
+        self.patch.chdir(folder)
+        self.patch.setenv("DVC_ROOT", str(folder))
+        return load_params()
+
+    def prepare(self, changes: dict[str, Any]) -> tuple[dict, dict[str, Labeled]]:
+        """The stage prepare: meta.json and the three splits."""
+        params = self.settings(changes)
+        prepare(params.data, params.prepare)
+        return load_meta(), {split: load_split(split) for split in SPLITS}
+
+    def train(self, changes: dict[str, Any], variant: str = "seed", with_data: bool = False) -> Trained:
+        """The stage train, on the tiny data, or ``with_data`` on what the changes make of them."""
+        params = self.settings(changes)
+        if with_data:
+            prepare(params.data, params.prepare)
+        else:
+            self._bring(self.prepared, "data")
+        for seen in (self.epochs, self.threads, self.messages):
+            seen.clear()
+        train(variant, params, load_variant(variant))
+        model = Path("models") / variant
+        return Trained(
+            weights=load_file(model / "0.safetensors"),
+            history=read_json(model / "training.json")["runs"]["0"]["history"],
+            files={file.name for file in model.iterdir()},
+            epochs=list(self.epochs), asked=self.asked, threads=list(self.threads),
+            said=next(message for message in self.messages if message["kind"] == "start"),
+        )  # fmt: skip
+
+    def evaluate(self, changes: dict[str, Any]) -> tuple[dict, list[int], str]:
+        """The stage evaluate: its metrics, the sizes of the batches asked for, and the table."""
+        params = self.settings(changes)
+        self._bring(self.models, "data", "models")
+        self.ordered.clear()
+        metrics = evaluate(params.variants, params.evaluate)
+        return metrics, list(self.ordered), Path("reports/comparison.md").read_text()
+
+    def after_evaluate(self, changes: dict[str, Any]) -> Params:
+        """Settings in a folder where everything up to evaluate is done."""
+        params = self.settings(changes)
+        self._bring(self.models, "data", "models")
+        evaluate(params.variants, params.evaluate)
+        Path("reports/report.html").touch()
+        return params
+
+    def _bring(self, made: Callable[[], Path], *folders: str) -> None:
+        here = Path.cwd()
+        source = made()
+        self.patch.chdir(here)
+        self.patch.setenv("DVC_ROOT", str(here))
+        for folder in folders:
+            shutil.copytree(source / folder, folder)
+
+    @cache  # noqa: B019, one bench lives as long as its tests
+    def prepared(self) -> Path:
+        """A folder with the tiny data prepared."""
+        self.prepare({})
+        return Path.cwd()
+
+    @cache  # noqa: B019
+    def trained(self) -> Trained:
+        """The variant seed trained with no setting changed."""
+        return self.train({})
+
+    @cache  # noqa: B019
+    def models(self) -> Path:
+        """A folder with both variants trained, and then told what to answer: plain always class 0, seed always 1."""
+        params = self.settings({})
+        self._bring(self.prepared, "data")
+        for answer, name in enumerate(("plain", "seed")):
+            train(name, params, load_variant(name))
+            file = Path("models") / name / "0.safetensors"
+            weights = load_file(file)
+            *_, weight, bias = (key for key in weights if key.startswith("classifier"))
+            weights[weight].zero_()
+            weights[bias].zero_()[answer] = 1
+            save_file(weights, file)
+        return Path.cwd()
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # networks this small only wait for a second one
+    with pytest.MonkeyPatch.context() as patch:
+        yield Bench(tmp_path_factory.mktemp("bench"), patch)
+    torch.set_num_threads(threads)
+
+
+CHECKS: dict[str, Callable[[Bench], None]] = {}
+
+
+def check(leaf: str):
+    def keep(function: Callable[[Bench], None]) -> Callable[[Bench], None]:
+        assert leaf not in CHECKS
+        CHECKS[leaf] = function
+        return function
+
+    return keep
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def changes_weights(leaf: str, value: Any) -> None:
+    """Check that a network trained with ``value`` is another; that nothing but a setting makes it one is tested too."""
+
+    @check(leaf)
+    def _(bench: Bench) -> None:
+        changed = bench.train({leaf: value})
+        assert changed.history[-1]["validation_loss"] != bench.trained().history[-1]["validation_loss"]
+        assert not same(changed.weights, bench.trained().weights)
+
+
+def changes_distortion(leaf: str, value: Any) -> None:
+    """Check that validation and test images are stored another way, and training images seen another way."""
+
+    @check(leaf)
+    def _(bench: Bench) -> None:
+        _, before = bench.prepare({})
+        _, after = bench.prepare({leaf: value})
+        assert torch.equal(before["train"].images, after["train"].images)
+        for split in ("validation", "test"):
+            assert not torch.equal(before[split].images, after[split].images)
+        seen = bench.train({leaf: value}, with_data=True)
+        assert seen.history[0]["train_loss"] != bench.trained().history[0]["train_loss"]
+
+
+def changes_shape(leaf: str, value: Any, tensor: str, shape: tuple[int, ...]) -> None:
+    """Check that the trained network's ``tensor`` has ``shape``, which it has not otherwise."""
+
+    @check(leaf)
+    def _(bench: Bench) -> None:
+        assert bench.trained().weights[tensor].shape != shape
+        assert bench.train({leaf: value}).weights[tensor].shape == shape
+
+
+@check("variants")
+def _(bench: Bench) -> None:
+    assert bench.evaluate({})[0].keys() == {"variants", "pairs"}
+    assert list(bench.evaluate({})[0]["variants"]) == ["plain", "seed"]
+    metrics, _, table = bench.evaluate({"variants": ["seed"]})
+    assert list(metrics["variants"]) == ["seed"] and metrics["pairs"] == {} and "plain" not in table
+
+
+@check("data.dataset")
+def _(bench: Bench) -> None:
+    assert bench.prepare({})[0]["dataset"] == "tiny"
+    assert bench.prepare({"data.dataset": "other"})[0]["dataset"] == "other"
+
+
+@check("data.source")
+def _(bench: Bench) -> None:
+    before, after = bench.prepare({})[0], bench.prepare({"data.source": str(bench.folder / "another")})[0]
+    assert before["source"].startswith("source ") and after["source"].startswith("another ")
+    assert before["digest"] != after["digest"]
+
+
+@check("data.size")
+def _(bench: Bench) -> None:
+    assert bench.prepare({})[1]["test"].images.shape == (24, 1, 28, 28)
+    meta, splits = bench.prepare({"data.size": 30})
+    assert splits["test"].images.shape == (24, 1, 30, 30) and meta["image_shape"] == [1, 30, 30]
+
+
+@check("data.channels")
+def _(bench: Bench) -> None:
+    meta, splits = bench.prepare({"data.channels": 3})
+    assert splits["test"].images.shape == (24, 3, 28, 28) and len(meta["mean"]) == 3
+
+
+changes_distortion("data.distortion.rotation", 60)
+changes_distortion("data.distortion.scale", [0.5, 0.6])
+changes_distortion("data.distortion.shift", 0.3)
+changes_distortion("data.distortion.padding_mode", "border")
+
+
+@check("prepare.validation")
+def _(bench: Bench) -> None:
+    assert bench.prepare({})[0]["counts"] == {"train": 54, "validation": 18, "test": 24}
+    assert bench.prepare({"prepare.validation": 0.5})[0]["counts"] == {"train": 36, "validation": 36, "test": 24}
+
+
+@check("prepare.test")
+def _(bench: Bench) -> None:
+    assert bench.prepare({"prepare.test": 0.5})[0]["counts"] == {"train": 36, "validation": 12, "test": 48}
+
+
+@check("prepare.seed")
+def _(bench: Bench) -> None:
+    (_, before), (_, after) = bench.prepare({}), bench.prepare({"prepare.seed": 1})
+    assert sorted(before["train"].images.sum((1, 2, 3)).tolist()) != sorted(
+        after["train"].images.sum((1, 2, 3)).tolist()
+    )
+
+
+@check("train.seeds")
+def _(bench: Bench) -> None:
+    assert bench.trained().files == {"0.safetensors", "training.json"}
+    both = bench.train({"train.seeds": [7, 0]})
+    assert both.files == {"7.safetensors", "0.safetensors", "training.json"}
+    assert same(both.weights, bench.trained().weights), "a seed's model depends on the seed trained before it"
+    assert not same(load_file("models/seed/7.safetensors"), both.weights)
+
+
+@check("train.epochs")
+def _(bench: Bench) -> None:
+    assert [entry["epoch"] for entry in bench.trained().history] == [1, 2]
+    assert [entry["epoch"] for entry in bench.train({"train.epochs": 3}).history] == [1, 2, 3]
+
+
+@check("train.batch_size")
+def _(bench: Bench) -> None:
+    assert bench.trained().epochs == [(54, [16] * 3)] * 2
+    assert bench.train({"train.batch_size": 9}).epochs == [(54, [9] * 6)] * 2
+
+
+@check("train.lr")
+def _(bench: Bench) -> None:
+    before = [entry["lr"] for entry in bench.trained().history]
+    assert before[0] > 0
+    changed = bench.train({"train.lr": 0.04})
+    assert [entry["lr"] for entry in changed.history] == pytest.approx([2 * lr for lr in before])
+    assert not same(changed.weights, bench.trained().weights)
+
+
+@check("train.warmup")
+def _(bench: Bench) -> None:
+    # The peak lies where the rise ends: with half of the six steps, at the end of the first of two epochs.
+    assert bench.trained().history[0]["lr"] < 0.019
+    assert bench.train({"train.warmup": 0.5}).history[0]["lr"] == pytest.approx(0.02)
+
+
+@check("train.weight_decay")
+def _(bench: Bench) -> None:
+    def norm(trained: Trained) -> float:
+        return sum(float(tensor.square().sum()) for tensor in trained.weights.values())
+
+    assert norm(bench.train({"train.weight_decay": 1.0})) < 0.95 * norm(bench.trained())
+
+
+changes_weights("train.momentum", 0)
+changes_weights("train.dropout", 0.5)
+changes_weights("train.flip", True)
+changes_weights("train.shift", 2)
+
+
+@check("train.final_fit")
+def _(bench: Bench) -> None:
+    assert bench.train({"train.final_fit": True}).epochs == [(54 + 18, [16] * 4)] * 2
+
+
+@check("train.precision")
+def _(bench: Bench) -> None:
+    changed = bench.train({"train.precision": "bf16"})
+    assert (bench.trained().said["precision"], changed.said["precision"]) == ("float32", "bfloat16")
+    assert not same(changed.weights, bench.trained().weights)
+
+
+@check("train.workers")
+def _(bench: Bench) -> None:
+    before, after = bench.trained().asked.scaling_config, bench.train({"train.workers": 2}).asked.scaling_config
+    assert (before.num_workers, after.num_workers) == (1, 2)
+    # `threads: auto` shares the machine's eight cores.
+    assert (before.resources_per_worker, after.resources_per_worker) == ({"CPU": 8}, {"CPU": 4})
+
+
+@check("train.threads")
+def _(bench: Bench) -> None:
+    changed = bench.train({"train.threads": 3})
+    assert changed.asked.scaling_config.resources_per_worker == {"CPU": 3}
+    assert (bench.trained().threads, changed.threads) == ([8], [3])
+
+
+@check("train.max_failures")
+def _(bench: Bench) -> None:
+    before, after = bench.trained(), bench.train({"train.max_failures": 5})
+    assert [run.asked.run_config.failure_config.max_failures for run in (before, after)] == [3, 5]
+
+
+@check("evaluate.batch_size")
+def _(bench: Bench) -> None:
+    before, sizes, _ = bench.evaluate({})
+    assert sizes == [10, 10, 4] * 2
+    after, sizes, _ = bench.evaluate({"evaluate.batch_size": 20})
+    assert sizes == [20, 4] * 2 and after == before
+
+
+@check("evaluate.resamples")
+def _(bench: Bench) -> None:
+    bootstrap, drawn = evaluate_stage.stats.bootstrap, []
+
+    def watched(*arguments, **options):
+        result = bootstrap(*arguments, **options)
+        drawn.append(len(result.bootstrap_distribution))
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate_stage.stats, "bootstrap", watched)
+        bench.evaluate({})
+        bench.evaluate({"evaluate.resamples": 333})
+    assert drawn == [200, 333]
+
+
+@check("evaluate.confidence")
+def _(bench: Bench) -> None:
+    (before, _, _), (after, _, table) = bench.evaluate({}), bench.evaluate({"evaluate.confidence": 0.5})
+    (wide,), (narrow,) = before["pairs"].values(), after["pairs"].values()
+    assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"] and "50% interval" in table
+
+
+@check("visualize.examples")
+def _(bench: Bench) -> None:
+    def images_shown(changes: dict[str, Any]) -> int:
+        params = bench.after_evaluate(changes)
+        figures, draw = [], visualize.sampling_grids
+
+        def watched(*arguments):
+            figures.append(draw(*arguments))
+            return figures[-1]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(visualize, "sampling_grids", watched)
+            patch.setattr(Figure, "savefig", lambda _, path, **__: Path(path).write_bytes(b"a picture"))
+            visualize.visualize(params.variants, params.visualize)
+        (figure,) = figures  # plain has no transformer
+        return sum(len(axes.images) for axes in figure.axes)
+
+    # Each image is shown as it is and rectified.
+    assert (images_shown({}), images_shown({"visualize.examples": 3})) == (4, 6)
+
+
+@check("register.tags")
+def _(bench: Bench) -> None:
+    def tags(changes: dict[str, Any]) -> list[str | None]:
+        params = bench.after_evaluate(changes)
+        registered = []
+
+        def watched(*arguments):
+            registered.append(arguments[-1])
+            return SimpleNamespace(version=len(registered))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tracking, "register_network", watched)
+            register.register(params.variants, params.register_.tags)
+        return [tags.get("team") for tags in registered]
+
+    assert tags({}) == [None, None]
+    assert tags({"register.tags": {"team": "vision"}}) == ["vision", "vision"]
+
+
+@check("variants/plain.yaml:transformer")
+def _(bench: Bench) -> None:
+    def parts(trained: Trained) -> set[str]:
+        return {name.split(".")[0] for name in trained.weights}
+
+    seeds = YAML(typ="safe").load((ROOT / "variants/seed.yaml").read_text())["transformer"]
+    assert parts(bench.train({}, "plain")) == {"classifier"}
+    given = bench.train({"variants/plain.yaml:transformer": seeds}, "plain")
+    assert parts(given) == {"classifier", "transformer"}
+
+
+LOCALIZATION = "transformer.localization"
+changes_weights("variants/seed.yaml:transformer.padding_mode", "border")
+changes_weights("variants/seed.yaml:localization_lr", 1.0)
+changes_shape(f"variants/seed.yaml:{LOCALIZATION}.channels", [4, 10], f"{LOCALIZATION}.features.0.weight", (4, 1, 7, 7))
+changes_shape(
+    f"variants/seed.yaml:{LOCALIZATION}.kernel_sizes", [5, 5], f"{LOCALIZATION}.features.0.weight", (8, 1, 5, 5)
+)
+changes_shape(f"variants/seed.yaml:{LOCALIZATION}.hidden", 7, f"{LOCALIZATION}.head.3.weight", (6, 7))
+
+
+def test_every_setting_has_a_check():
+    assert CHECKS.keys() == all_leaves()
+
+
+def test_without_a_change_nothing_changes(bench):
+    """What the checks of weights rest on: the same settings give the same network, bit for bit."""
+    again = bench.train({})
+    assert same(again.weights, bench.trained().weights)
+    assert [entry["train_loss"] for entry in again.history] == [e["train_loss"] for e in bench.trained().history]
+
+
+@pytest.mark.parametrize("leaf", CHECKS)
+def test_a_setting_has_an_effect(leaf, bench):
+    bench.changed.clear()
+    CHECKS[leaf](bench)
+    assert bench.changed == {leaf}, "the check has not changed its setting, or another one too"
