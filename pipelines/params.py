@@ -84,6 +84,7 @@ class TrainParams(Section):
     warmup: float = Field(ge=0, lt=1)
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0, le=1)
+    max_grad_norm: float = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)
     flip: bool
     shift: int = Field(ge=0, le=64)

@@ -99,7 +99,9 @@ def _train_seed(config, seed, state, training, validation, precision, rank, worl
         torch.manual_seed(mix(seed, epoch, rank))
         say, started = _teller(mailbox, seed, epoch, steps, batch_size, rank), time.perf_counter()
         batches = training.shuffled(batch_size, seed, epoch, rank, world_size)
-        losses = train_epoch(model, batches, batch_size, optimizer, scheduler, precision, world_size, say)
+        losses = train_epoch(
+            model, batches, batch_size, optimizer, scheduler, precision, world_size, settings["max_grad_norm"], say
+        )
         losses = all_reduce(losses) / world_size
         check_finite(losses)
         seconds = time.perf_counter() - started

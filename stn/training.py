@@ -67,12 +67,14 @@ def train_epoch(
     scheduler: LRScheduler,
     precision: torch.dtype,
     world_size: int = 1,
+    max_grad_norm: float = math.inf,
     on_step: Callable[[int], None] | None = None,
 ) -> Tensor:
     """One epoch over this rank's share of global batches of ``batch_size``; returns each step's loss, (steps,).
 
     Each rank's loss is its sum over ``batch_size / world_size``, whatever the rank's own count: averaged over the
-    ranks, as DistributedDataParallel does with the gradients, it is the mean over the global batch.
+    ranks, as DistributedDataParallel does with the gradients, it is the mean over the global batch. A gradient longer
+    than ``max_grad_norm`` is shortened to it.
     """
     model.train()
     losses = []
@@ -82,6 +84,8 @@ def train_epoch(
         loss = F.cross_entropy(logits.float(), labels, reduction="sum") * (world_size / batch_size)
         optimizer.zero_grad()
         loss.backward()
+        # One steep step is enough to throw the grid off the image, and from there no gradient leads back.
+        nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
         optimizer.step()
         scheduler.step()
         losses.append(loss.detach())

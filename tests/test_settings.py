@@ -27,6 +27,7 @@ from sklearn.datasets import load_digits
 from pipelines import cluster, register, tracking, visualize, worker
 from pipelines import evaluate as evaluate_stage
 from pipelines import train as train_stage
+from pipelines.errors import UserError
 from pipelines.evaluate import evaluate
 from pipelines.params import Params, load_params, load_variant
 from pipelines.prepare import prepare
@@ -428,6 +429,7 @@ def _(bench: Bench) -> None:
 
 
 changes_weights("train.momentum", 0)
+changes_weights("train.max_grad_norm", 0.01)
 changes_weights("train.dropout", 0.5)
 changes_weights("train.flip", True)
 changes_weights("train.shift", 2)
@@ -567,6 +569,12 @@ def test_without_a_change_nothing_changes(bench):
     again = bench.train({})
     assert same(again.weights, bench.trained().weights)
     assert [entry["train_loss"] for entry in again.history] == [e["train_loss"] for e in bench.trained().history]
+
+
+def test_a_shift_as_large_as_the_image_is_refused(bench):
+    """Each setting is within its range, and only together they are not: the margin is a reflection of the image."""
+    with pytest.raises(UserError, match=r"train\.shift"):
+        bench.train({"train.shift": 28})
 
 
 @pytest.mark.parametrize("leaf", CHECKS)

@@ -73,8 +73,8 @@ def test_swapped_models_differ_the_other_way():
     assert (back.only_first, back.only_second) == (there.only_second, there.only_first)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_the_table_says_what_was_measured(seeds):
+@pytest.mark.parametrize(("seeds", "confidence"), [(1, 0.9), (3, 0.999)])
+def test_the_table_says_what_was_measured(seeds, confidence):
     def variant(accuracy: float, parameters: int) -> dict:
         return {
             "test_accuracy": accuracy, "test_accuracy_std": 0.0123 if seeds > 1 else None, "test_loss": 0.4321,
@@ -82,7 +82,7 @@ def test_the_table_says_what_was_measured(seeds):
             "parameters": parameters, "multiply_adds": 2 * parameters,
         }  # fmt: skip
 
-    settings = how(confidence=0.9)
+    settings = how(confidence=confidence)
     pair = compare(*answers(3, 10, 80, 7), settings)
     metrics = {
         "variants": {"plain": variant(0.83, 1234567), "seed": variant(0.9, 2345678)},
@@ -97,7 +97,7 @@ def test_the_table_says_what_was_measured(seeds):
     assert rows[3][:2] == ["seed", "2,345,678"] and len(rows) == 4
     (line,) = [line for line in text.splitlines() if line.startswith("- ")]
     # Of "seed vs plain" the first is seed, which is right where plain is not on 10 images.
-    assert line.startswith("- seed vs plain: +7.00 points, 90% interval ")
+    assert line.startswith(f"- seed vs plain: +7.00 points, {confidence * 100:g}% interval ")
     assert "10 images right in the first alone, 3 in the second alone" in line
     low, high = map(float, re.findall(r"interval (\S+) to (\S+);", line)[0])
     assert (low, high) == pytest.approx((pair.low * 100, pair.high * 100), abs=0.005)

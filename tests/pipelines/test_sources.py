@@ -220,6 +220,16 @@ def test_a_truncated_image_is_named(tmp_path, ending):
     assert all(f"{tree}: dog/2.{ending}: " in said for said in refused)
 
 
+def test_an_image_that_claims_to_be_huge_is_named(tmp_path):
+    write_tree(tmp_path, ["cat/1.png", "dog/1.png"])
+    Image.new("RGB", (SIZE, SIZE)).save(tmp_path / "dog/2.bmp")
+    content = bytearray((tmp_path / "dog/2.bmp").read_bytes())
+    content[18:26] = struct.pack("<2i", 2**20, 2**20)  # width and height
+    (tmp_path / "dog/2.bmp").write_bytes(content)
+    with pytest.raises(WorldError, match=r"dog/2\.bmp"):
+        read_source(data(tmp_path))
+
+
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz"])
 def test_a_truncated_archive_is_named(tmp_path, form):
     write_tree(tmp_path / "tree", [f"{label}/{i}.png" for label in ("cat", "dog") for i in range(5)])

@@ -290,3 +290,18 @@ def test_turned_glyphs_that_only_a_transformer_can_tell_apart(seed):
     # Over 38 seeds: 0.41 to 0.62 held at the identity, 1.00 free.
     assert accuracy(0.0) < 0.75
     assert accuracy(0.3) > 0.9
+
+
+def test_a_longer_gradient_is_shortened_to_the_limit():
+    """With plain SGD from the same start, the step is as long as the learning rate times the shortened gradient."""
+    lengths = {}
+    for limit in (0.01, 1e6):
+        batches, network = random_batches(8), moved_network()
+        before = torch.cat([parameter.detach().flatten().clone() for parameter in network.parameters()])
+        optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+        scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+        train_epoch(network, batches.shuffled(8, 0, 0), 8, optimizer, scheduler, torch.float32, max_grad_norm=limit)
+        after = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+        lengths[limit] = (after - before).norm().item()
+    assert lengths[0.01] == pytest.approx(0.01, rel=1e-3)
+    assert lengths[1e6] > 0.1
