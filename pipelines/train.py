@@ -95,13 +95,9 @@ def check(name: str, params: Params, variant: VariantParams, meta: dict) -> None
     except ValueError as error:
         raise UserError(f"variants/{name}.yaml: {error}") from None
     images = meta["counts"]["train"] + params.train.final_fit * meta["counts"]["validation"]
-    batch_size, workers = params.train.batch_size, params.train.workers
+    batch_size = params.train.batch_size
     if batch_size > images:
         raise UserError(f"train.batch_size: {batch_size} given; there are {images} training images")
-    if workers != "auto" and workers > batch_size:
-        raise UserError(
-            f"train.workers: {workers} given; train.batch_size {batch_size} is too small to share among them"
-        )
 
 
 def _files(result: Path, name: str) -> list[tuple[Path, Path]]:
@@ -144,6 +140,12 @@ def _fit(name: str, params: Params, variant: VariantParams, meta: dict, folder: 
     with connected():
         timeline.mark("Ray")
         workers = plan(params.train)
+        least = min(params.train.batch_size, meta["counts"]["validation"])
+        if workers.number > least:
+            raise UserError(
+                f"train.workers: {params.train.workers} given, which is {workers.number}; a batch or the validation "
+                f"images, {least}, cannot be shared among them"
+            )
         print(f"{name}: {len(runs)} seed(s) × {params.train.epochs} epochs on {workers}", flush=True)
         listener = _run_ray(name, params, variant, meta, storage, workers, runs)
         timeline.mark("workers", listener.started)

@@ -84,7 +84,7 @@ class RawClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         logits, theta = self.network.predict((images.float() - self.mean) / self.std)
-        probabilities = logits.softmax(1)
+        probabilities = logits.float().softmax(1)
         outputs = {"class": probabilities.argmax(1), "probabilities": probabilities}
         if self.network.transformer is not None and theta is not None:
             outputs["theta"] = self.network.transformer.transform.matrix(theta)

@@ -98,7 +98,7 @@ def _pixels(image: Tensor) -> np.ndarray:
 
 
 def _mosaic(images: Tensor, columns: int) -> np.ndarray:
-    """A batch as one picture, (rows · H, columns · W, C) with white where images are missing."""
+    """A batch as one picture, (rows · (H + 2), columns · (W + 2), C), white where no image is."""
     rows = math.ceil(len(images) / columns)
     channels, height, width = images.shape[1:]
     mosaic = np.full((rows * (height + 2), columns * (width + 2), channels), 255, np.uint8)

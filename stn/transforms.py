@@ -44,7 +44,7 @@ class Affine(nn.Module):
 
         - ``scale``: √|det|; below 1 zooms in;
         - ``rotation``: of the grid, in degrees within (-180, 180], clockwise as displayed: the rotation of the
-          polar decomposition, which for 2×2 matrices is atan2(c - b, a + d);
+          polar decomposition, which for 2×2 matrices is atan2(c - b, a + d) where the determinant is positive;
         - ``shift_x``, ``shift_y``: in units of half the image; positive looks to the right and downward;
         - ``determinant``: negative where the image is mirrored;
         - ``outside``: share of the grid's points that lie outside the image, within [0, 1].

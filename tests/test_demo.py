@@ -175,6 +175,7 @@ def test_the_demos_results_meet_an_empty_store(applied, tmp_path):
     applied.stage("register", env={"MLFLOW_TRACKING_URI": uri})
     other = mlflow.MlflowClient(uri)
     version = other.get_model_version_by_alias("stn-digits", "champion")
+    assert version.run_id
     run = other.get_run(version.run_id)
     assert run.data.tags["restored_from_run"] == version.tags["trained_in"]
     assert len(other.get_metric_history(version.run_id, "validation_accuracy")) == 60

@@ -15,8 +15,8 @@ SCIPY_MODES = {"zeros": "grid-constant", "border": "nearest", "reflection": "ref
 
 
 def matrix_of(degrees=0.0, scale=1.0, shift_x=0.0, shift_y=0.0, aspect=1.0) -> torch.Tensor:
-    one = (torch.tensor([float(value)], dtype=torch.float64) for value in (math.radians(degrees), scale))
-    return sampling_matrix(*one, torch.tensor([shift_x]).double(), torch.tensor([shift_y]).double(), aspect)
+    motion = torch.tensor([math.radians(degrees), scale, shift_x, shift_y], dtype=torch.float64)
+    return sampling_matrix(motion[:1], motion[1:2], motion[2:3], motion[3:], aspect)
 
 
 def forward_map(matrices: torch.Tensor) -> np.ndarray:
