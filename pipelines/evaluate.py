@@ -146,7 +146,7 @@ def comparison_table(metrics: dict, meta: dict, settings: EvaluateParams) -> str
         lines += ["", "On the same test images, each variant's model that is best on validation:", ""]
     for pair, d in metrics["pairs"].items():
         lines.append(
-            f"- {pair}: {d['difference'] * 100:+.2f} points, {settings.confidence:.0%} interval "
+            f"- {pair}: {d['difference'] * 100:+.2f} points, {settings.confidence * 100:g}% interval "
             f"{d['low'] * 100:+.2f} to {d['high'] * 100:+.2f}; McNemar's exact p = {d['p_value']:.2g} "
             f"({d['only_second']} images right in the first alone, {d['only_first']} in the second alone)"
         )

@@ -8,7 +8,7 @@ Imports neither torch nor Ray, so that a mistake is answered at once.
 import difflib
 import os
 import sys
-from io import StringIO
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, TypeVar
 
@@ -133,10 +133,11 @@ class Params(Section):
     @model_validator(mode="before")
     @classmethod
     def _nulls_are_the_data_sets_defaults(cls, values):
-        data = values.get("data") if isinstance(values, dict) else None
-        if not isinstance(data, dict):
-            return values  # refused below, by its own field
-        defaults = DATASET_DEFAULTS.get(str(data.get("dataset")), OWN_DEFAULTS)._asdict()
+        if not isinstance(values, dict):
+            return values  # refused for that
+        data = values.get("data")
+        dataset = data.get("dataset") if isinstance(data, dict) else None
+        defaults = DATASET_DEFAULTS.get(str(dataset), OWN_DEFAULTS)._asdict()
         filled = dict(values)
         for name in ("data", "train"):
             if isinstance(section := values.get(name), dict):
@@ -207,31 +208,49 @@ def _load(path: Path, model: type[Model]) -> Model:
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(f"{path}{line}: not valid YAML: {problem}") from None
+    except ValueError as error:  # a date that is none, or a number too long to read
+        raise UserError(f"{path}: not valid YAML: {error}") from None
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_one_line(path, model, mistake) for mistake in error.errors()]
-        raise UserError("\n       ".join(dict.fromkeys(lines))) from None
+        raise UserError("\n       ".join(_lines(path, model, error.errors()))) from None
 
 
-def _one_line(path: Path, model: type[BaseModel], mistake) -> str:
-    """One mistake as ``file: setting: what was given; what is allowed``."""
-    # Union members put their own type names into the location; settings have lower-case names.
+def _lines(path: Path, model: type[BaseModel], mistakes: list) -> list[str]:
+    """For each setting that is wrong one line: ``file: setting: what was given; what is allowed``."""
     known = {name for section in _sections(model) for name in _fields(section)}
-    loc = [str(part) for part in mistake["loc"] if isinstance(part, int) or part in known]
-    if mistake["type"] == "extra_forbidden":
-        unknown = str(mistake["loc"][-1])
-        near = difflib.get_close_matches(unknown, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return f"{path}: {'.'.join(map(str, mistake['loc']))}: unknown setting{hint}"
-    if mistake["type"] == "missing":
-        return f"{path}: {'.'.join(map(str, mistake['loc']))}: missing"
-    message = mistake["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    if mistake["type"] == "value_error":
-        return f"{path}: {'.'.join([*loc, message])}"
-    shown = repr(mistake["input"])
+    of_setting: dict[str, list] = {}
+    for mistake in mistakes:
+        # A location also names the members of a union, of which each adds a mistake of its own.
+        by_name = mistake["type"] in ("extra_forbidden", "missing")
+        loc = [str(part) for part in mistake["loc"] if by_name or isinstance(part, int) or part in known]
+        of_setting.setdefault(".".join(loc), []).append(mistake)
+    return [f"{path}: {_one_line(model, setting, mistakes)}" for setting, mistakes in of_setting.items()]
+
+
+def _one_line(model: type[BaseModel], setting: str, mistakes: list) -> str:
+    first = mistakes[0]
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), _fields(_section_at(model, first["loc"][:-1])), n=1)
+        return f"{setting}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
+    if first["type"] == "missing":
+        return f"{setting}: missing"
+    if first["type"] == "value_error":  # a model's own check, whose message begins with the field's name
+        return ".".join(filter(None, [setting, first["msg"].removeprefix("Value error, ")]))
+    shown = repr(first["input"])
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return f"{path}: {'.'.join(loc) or 'the file'}: {shown} given; {message}"
+    allowed = " or ".join(mistake["msg"].removeprefix("Input should ") for mistake in mistakes)
+    return f"{setting or 'the file'}: {shown} given; must {allowed}"
+
+
+def _section_at(model: type[BaseModel], loc: tuple) -> type[BaseModel]:
+    """The section in which the settings at ``loc`` stand."""
+    for part in loc:
+        for name, field in model.model_fields.items():
+            if part == (field.alias or name):
+                members = (field.annotation, *getattr(field.annotation, "__args__", ()))
+                model = next(m for m in members if isinstance(m, type) and issubclass(m, BaseModel))
+    return model
 
 
 def _fields(section: type[BaseModel]) -> list[str]:
@@ -259,7 +278,8 @@ def set_value(assignment: str, path: Path = PARAMS_FILE) -> None:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 120
-    before = path.read_text(encoding="utf-8")
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    before = path.read_bytes()
     document = yaml.load(before)
     *sections, key = dotted.split(".")
     section = document
@@ -267,14 +287,20 @@ def set_value(assignment: str, path: Path = PARAMS_FILE) -> None:
         section = section.get(name, {}) if isinstance(section, dict) else {}
     if not isinstance(section, dict) or key not in section:
         raise UserError(f"{path}: {dotted}: no such setting")
-    section[key] = YAML(typ="safe").load(text)
-    stream = StringIO()
+    try:
+        value = YAML(typ="safe").load(text)
+    except (YAMLError, ValueError) as error:
+        raise UserError(f"{path}: {dotted}: {text!r} given; not valid YAML: {str(error).splitlines()[0]}") from None
+    if isinstance(section[key], str) and isinstance(value, str | dict) and not text.startswith(("'", '"')):
+        value = text  # a path with " #" or ": " in it is that path
+    section[key] = value
+    stream = BytesIO()
     yaml.dump(document, stream)
-    path.write_text(stream.getvalue(), encoding="utf-8")
+    path.write_bytes(stream.getvalue())
     try:
         load_params(path)
     except UserError:
-        path.write_text(before, encoding="utf-8")
+        path.write_bytes(before)
         raise
     print(f"{path}: {dotted} is now {text}")
 

@@ -73,6 +73,8 @@ def _split(whole: Labeled, share: float, seed: int, classes: list[str], setting:
         kept, held = train_test_split(
             np.arange(len(whole.labels)), test_size=share, random_state=seed, stratify=whole.labels.numpy()
         )
+        if len(set(whole.labels[held].tolist())) < len(classes):
+            raise ValueError("a class is missing from the smaller part")
     except ValueError:
         counts = whole.labels.bincount(minlength=len(classes))
         rarest = int(counts.argmin())

@@ -128,8 +128,11 @@ def _read_class_folders(data: DataParams, path: Path) -> Source:
             names = [name for name in archive.namelist() if PurePosixPath(name).suffix.lower() in endings]
         entries = _zip_entries(path, names)
     elif tarfile.is_tarfile(path):
-        with tarfile.open(path) as archive:
-            names = [m.name for m in archive if m.isfile() and PurePosixPath(m.name).suffix.lower() in endings]
+        try:
+            with tarfile.open(path) as archive:
+                names = [m.name for m in archive if m.isfile() and PurePosixPath(m.name).suffix.lower() in endings]
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise WorldError(f"{path}: cannot be read to its end: {error}") from None
         entries = _tar_entries(path, set(names))
     else:
         raise UserError(f"data.source: {data.source!r} given; it is neither a folder nor a zip nor a tar")
@@ -143,13 +146,17 @@ def _read_class_folders(data: DataParams, path: Path) -> Source:
         )
     index = {label: i for i, label in enumerate(classes)}
 
+    decoded = {
+        name: _decode(name, content, data)
+        for name, content in track(data.dataset, entries, len(names))
+        if name in places
+    }
     pixels: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     labels: dict[str, list[int]] = {split: [] for split in SPLITS}
-    for name, content in track(f"{data.dataset}", entries, len(names)):
-        if name in places:
-            split, label = places[name]
-            pixels[split].append(_decode(name, content, data))
-            labels[split].append(index[label])
+    for name in sorted(decoded):  # an archive has its own order, which must not change the split
+        split, label = places[name]
+        pixels[split].append(decoded[name])
+        labels[split].append(index[label])
     for split, present in labels.items():
         missing = set(range(len(classes))) - set(present)
         if present and missing:
@@ -198,20 +205,22 @@ def _places(names: list[str]) -> dict[str, tuple[str, str]]:
         if len(first) > 1 or first & set(SPLITS) or any(len(folders) < 3 for folders in parts.values()):
             break
         parts = {name: folders[1:] for name, folders in parts.items()}
-    split_folders = all(folders[0] in SPLITS for folders in parts.values())
-    depth = 1 if split_folders else 0
-    return {
-        name: (folders[0] if split_folders else "train", folders[depth])
-        for name, folders in parts.items()
-        if len(folders) >= depth + 2
-    }
+    tops = {folders[0] for folders in parts.values() if len(folders) > 1}
+    if tops >= set(SPLITS) or (tops and tops <= set(SPLITS)):
+        # What lies beside train/ and test/, a preview or another split, is none of their images.
+        return {
+            name: (folders[0], folders[1])
+            for name, folders in parts.items()
+            if folders[0] in SPLITS and len(folders) > 2
+        }
+    return {name: ("train", folders[0]) for name, folders in parts.items() if len(folders) > 1}
 
 
 def _decode(name: str, content: Path | io.BytesIO, data: DataParams) -> np.ndarray:
     try:
         with Image.open(content) as image:
             return to_pixels(image, data.size, data.channels)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise WorldError(f"{data.source}: {name}: not a readable image ({error})") from None
 
 
@@ -228,7 +237,8 @@ def to_pixels(image: Image.Image, size: int, channels: int) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         array = np.asarray(image)
-        top = 255.0 if array.max(initial=0) <= 255 else 65535.0
+        sixteen_bit = image.mode.startswith("I;16") or array.max(initial=0) > 255
+        top = 65535.0 if sixteen_bit else 255.0
         image = Image.fromarray(np.uint8(np.clip(array * (255.0 / top), 0, 255)))
     elif "A" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -95,6 +95,9 @@ def check(name: str, params: Params, variant: VariantParams, meta: dict) -> None
     except ValueError as error:
         raise UserError(f"variants/{name}.yaml: {error}") from None
     images = meta["counts"]["train"] + params.train.final_fit * meta["counts"]["validation"]
+    smallest = min(meta["image_shape"][1:])
+    if params.train.shift >= smallest:
+        raise UserError(f"train.shift: {params.train.shift} given; images of {smallest} pixels can move by less")
     batch_size = params.train.batch_size
     if batch_size > images:
         raise UserError(f"train.batch_size: {batch_size} given; there are {images} training images")

@@ -131,6 +131,17 @@ def test_the_digest_is_of_the_images_and_not_of_where_they_lie(tmp_path):
     assert_new(prepare(data(), how()))
 
 
+def test_the_digest_is_of_the_labels_too(monkeypatch):
+    """The same images in the same places, two of them called something else."""
+    give(monkeypatch, [30, 30], test_counts=[5, 5])
+    source = module.read_source(data())
+    assert source.test is not None
+    before = prepare(data(), how())["digest"]
+    other = source._replace(test=source.test._replace(labels=source.test.labels.flip(0)))
+    monkeypatch.setattr(module, "read_source", lambda _: other)
+    assert prepare(data(), how())["digest"] != before
+
+
 def test_only_validation_and_test_are_stored_distorted(monkeypatch):
     give(monkeypatch, [40, 40])
     prepare(data(), how())

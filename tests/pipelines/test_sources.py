@@ -102,7 +102,7 @@ def test_an_archives_own_order_does_not_matter(tmp_path):
 def test_what_is_no_image_of_a_class_is_left_out(tmp_path, form):
     tree = tmp_path / "tree"
     images = write_tree(tree, ["cat/1.PNG", "cat/2.Jpg", "dog/1.png"])
-    for name in ("cat/._1.png", "__MACOSX/cat/._1.png", ".hidden/cat/1.png", ".DS_Store", "cat/Thumbs.db", "notes.txt"):
+    for name in ("cat/._1.png", "__MACOSX/cat/1.png", ".hidden/cat/1.png", ".DS_Store", "cat/Thumbs.db", "notes.txt"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_bytes(b"no image")
     source = read_source(data(in_form(tree, form)))
