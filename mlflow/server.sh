@@ -16,5 +16,5 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=${MLFLOW_SERVER_ENABLE_JOB_EXECUTION:-
 echo "MLflow on http://$host:$port"
 exec mlflow server --host "$host" --port "$port" --workers 1 \
   --backend-store-uri "${MLFLOW_STORE:-sqlite:///$root/state/mlflow.db}" \
-  --default-artifact-root "${MLFLOW_ARTIFACT_ROOT:-$root/state/artifacts}" \
+  --artifacts-destination "${MLFLOW_ARTIFACT_ROOT:-$root/state/artifacts}" \
   ${MLFLOW_ALLOWED_HOSTS:+--allowed-hosts "$MLFLOW_ALLOWED_HOSTS"}

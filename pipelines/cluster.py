@@ -82,18 +82,22 @@ def plan(train: TrainParams) -> Workers:
     Raises:
         UserError: the cluster has fewer GPUs or CPUs than they ask for.
     """
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    count = max(1, gpus) if train.workers == "auto" else train.workers
-    if gpus and count > gpus:
-        raise UserError(f"train.workers: {count} given; each takes a GPU and the cluster has {gpus}")
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    kind = "GPU" if any(node.get("GPU") for node in alive) else "CPU"
+    nodes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive if node.get(kind)]
+    cpus, gpus = sum(cpu for cpu, _ in nodes), sum(gpu for _, gpu in nodes)
+    number = max(1, gpus) if train.workers == "auto" else train.workers
+    if gpus and number > gpus:
+        raise UserError(f"train.workers: {number} given; each takes a GPU and the cluster has {gpus}")
     threads = train.threads
-    if threads == "auto":
-        threads = max(1, min(nodes) // math.ceil(count / len(nodes)))
-    if sum(node // threads for node in nodes) < count:
+    if threads == "auto" and gpus:
+        threads = max(1, min(cpu // gpu for cpu, gpu in nodes))
+    elif threads == "auto":
+        threads = max(1, min(cpu for cpu, _ in nodes) // math.ceil(number / len(nodes)))
+    fitting = sum(min(cpu // threads, gpu) if gpus else cpu // threads for cpu, gpu in nodes)
+    if fitting < number:
         raise UserError(
-            f"train.workers: {count} given, of {threads} thread(s) each; the cluster has {cpus} CPU(s)"
-            + (f" on {len(nodes)} nodes" if len(nodes) > 1 else "")
+            f"train.workers: {number} given, of {threads} thread(s) each; the cluster's {cpus} CPU(s) on {len(nodes)} "
+            f"node(s) have room for {fitting}"
         )
-    return Workers(count, threads, gpu=gpus > 0)
+    return Workers(number, threads, gpu=gpus > 0)

@@ -74,7 +74,7 @@ def _data(say, params: Params) -> None:
         say("prepared data", f"{meta['dataset']} from {meta['source']}, digest {meta['digest'][:12]}")
     else:
         say("prepared data", "none yet; made by dvc repro prepare")
-    if params.data.dataset == "digits":
+    if params.data.dataset == "digits" and params.data.source == "data/raw":
         say("data source", "digits come with scikit-learn")
         return
     try:

@@ -114,6 +114,7 @@ def _variant_metrics(results: list[Result], chosen: Result, truth: np.ndarray, m
             str(result.model.seed): {"test_accuracy": accuracy, "test_loss": float(result.losses.mean())}
             for result, accuracy in zip(results, accuracies, strict=True)
         },
+        "final_fit": chosen.model.record["train"]["final_fit"],
         "chosen_seed": chosen.model.seed,
         "chosen_test_accuracy": float((chosen.predicted == truth).mean()),
         "class_accuracy": _class_accuracy(chosen.predicted, truth, meta["classes"]),
@@ -142,6 +143,8 @@ def comparison_table(metrics: dict, meta: dict, settings: EvaluateParams) -> str
             f"| {name} | {values['parameters']:,} | {values['multiply_adds']:,} | {values['validation_accuracy']:.2%} "
             f"| {values['test_accuracy'] * 100:.2f}{std} % | {values['test_loss']:.4f} |"
         )
+    if any(values["final_fit"] for values in metrics["variants"].values()):
+        lines += ["", "Trained on the validation images, too (train.final_fit): their accuracy says nothing."]
     if metrics["pairs"]:
         lines += ["", "On the same test images, each variant's model that is best on validation:", ""]
     for pair, d in metrics["pairs"].items():
@@ -183,7 +186,8 @@ def _log(results: dict[str, list[Result]], truth: np.ndarray, meta: dict) -> Non
 
 def main() -> None:
     params = load_params()
-    evaluate(params.variants, params.evaluate)
+    with tracking.needed("the models are evaluated anew"):
+        evaluate(params.variants, params.evaluate)
     print(REPORT.read_text(encoding="utf-8"))
 
 

@@ -19,13 +19,15 @@ class Commit(NamedTuple):
 
 
 def current_commit() -> Commit:
-    """The commit of the current folder; untracked files do not count as a difference."""
+    """The commit of the current folder, and how the folder differs from it; new files count where they are code."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace")
-        return done.stdout if done.returncode == 0 else ""
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace").stdout
 
-    return Commit(git("rev-parse", "HEAD").strip(), git("diff", "HEAD", "--", ".", ":!dvc.lock"))
+    sha = git("rev-parse", "--verify", "--quiet", "HEAD").strip()
+    diff = git("diff", "HEAD", "--", ".", ":!dvc.lock")
+    new = git("ls-files", "--others", "--exclude-standard", "--", "stn", "pipelines", "variants").splitlines()
+    return Commit(sha, diff + "".join(git("diff", "--no-index", "--", "/dev/null", file) for file in new))
 
 
 def digest_code(*names: str) -> str:

@@ -82,6 +82,8 @@ def _register_one(client, name: str, model: Trained, meta: dict, metrics: dict, 
     digest = model_digest(model, meta)
     for version in tracking.registered_versions(client, name):
         if (version.tags.get("model_digest"), version.tags.get("trained_in")) == (digest, model.run_id):
+            for key, value in tags.items():
+                client.set_model_version_tag(name, version.version, key, value)
             return str(version.version)
     run_id = model.run_id
     if not tracking.run_exists(client, run_id):
@@ -99,7 +101,7 @@ def _register_one(client, name: str, model: Trained, meta: dict, metrics: dict, 
         "git_dirty": str(model.record["git_dirty"]).lower(),
         "trained_in": model.run_id,
     }
-    images = load_split("test").images[:2].repeat(2, 1, 1, 1)[:2]  # two, even of a test set of one
+    images = load_split("validation").images[:1].repeat(2, 1, 1, 1)
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "network.pt2"
         outputs = {key: value.numpy() for key, value in export(model, meta, images, program).items()}
@@ -121,16 +123,15 @@ def _restore_run(client, name: str, model: Trained, meta: dict, metrics: dict) -
     for entry in model.history:
         restored.log_epoch(entry)
     tracking.log_metrics(client, restored.run_id, metrics["variants"][model.variant]["seeds"][str(model.seed)])
-    tracking.log_files(
-        client, restored.run_id, sorted(Path("reports/pictures").glob(f"{model.variant}-*.png")), "theta"
-    )
+    tracking.log_files(client, restored.run_id, sorted(Path("reports/pictures", model.variant).glob("*.png")), "theta")
     restored.end("FINISHED")
     return restored.run_id
 
 
 def main() -> None:
     params = load_params()
-    registered = register(params.variants, params.register_.tags)
+    with tracking.needed("nothing is registered twice"):
+        registered = register(params.variants, params.register_.tags)
     versions = ", ".join(f"{variant} is version {version}" for variant, version in registered["versions"].items())
     print(
         f"{registered['model']}: {versions}; challenger is version {registered['challenger']}, "

@@ -56,12 +56,14 @@ def locked(name: str):
     try:
         lock.acquire()
     except Timeout:
-        pid = holder.read_text().strip() if holder.exists() else "unknown"
+        try:
+            pid = holder.read_text().strip()
+        except FileNotFoundError:  # held for so short a time that it is not written yet
+            pid = "unknown"
         print(f"process {pid} is at work on the same thing ({name}); waiting for it to finish", flush=True)
         lock.acquire(timeout=-1)
     try:
         holder.write_text(str(os.getpid()))
         yield
     finally:
-        holder.unlink(missing_ok=True)
         lock.release()

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import time
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -61,17 +62,27 @@ def connect() -> MlflowClient:
     return client
 
 
+@contextmanager
+def needed(what: str):
+    """Turn a failure of the tracking store within the block into a :class:`WorldError` that says what is kept."""
+    try:
+        yield
+    except MlflowException as error:
+        uri = mlflow.get_tracking_uri()
+        raise WorldError(f"tracking store {uri}: {error}; {what}; the next start goes on from here") from None
+
+
 def experiment_id(client: MlflowClient, name: str) -> str:
     """The experiment ``name``, made if missing.
 
-    With a local database its artifacts get an absolute place: MLflow's default is the current folder, which for a
+    With a database its artifacts get an absolute place: MLflow's default is the current folder, which for a
     temporary work tree is soon gone. A server decides itself.
     """
     with locked("mlflow"):
         if (experiment := client.get_experiment_by_name(name)) is not None:
             return experiment.experiment_id
-        local = mlflow.get_tracking_uri().startswith("sqlite:")
-        return client.create_experiment(name, state_dir("artifacts", name).as_uri() if local else None)
+        served = mlflow.get_tracking_uri().startswith(("http:", "https:", "databricks"))
+        return client.create_experiment(name, None if served else state_dir("artifacts", name).as_uri())
 
 
 class TrainingRun:
@@ -149,8 +160,10 @@ def run_exists(client: MlflowClient, run_id: str) -> bool:
     """Whether the store at hand has this run; another store, or a new one, has not."""
     try:
         return client.get_run(run_id).info.lifecycle_stage == "active"
-    except MlflowException:
-        return False
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
 
 
 def registered_versions(client: MlflowClient, name: str) -> list[ModelVersion]:

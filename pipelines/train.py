@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from pipelines import tracking
 from pipelines.cluster import Workers, connected, plan, ray
-from pipelines.lineage import current_commit, digest_code
+from pipelines.lineage import Commit, current_commit, digest_code
 from pipelines.prepared import load_meta, load_split
 from pipelines.progress import Reporter, Timeline, progress
 from pipelines.state import key_of, locked, read_json, state_dir, write_json
@@ -60,7 +60,8 @@ def train(name: str, params: Params, variant: VariantParams) -> dict:
     """
     meta = load_meta()
     check(name, params, variant, meta)
-    recipe = params.train.model_dump()
+    # How often a lost worker is replaced changes nothing of the result, and may be raised to go on after too many.
+    recipe = params.train.model_dump(exclude={"max_failures"})
     key = key_of(recipe, variant.model_dump(), meta["digest"], digest_code("stn", "pipelines.worker"))
     with locked(f"train-{key}"):
         folder = state_dir("training", f"{name}-{key}")
@@ -118,30 +119,12 @@ def _is_recorded(name: str, result: Path) -> bool:
 
 def _fit(name: str, params: Params, variant: VariantParams, meta: dict, folder: Path) -> None:
     """Train on Ray and leave the result in ``folder/result``."""
-    attempt = folder / "attempt.json"
-    if not attempt.exists():
-        write_json(attempt, uuid.uuid4().hex[:8])
     timeline = Timeline()
     timeline.mark("imports")
-    training = f"{folder.name}-{read_json(attempt)}"
-    client = tracking.connect()
-    experiment = tracking.experiment_id(client, f"stn-{meta['dataset']}")
-    commit = current_commit()
-    runs = {
-        seed: tracking.TrainingRun(client, experiment, f"{training}-{seed}", f"{name}-{seed}")
-        for seed in params.train.seeds
-    }
-    settings = _flat({"train": params.train.model_dump(), "variant": variant.model_dump()})
-    del settings["train.seeds"]
-    for seed, training_run in runs.items():
-        tags = commit.tags | {"data_digest": meta["digest"], "variant": name, "seed": str(seed)}
-        training_run.describe({**settings, "train.seed": seed}, tags, meta, commit.diff)
-    write_json(folder / "runs.json", {str(seed): r.run_id for seed, r in runs.items()})
-
+    client, commit = tracking.connect(), current_commit()
     timeline.mark("MLflow")
     storage = str(folder / "checkpoints")
     with connected():
-        timeline.mark("Ray")
         workers = plan(params.train)
         least = min(params.train.batch_size, meta["counts"]["validation"])
         if workers.number > least:
@@ -149,6 +132,9 @@ def _fit(name: str, params: Params, variant: VariantParams, meta: dict, folder: 
                 f"train.workers: {params.train.workers} given, which is {workers.number}; a batch or the validation "
                 f"images, {least}, cannot be shared among them"
             )
+        timeline.mark("Ray")
+        with tracking.needed("no training has begun"):
+            runs = _open_runs(client, name, params, variant, meta, commit, folder)
         print(f"{name}: {len(runs)} seed(s) × {params.train.epochs} epochs on {workers}", flush=True)
         listener = _run_ray(name, params, variant, meta, storage, workers, runs)
         timeline.mark("workers", listener.started)
@@ -156,10 +142,11 @@ def _fit(name: str, params: Params, variant: VariantParams, meta: dict, folder: 
     timeline.mark("end of Ray")
     state, _ = load_state(storage)
     assert state is not None and set(state["finished"]) == set(runs)
-    for seed, training_run in runs.items():
-        for entry in state["finished"][seed]["history"]:
-            training_run.log_epoch(entry)
-        training_run.end("FINISHED")
+    with tracking.needed("training is finished and its last checkpoint kept"):
+        for seed, training_run in runs.items():
+            for entry in state["finished"][seed]["history"]:
+                training_run.log_epoch(entry)
+            training_run.end("FINISHED")
     record = {
         "variant": variant.model_dump(), "train": params.train.model_dump(), "data_digest": meta["digest"],
         "git_commit": commit.sha, "git_dirty": bool(commit.diff),
@@ -168,6 +155,24 @@ def _fit(name: str, params: Params, variant: VariantParams, meta: dict, folder: 
     shutil.rmtree(storage)
     timeline.mark("record")
     print(f"{name}: {timeline}", flush=True)
+
+
+def _open_runs(client, name, params: Params, variant, meta: dict, commit: Commit, folder: Path) -> dict:
+    """The MLflow run of each seed, with what it is made from: those of an earlier start of this training, else new."""
+    attempt = folder / "attempt.json"
+    if not attempt.exists():
+        write_json(attempt, uuid.uuid4().hex[:8])
+    key = f"{folder.name}-{read_json(attempt)}"
+    experiment = tracking.experiment_id(client, f"stn-{meta['dataset']}")
+    settings = _flat({"train": params.train.model_dump(), "variant": variant.model_dump()})
+    del settings["train.seeds"]
+    runs = {}
+    for seed in params.train.seeds:
+        runs[seed] = tracking.TrainingRun(client, experiment, f"{key}-{seed}", f"{name}-{seed}")
+        tags = commit.tags | {"data_digest": meta["digest"], "variant": name, "seed": str(seed)}
+        runs[seed].describe({**settings, "train.seed": seed}, tags, meta, commit.diff)
+    write_json(folder / "runs.json", {str(seed): training_run.run_id for seed, training_run in runs.items()})
+    return runs
 
 
 def worker_config(params: Params, variant: VariantParams, meta: dict, storage: str, threads: int, mailbox) -> dict:
@@ -299,7 +304,10 @@ class Listener(threading.Thread):
     def stop_watching(self, status: str) -> None:
         """End the MLflow run of the seed at work, if any."""
         if self.running is not None:
-            self.running.end(status)
+            try:
+                self.running.end(status)
+            except tracking.MlflowException as error:  # must not hide why training ended
+                print(f"tracking store: {error}", flush=True)
             self.running = None
 
 

@@ -49,7 +49,13 @@ def load_trained(variant: str, meta: dict, folder: Path = MODELS) -> list[Traine
 
 
 def best_on_validation(models: list[Trained]) -> Trained:
-    """The model with the highest accuracy on the validation images, the lower loss where they are equal."""
+    """The model with the highest accuracy on the validation images, the lower loss where they are equal.
+
+    Where they were trained on the validation images too (``train.final_fit``), these choose nothing: the first is
+    taken.
+    """
+    if any(model.record["train"]["final_fit"] for model in models):
+        return models[0]
     return max(models, key=lambda m: (m.validation["validation_accuracy"], -m.validation["validation_loss"]))
 
 

@@ -71,15 +71,16 @@ def visualize(variants: list[str], settings: VisualizeParams) -> None:
         if model.network.transformer is None:
             continue
         drawn = theta_figures(model, meta, images, labels, settings.examples)
-        figures |= {f"{variant}-{name}": figure for name, figure in drawn.items()}
+        figures |= {f"{variant}/{name}": figure for name, figure in drawn.items()}
     files = {}
     for name, figure in figures.items():
         files[name] = PICTURES / f"{name}.png"
+        files[name].parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(files[name], dpi=130)
     for variant, of_variant in models.items():
         run_id = best_on_validation(of_variant).run_id
         if tracking.run_exists(client, run_id):
-            own = [file for name, file in files.items() if name.startswith(f"{variant}-")]
+            own = [file for name, file in files.items() if name.startswith(f"{variant}/")]
             tracking.log_files(client, run_id, own, "theta")
     REPORT.write_text(_report(meta, models, files), encoding="utf-8")
 
@@ -89,7 +90,7 @@ def _report(meta: dict, models: dict[str, list[Trained]], files: dict[str, Path]
     encoded = {
         name: "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode() for name, file in files.items()
     }
-    with_theta = [variant for variant in models if f"{variant}-grids" in files]
+    with_theta = [variant for variant in models if f"{variant}/grids" in files]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         meta=meta,
@@ -103,7 +104,8 @@ def _report(meta: dict, models: dict[str, list[Trained]], files: dict[str, Path]
 
 def main() -> None:
     params = load_params()
-    visualize(params.variants, params.visualize)
+    with tracking.needed("the figures are drawn anew"):
+        visualize(params.variants, params.visualize)
     print(f"{REPORT}: a report that opens in any browser, {REPORT.stat().st_size / 1e6:.1f} MB")
 
 

@@ -5,6 +5,7 @@ schedule of the seed at work. Random numbers are drawn anew from (seed, epoch, r
 that was killed and started again goes the same way as one that was not.
 """
 
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -52,6 +53,7 @@ def train_worker(config: dict[str, Any]) -> None:
         Batches(data[f"{split}_images"], data[f"{split}_labels"], meta["mean"], meta["std"], device, augmentation)
         for split, augmentation in (("train", augmentation_of(config)), ("validation", Augmentation()))
     )
+    del data, arrays  # the batches hold their own
     state, notes = load_state(config["storage"]) if rank == 0 else (None, [])
     state = broadcast(state)
     state = state or {"finished": {}, "current": None}
@@ -108,6 +110,8 @@ def _train_seed(config, seed, state, training, validation, precision, rank, worl
         outputs = predict(network, validation.ordered(1000, rank, world_size), precision)
         sums = metric_sums(network, validation, outputs)
         total = dict(zip(sums, all_reduce(torch.stack(list(sums.values()))).tolist(), strict=True))
+        if not math.isfinite(total["loss"]):  # the last step's weights, which no training loss has seen yet
+            raise NotFiniteError(f"the validation loss became {total['loss']} after epoch {epoch + 1}")
         history.append(
             {
                 "epoch": epoch + 1,

@@ -26,7 +26,7 @@ def choose_precision(setting: str, device: torch.device) -> tuple[torch.dtype, s
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return torch.bfloat16, f"{name} multiplies bf16 matrices in hardware"
         return torch.float32, f"{name} has no bf16 hardware"
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # newer than torch 2.9
     if capabilities.get("amx_bf16"):
         return torch.bfloat16, "this CPU multiplies bf16 matrices in hardware (AMX)"
     if capabilities.get("avx512_bf16"):

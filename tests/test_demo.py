@@ -114,7 +114,7 @@ def test_one_run_for_each_model_with_all_that_describes_it(client, demo):
 def test_theta_pictures_are_in_the_chosen_run(client):
     version = client.get_model_version_by_alias("stn-digits", "challenger")
     names = {Path(file.path).name for file in client.list_artifacts(version.run_id, "theta")}
-    assert {"seed-rectified.png", "seed-grids.png", "seed-theta.png"} <= names
+    assert {"rectified.png", "grids.png", "theta.png"} <= names
 
 
 def test_the_registered_model_answers_as_the_trained_network_does(client, applied, monkeypatch):
