@@ -79,7 +79,7 @@ def test_the_table_says_what_was_measured(seeds, confidence):
         return {
             "test_accuracy": accuracy, "test_accuracy_std": 0.0123 if seeds > 1 else None, "test_loss": 0.4321,
             "validation_accuracy": 0.905, "seeds": {str(seed): {} for seed in range(seeds)},
-            "parameters": parameters, "multiply_adds": 2 * parameters,
+            "parameters": parameters, "multiply_adds": 2 * parameters, "final_fit": False,
         }  # fmt: skip
 
     settings = how(confidence=confidence)
@@ -107,9 +107,19 @@ def test_the_table_says_what_was_measured(seeds, confidence):
 def test_one_variant_is_compared_with_none():
     values = {
         "test_accuracy": 0.9, "test_accuracy_std": None, "test_loss": 0.3, "validation_accuracy": 0.9,
-        "seeds": {"0": {}}, "parameters": 5, "multiply_adds": 6,
+        "seeds": {"0": {}}, "parameters": 5, "multiply_adds": 6, "final_fit": False,
     }  # fmt: skip
     text = comparison_table(
         {"variants": {"plain": values}, "pairs": {}}, {"dataset": "x", "counts": {"test": 1}}, how()
     )
     assert "interval" not in text and "McNemar" not in text and "| plain |" in text
+    assert "says nothing" not in text
+
+
+def test_validation_accuracy_after_a_final_fit_is_said_to_say_nothing():
+    values = {
+        "test_accuracy": 0.9, "test_accuracy_std": None, "test_loss": 0.3, "validation_accuracy": 0.99,
+        "seeds": {"0": {}}, "parameters": 5, "multiply_adds": 6, "final_fit": True,
+    }  # fmt: skip
+    metrics = {"variants": {"plain": values}, "pairs": {}}
+    assert "says nothing" in comparison_table(metrics, {"dataset": "x", "counts": {"test": 1}}, how())
