@@ -40,9 +40,9 @@ class Defaults(NamedTuple):
 DATASET_DEFAULTS = {
     "cifar10": Defaults(size=32, channels=3, epochs=20, batch_size=256, lr=0.1, flip=True, shift=2),
     "mnist": Defaults(size=28, channels=1, epochs=20, batch_size=256, lr=0.1, flip=False, shift=2),
-    "digits": Defaults(size=28, channels=1, epochs=60, batch_size=64, lr=0.02, flip=False, shift=0),
+    "digits": Defaults(size=28, channels=1, epochs=60, batch_size=64, lr=0.1, flip=False, shift=0),
 }
-OWN_DEFAULTS = Defaults(size=32, channels=3, epochs=20, batch_size=64, lr=0.02, flip=False, shift=2)
+OWN_DEFAULTS = Defaults(size=32, channels=3, epochs=20, batch_size=64, lr=0.1, flip=False, shift=2)
 
 
 class Section(BaseModel):
