@@ -8,7 +8,7 @@ dvc exp run --temp \
   -S 'variants=[plain,seed]' \
   -S data.dataset=digits -S data.source=data/raw -S data.size=null -S data.channels=null \
   -S train.epochs=null -S train.batch_size=null -S train.lr=null -S train.flip=null -S train.shift=null \
-  -S data.distortion.rotation=90 -S 'data.distortion.scale=[0.5,1.0]' -S data.distortion.shift=0.2 \
+  -S data.distortion.rotation=90 -S 'data.distortion.scale=[0.4,1.0]' -S data.distortion.shift=0.25 \
   -S prepare.validation=0.2 \
   -S 'train.seeds=[0,1,2]'
 echo
