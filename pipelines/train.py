@@ -279,7 +279,7 @@ class Listener(threading.Thread):
                 print(note, flush=True)
             print(f"{message['device']}, {message['precision']}: {message['reason']}", flush=True)
             if message["resumed"]:
-                print(f"resumed after {message['finished']} of {self.reporter.total} epochs", flush=True)
+                print(f"resumed after {message['resumed']} of {self.reporter.total} epochs", flush=True)
         elif kind == "step":
             self._watch(seed)
             note = f"seed {seed} · {message['rate']:,.0f} images/s{self.accuracy}"
