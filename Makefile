@@ -50,7 +50,7 @@ test: $(READY)  ## all tests
 test-fast: $(READY)  ## the tests without the slow ones
 	pytest -m "not slow"
 
-lint: $(READY)  ## ruff and pyright
+lint: $(READY)  ## ruff and basedpyright
 	ruff check .
 	ruff format --check .
 	basedpyright

@@ -41,9 +41,9 @@ class Timeline:
         self.seconds: dict[str, float] = {}
 
     def mark(self, name: str, at: float | None = None) -> None:
-        """End the stretch ``name`` now, or at the time ``at`` (seconds since the epoch)."""
+        """End a stretch of ``name`` now, or at the time ``at`` (seconds since the epoch)."""
         at = at or time.time()
-        self.seconds[name] = at - self.last
+        self.seconds[name] = self.seconds.get(name, 0.0) + at - self.last
         self.last = at
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""MLflow: the only module that talks to the tracking store and the registry.
+"""MLflow: how the tracking store and the registry are reached, and what is told to them.
 
 The driver of a stage is the only writer of a run, however many workers train.
 """

@@ -135,6 +135,7 @@ def _fit(name: str, params: Params, variant: VariantParams, meta: dict, folder: 
         timeline.mark("Ray")
         with tracking.needed("no training has begun"):
             runs = _open_runs(client, name, params, variant, meta, commit, folder)
+        timeline.mark("MLflow")
         print(f"{name}: {len(runs)} seed(s) × {params.train.epochs} epochs on {workers}", flush=True)
         listener = _run_ray(name, params, variant, meta, storage, workers, runs)
         timeline.mark("workers", listener.started)
@@ -218,7 +219,7 @@ def _run_ray(name, params: Params, variant, meta, storage: str, workers: Workers
         ),
     )  # fmt: skip
     done = threading.Event()
-    with progress(name, len(runs) * (params.train.epochs)) as reporter:
+    with progress(name, len(runs) * params.train.epochs) as reporter:
         listener = Listener(mailbox, runs, reporter, params.train.epochs, done)
         listener.start()
         status = "KILLED"
@@ -280,12 +281,12 @@ class Listener(threading.Thread):
             print(f"{message['device']}, {message['precision']}: {message['reason']}", flush=True)
             if message["resumed"]:
                 print(f"resumed after {message['resumed']} of {self.reporter.total} epochs", flush=True)
-        elif kind == "step":
+        elif kind == "seed":
             self._watch(seed)
+        elif kind == "step":
             note = f"seed {seed} · {message['rate']:,.0f} images/s{self.accuracy}"
             self.reporter.update(self.order[seed] * self.epochs + message["done"], note)
         elif kind == "epoch":
-            self._watch(seed)
             entry = message["entry"]
             self.last_epoch = message["time"]
             self.accuracy = f" · validation {entry['validation_accuracy']:.2%}"

@@ -60,7 +60,6 @@ def visualize(variants: list[str], settings: VisualizeParams) -> None:
     images, labels = test.images[order], test.labels[order]
     models = {variant: load_trained(variant, meta) for variant in variants}
     client = tracking.connect()
-    PICTURES.mkdir(parents=True, exist_ok=True)
     histories = {variant: [model.history for model in of_variant] for variant, of_variant in models.items()}
     figures = {
         "curves-accuracy": learning_curves(histories, "validation_accuracy", "validation accuracy"),
@@ -95,7 +94,6 @@ def _report(meta: dict, models: dict[str, list[Trained]], files: dict[str, Path]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         meta=meta,
         metrics=read_json(Path("metrics/evaluate.json")),
-        models=models,
         best={variant: best_on_validation(of_variant) for variant, of_variant in models.items()},
         with_theta=with_theta,
         pictures=encoded,

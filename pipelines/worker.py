@@ -96,6 +96,8 @@ def _train_seed(config, seed, state, training, validation, precision, rank, worl
         scheduler.load_state_dict(current["scheduler"])
         history, first = current["history"], current["epoch"]
     model = network if world_size == 1 else DistributedDataParallel(network)
+    if rank == 0:
+        mailbox.put.remote({"kind": "seed", "seed": seed})
 
     for epoch in range(first, epochs):
         torch.manual_seed(mix(seed, epoch, rank))

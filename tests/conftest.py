@@ -90,7 +90,13 @@ def project(make_project) -> Project:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> Project:
-    """A copy in which ``make demo``'s script has run; ``demo.output`` is what it printed. Shared: change nothing."""
+    """A copy in which ``make demo``'s script has run; ``demo.output`` is what it printed. Shared: change nothing.
+
+    Its params.yaml is one that a user has edited, for data that the demo must not touch.
+    """
     project = copy_project(tmp_path_factory.mktemp("demo") / "project")
+    params = project.folder / "params.yaml"
+    params.write_text(params.read_text().replace("source: data/raw", "source: /data/of/the/users/own"))
+    project.commit("A user's own data")
     project.output = project.run("tools/demo.sh").stdout
     return project

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 
 import mlflow
+import psutil
 import pytest
 
 
@@ -33,9 +34,13 @@ def test_server_serves_the_store_of_the_environment_on_loopback(project, tmp_pat
                 time.sleep(0.1)
         found = json.load(urllib.request.urlopen(f"{address}/api/2.0/mlflow/registered-models/search", timeout=10))
         assert [model["name"] for model in found["registered_models"]] == ["stn-mine"]
-        with socket.socket() as other:  # nothing but loopback listens
-            assert other.connect_ex((socket.gethostbyname(socket.gethostname()), port)) != 0 or (
-                socket.gethostbyname(socket.gethostname()).startswith("127.")
-            )
+        processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+        listening = {
+            connection.laddr.ip
+            for process in processes
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}
     finally:
         os.killpg(server.pid, signal.SIGKILL)

@@ -3,7 +3,7 @@
 # params.yaml, the outputs and dvc.lock of this one stay as they are; results go to the same tracking store.
 set -euo pipefail
 start=$SECONDS
-# Whatever params.yaml says by now, the demo is the same: what it does not set is set back to the default.
+# params.yaml may have been edited by now: where the data lies and what depends on it is set back to the default.
 dvc exp run --temp \
   -S 'variants=[plain,seed]' \
   -S data.dataset=digits -S data.source=data/raw -S data.size=null -S data.channels=null \
