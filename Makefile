@@ -29,6 +29,7 @@ demo: $(READY)  ## the whole pipeline on handwritten digits, distorted; nothing 
 
 repro: $(READY)  ## the pipeline of params.yaml; SOURCE=path to a local copy of the data
 	@source='$(SOURCE)'; if [ -n "$$source" ]; then \
+		[ -e "$$source" ] || { echo "error: SOURCE: '$$source' given; there is no such file or folder" >&2; exit 2; }; \
 		case $$source in /*) ;; *) source="$$PWD/$$source" ;; esac; python -m pipelines.params data.source="$$source"; fi
 	dvc repro
 
