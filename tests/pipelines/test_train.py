@@ -91,6 +91,14 @@ def training_workers(driver: subprocess.Popen) -> list[psutil.Process]:
     return found
 
 
+def worker_at_work(driver: subprocess.Popen) -> psutil.Process:
+    """A training worker, waited for; the driver must not end before there is one."""
+    while not (workers := training_workers(driver)):
+        assert driver.poll() is None, f"over before it could be killed: {driver.communicate()[0]}"
+        time.sleep(0.05)
+    return workers[0]
+
+
 def checkpoints(project) -> int:
     return len(list(project.folder.glob("state/training/*/checkpoints/*/checkpoint_*/state.pt")))
 
@@ -98,7 +106,7 @@ def checkpoints(project) -> int:
 @pytest.mark.slow
 def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_project):
     """Driver and worker are killed with -9 at random moments, and once while a checkpoint is being written."""
-    epochs, dice = 25, random.Random(0)
+    epochs, dice = 40, random.Random(0)
     undisturbed, disturbed = make_project(), make_project()
     for project in (undisturbed, disturbed):
         project.set(*SMALL, f"train.epochs={epochs}", "train.seeds=[0,1]")
@@ -108,16 +116,12 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_proj
     (disturbed.folder / "die").mkdir()
     (disturbed.folder / "die" / "sitecustomize.py").write_text(DIE_WHILE_WRITING)
     disturbed.env |= {"PYTHONPATH": str(disturbed.folder / "die"), "DIED": str(disturbed.folder / "died")}
-    kills = []
     for victim in ("driver", "worker", "driver", "worker", "driver"):
         driver = disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "seed")
-        while not training_workers(driver) and driver.poll() is None:
-            time.sleep(0.05)
+        worker_at_work(driver)
         time.sleep(dice.uniform(0.5, 4))
-        assert driver.poll() is None, f"over before it could be killed: {driver.communicate()[0]}"
-        target = driver.pid if victim == "driver" else training_workers(driver)[0].pid
-        os.kill(target, signal.SIGKILL)
-        kills.append((victim, checkpoints(disturbed)))
+        worker = worker_at_work(driver)  # waited for again: one may just have died of its checkpoint
+        os.kill(driver.pid if victim == "driver" else worker.pid, signal.SIGKILL)
         time.sleep(dice.uniform(0, 3))
         if driver.poll() is None:  # the worker's death: Ray replaces it, and then the driver goes as well
             driver.kill()
