@@ -5,6 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VARIANT ?= seed
 PORT ?= 5000
+DASHBOARD_PORT ?= 8080
 MODEL ?= stn-cifar10
 READY := .venv/.ready
 # DVC's stages call `python`, and DVC itself is called by name.
@@ -32,6 +33,15 @@ repro: $(READY)  ## the pipeline of params.yaml; SOURCE=path to a local copy of 
 		[ -e "$$source" ] || { echo "error: SOURCE: '$$source' given; there is no such file or folder" >&2; exit 2; }; \
 		case $$source in /*) ;; *) source="$$PWD/$$source" ;; esac; python -m pipelines.params data.source="$$source"; fi
 	dvc repro
+
+tune: $(READY)  ## search for a better localization network, or go on with it; TRIALS=in total
+	@if [ -n '$(TRIALS)' ]; then python -m pipelines.params tune.trials='$(TRIALS)'; fi
+	dvc repro tune
+
+dashboard: $(READY)  ## optuna-dashboard on the study of params.yaml; DASHBOARD_PORT=8080
+	@location=$$(python -m pipelines.tune --location); \
+		echo "The study on http://127.0.0.1:$(DASHBOARD_PORT)/"; \
+		optuna-dashboard --host 127.0.0.1 --port $(DASHBOARD_PORT) "$$location"
 
 ui: $(READY)  ## MLflow's UI on 127.0.0.1; PORT=5000
 	@MLFLOW_PORT=$(PORT) mlflow/server.sh
@@ -65,4 +75,4 @@ clean:  ## delete what the stages made; the database, artifacts, raw data and DV
 	rm -rf .pytest_cache .ruff_cache *.egg-info
 	find stn pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo repro ui summary promote doctor test test-fast lint lock clean
+.PHONY: help setup demo repro tune dashboard ui summary promote doctor test test-fast lint lock clean

@@ -76,6 +76,20 @@ def connected():
         ray.shutdown()
 
 
+def room_for_trials(gpus_per_trial: float) -> tuple[int, float]:
+    """How many tuning trials run at once on the connected cluster, and what each then takes of a GPU.
+
+    One for each CPU core or, where there are GPUs, for each share of one. Ray takes a share from one GPU alone: the
+    share is made one that divides a GPU without a rest, or the last trial would wait for ever.
+    """
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(node.get("GPU") for node in alive):
+        return max(1, sum(int(node.get("CPU", 0)) for node in alive)), 0.0
+    on_each_gpu = int(1 / gpus_per_trial + 1e-9)
+    on_node = [min(int(node.get("CPU", 0)), int(node.get("GPU", 0)) * on_each_gpu) for node in alive]
+    return max(1, sum(on_node)), 1 / on_each_gpu
+
+
 def plan(train: TrainParams) -> Workers:
     """Turn ``train.workers`` and ``train.threads`` into numbers that the connected cluster can give.
 

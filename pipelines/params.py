@@ -8,11 +8,22 @@ Imports neither torch nor Ray, so that a mistake is answered at once.
 import difflib
 import os
 import sys
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -22,7 +33,18 @@ PARAMS_FILE = Path("params.yaml")
 Model = TypeVar("Model", bound=BaseModel)
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 PaddingMode = Literal["zeros", "border", "reflection"]
+Transform = Literal["affine", "similarity", "attention"]
+Activation = Literal["relu", "leaky_relu", "gelu", "tanh"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Channels = Annotated[int, Field(ge=1, le=1024)]
+KernelSize = Annotated[int, Field(ge=1, le=31)]
+Hidden = Annotated[int, Field(ge=1, le=65536)]
+Downsample = Annotated[int, Field(ge=1, le=16)]
+LearningRateFactor = Annotated[float, Field(gt=0, le=10)]
+WeightDecay = Annotated[float, Field(ge=0, le=1)]
+ThetaPenalty = Annotated[float, Field(ge=0, le=1000)]
+# The variant that the stage tune writes; until it has, there is no file.
+TUNED = "tuned"
 
 
 class Defaults(NamedTuple):
@@ -35,14 +57,15 @@ class Defaults(NamedTuple):
     lr: float
     flip: bool
     shift: int
+    tune_epochs: int
 
 
 DATASET_DEFAULTS = {
-    "cifar10": Defaults(size=32, channels=3, epochs=20, batch_size=256, lr=0.1, flip=True, shift=2),
-    "mnist": Defaults(size=28, channels=1, epochs=20, batch_size=256, lr=0.1, flip=False, shift=2),
-    "digits": Defaults(size=28, channels=1, epochs=60, batch_size=64, lr=0.1, flip=False, shift=0),
+    "cifar10": Defaults(size=32, channels=3, epochs=20, batch_size=256, lr=0.1, flip=True, shift=2, tune_epochs=3),
+    "mnist": Defaults(size=28, channels=1, epochs=20, batch_size=256, lr=0.1, flip=False, shift=2, tune_epochs=3),
+    "digits": Defaults(size=28, channels=1, epochs=60, batch_size=64, lr=0.1, flip=False, shift=0, tune_epochs=20),
 }
-OWN_DEFAULTS = Defaults(size=32, channels=3, epochs=20, batch_size=64, lr=0.1, flip=False, shift=2)
+OWN_DEFAULTS = Defaults(size=32, channels=3, epochs=20, batch_size=64, lr=0.1, flip=False, shift=2, tune_epochs=5)
 
 
 class Section(BaseModel):
@@ -74,6 +97,94 @@ class PrepareParams(Section):
     validation: float = Field(gt=0, lt=1)
     test: float = Field(gt=0, lt=1)
     seed: Seed
+
+
+class IntRange(Section):
+    """All whole numbers from ``low`` to ``high``; with ``log``, doubling is as likely at any place."""
+
+    low: int
+    high: int
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _is_a_range(self):
+        return _checked_range(self)
+
+
+class FloatRange(Section):
+    """All numbers from ``low`` to ``high``; with ``log``, each power of ten is as likely as another."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _is_a_range(self):
+        return _checked_range(self)
+
+
+def _checked_range(values):
+    if values.high < values.low:
+        raise ValueError(f"high: {values.high} given; must be at least low: {values.low}")
+    if values.log and values.low <= 0:
+        raise ValueError(f"low: {values.low} given; with log it must be greater than 0")
+    return values
+
+
+def _within(lowest: float, highest: float) -> AfterValidator:
+    """Refuses a choice or a range that holds a value outside of these bounds."""
+
+    def check(domain):
+        values = dict(enumerate(domain)) if isinstance(domain, list) else {"low": domain.low, "high": domain.high}
+        for name, value in values.items():
+            if not lowest <= value <= highest:
+                raise ValueError(f"{name}: {value} given; must be from {lowest} to {highest}")
+        return domain
+
+    return AfterValidator(check)
+
+
+# A choice or a range, told apart by its form, so that a mistake in the one is not told as a mistake in the other, too.
+BY_FORM = Discriminator(lambda value: "range" if isinstance(value, dict | IntRange | FloatRange) else "list")
+IntDomain = Annotated[
+    Annotated[list[int], Field(min_length=1), Tag("list")] | Annotated[IntRange, Tag("range")], BY_FORM
+]
+FloatDomain = Annotated[
+    Annotated[list[float], Field(min_length=1), Tag("list")] | Annotated[FloatRange, Tag("range")], BY_FORM
+]
+
+
+class SearchSpaceParams(Section):
+    transform: list[Transform] = Field(min_length=1)
+    padding_mode: list[PaddingMode] = Field(min_length=1)
+    downsample: Annotated[IntDomain, _within(1, 16)]
+    layers: Annotated[IntDomain, _within(1, 4)]
+    channels: Annotated[IntDomain, _within(1, 1024)]
+    kernel_size: Annotated[IntDomain, _within(1, 31)]
+    hidden: Annotated[IntDomain, _within(1, 65536)]
+    activation: list[Activation] = Field(min_length=1)
+    localization_lr: Annotated[FloatDomain, _within(1e-6, 10)]
+    localization_weight_decay: Annotated[FloatDomain, _within(0, 1)]
+    theta_penalty: Annotated[FloatDomain, _within(0, 1000)]
+
+
+class TuneParams(Section):
+    trials: int = Field(ge=0, le=100_000)
+    epochs: int = Field(ge=1)
+    seed: Seed
+    sampler: Literal["tpe", "random"]
+    pruner: Literal["median", "hyperband", "none"]
+    max_parameters: Literal["seed", "none"] | Annotated[int, Field(ge=1)]
+    gpus_per_trial: float = Field(gt=0, le=1)
+    finalists: int = Field(ge=1, le=100)
+    final_seeds: list[Seed] = Field(min_length=1)
+    search_space: SearchSpaceParams
+
+    @model_validator(mode="after")
+    def _seeds_differ(self):
+        if len({self.seed, *self.final_seeds}) <= len(self.final_seeds):
+            raise ValueError(f"final_seeds: {self.final_seeds} given; all must differ, and from tune.seed: {self.seed}")
+        return self
 
 
 class TrainParams(Section):
@@ -119,6 +230,7 @@ class Params(Section):
     variants: list[Name] = Field(min_length=1)
     data: DataParams
     prepare: PrepareParams
+    tune: TuneParams
     train: TrainParams
     evaluate: EvaluateParams
     visualize: VisualizeParams
@@ -144,13 +256,17 @@ class Params(Section):
                 filled[name] = {
                     key: defaults[key] if value is None and key in defaults else value for key, value in section.items()
                 }
+        if isinstance(tune := values.get("tune"), dict) and tune.get("epochs", 0) is None:
+            filled["tune"] = tune | {"epochs": defaults["tune_epochs"]}
         return filled
 
 
 class LocalizationParams(Section):
-    channels: list[Annotated[int, Field(ge=1, le=1024)]] = Field(min_length=1)
-    kernel_sizes: list[Annotated[int, Field(ge=1, le=31)]] = Field(min_length=1)
-    hidden: int = Field(ge=1, le=65536)
+    channels: list[Channels] = Field(min_length=1)
+    kernel_sizes: list[KernelSize] = Field(min_length=1)
+    hidden: Hidden
+    activation: Activation = "relu"
+    downsample: Downsample = 1
 
     @model_validator(mode="after")
     def _one_kernel_for_each_layer(self):
@@ -162,13 +278,16 @@ class LocalizationParams(Section):
 
 
 class TransformerParams(Section):
+    transform: Transform = "affine"
     padding_mode: PaddingMode
     localization: LocalizationParams
 
 
 class VariantParams(Section):
     transformer: TransformerParams | None
-    localization_lr: float = Field(default=1.0, gt=0, le=10)
+    localization_lr: LearningRateFactor = 1.0
+    localization_weight_decay: WeightDecay | None = None
+    theta_penalty: ThetaPenalty = 0.0
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
@@ -179,13 +298,21 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """
     params = _load(path, Params)
     for variant in params.variants:
-        load_variant(variant)
+        if variant != TUNED or variant_file(variant).exists():
+            load_variant(variant)
     return params
+
+
+def variant_file(name: str) -> Path:
+    """Where the variant's settings stand."""
+    return Path("variants") / f"{name}.yaml"
 
 
 def load_variant(name: str) -> VariantParams:
     """Read and check ``variants/<name>.yaml``."""
-    path = Path("variants") / f"{name}.yaml"
+    path = variant_file(name)
+    if name == TUNED and not path.exists():
+        raise UserError(f"{path}: not written yet; run: dvc repro tune")
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         where = f" (in {Path.cwd()})" if "DVC_ROOT" in os.environ else ""
@@ -223,7 +350,9 @@ def _lines(path: Path, model: type[BaseModel], mistakes: list) -> list[str]:
     for mistake in mistakes:
         # A location also names the members of a union, of which each adds a mistake of its own.
         by_name = mistake["type"] in ("extra_forbidden", "missing")
-        loc = [str(part) for part in mistake["loc"] if by_name or isinstance(part, int) or part in known]
+        *above, last = mistake["loc"] or ("",)
+        loc = [str(part) for part in above if isinstance(part, int) or part in known]
+        loc += [str(last)] * (by_name or isinstance(last, int) or last in known)
         of_setting.setdefault(".".join(loc), []).append(mistake)
     return [f"{path}: {_one_line(model, setting, mistakes)}" for setting, mistakes in of_setting.items()]
 
@@ -248,8 +377,7 @@ def _section_at(model: type[BaseModel], loc: tuple) -> type[BaseModel]:
     for part in loc:
         for name, field in model.model_fields.items():
             if part == (field.alias or name):
-                members = (field.annotation, *getattr(field.annotation, "__args__", ()))
-                model = next(m for m in members if isinstance(m, type) and issubclass(m, BaseModel))
+                model = next(_models(field.annotation))
     return model
 
 
@@ -260,10 +388,17 @@ def _fields(section: type[BaseModel]) -> list[str]:
 def _sections(model: type[BaseModel]) -> list[type[BaseModel]]:
     found = [model]
     for field in model.model_fields.values():
-        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                found += _sections(candidate)
+        for section in _models(field.annotation):
+            found += _sections(section)
     return found
+
+
+def _models(annotation) -> Iterator[type[BaseModel]]:
+    """The sections among the members of a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for member in get_args(annotation):
+        yield from _models(member)
 
 
 def set_value(assignment: str, path: Path = PARAMS_FILE) -> None:

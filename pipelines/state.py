@@ -13,6 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pipelines.errors import WorldError
+
 
 def home() -> Path:
     """The user's repository: DVC_ROOT where DVC set it, else git's top folder, else the current folder."""
@@ -48,8 +50,12 @@ def key_of(*parts) -> str:
 
 
 @contextmanager
-def locked(name: str):
-    """Hold the lock ``name``; where another process holds it, say which and wait for it."""
+def locked(name: str, wait: bool = True):
+    """Hold the lock ``name``; where another process holds it, say which and wait for it.
+
+    Raises:
+        WorldError: another process holds it, and ``wait`` is False.
+    """
     path = state_dir("locks") / f"{name}.lock"
     lock = FileLock(path, timeout=0)
     holder = path.with_suffix(".pid")
@@ -60,6 +66,8 @@ def locked(name: str):
             pid = holder.read_text().strip()
         except FileNotFoundError:  # held for so short a time that it is not written yet
             pid = "unknown"
+        if not wait:
+            raise WorldError(f"process {pid} is at work on the same thing ({name}); wait for it or stop it") from None
         print(f"process {pid} is at work on the same thing ({name}); waiting for it to finish", flush=True)
         lock.acquire(timeout=-1)
     try:

@@ -88,13 +88,14 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 class TrainingRun:
     """The MLflow run of one model, found again by its key after a kill; each epoch is logged once."""
 
-    def __init__(self, client: MlflowClient, experiment: str, key: str, name: str):
+    def __init__(self, client: MlflowClient, experiment: str, key: str, name: str, parent: str | None = None):
         self.client = client
         found = client.search_runs([experiment], f"tags.{KEY_TAG} = '{key}'", max_results=1)
         if found:
             self.run_id = found[0].info.run_id
         else:
-            self.run_id = client.create_run(experiment, tags={KEY_TAG: key}, run_name=name).info.run_id
+            tags = {KEY_TAG: key} | ({"mlflow.parentRunId": parent} if parent else {})
+            self.run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
             client.update_run(self.run_id, status="SCHEDULED")
         logged = client.get_metric_history(self.run_id, "train_loss") if found else []
         self.logged = {metric.step for metric in logged}
@@ -112,6 +113,17 @@ class TrainingRun:
         self.client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), [])])
         if diff:
             self.client.log_text(self.run_id, diff, "lineage/uncommitted.diff")
+
+    def describe_trial(self, params: dict[str, Any]) -> None:
+        """Log what a trial is made of."""
+        self.client.log_batch(self.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        self.client.update_run(self.run_id, status="RUNNING")
+
+    def end_trial(self, state: str, reason: str = "") -> None:
+        """Say what became of a trial: ``finished``, ``pruned`` or ``failed`` and why."""
+        tags = [RunTag("state", state)] + ([RunTag("reason", reason)] if reason else [])
+        self.client.log_batch(self.run_id, tags=tags)
+        self.end("FAILED" if state == "failed" else "FINISHED")
 
     def start(self) -> None:
         """Mark the run as running and record the machine's load (``system/`` metrics) until :meth:`end`."""
@@ -142,6 +154,14 @@ class TrainingRun:
             self.monitor.finish()
             self.monitor = None
         self.client.set_terminated(self.run_id, status)
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted names."""
+    leaves = {}
+    for name, value in tree.items():
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return leaves
 
 
 def log_metrics(client: MlflowClient, run_id: str, metrics: dict[str, float]) -> None:

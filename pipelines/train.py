@@ -9,7 +9,6 @@ import shutil
 import threading
 import uuid
 from pathlib import Path
-from typing import Any
 
 from pipelines.errors import UserError, WorldError, run
 from pipelines.params import Params, VariantParams, load_params, load_variant
@@ -18,18 +17,16 @@ if __name__ == "__main__":
     run(load_params)  # a mistake in the settings is answered before torch and Ray take seconds to import
 
 import numpy as np
-import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
 from pipelines import tracking
 from pipelines.cluster import Workers, connected, plan, ray
 from pipelines.lineage import Commit, current_commit, digest_code
-from pipelines.prepared import load_meta, load_split
+from pipelines.prepared import check, load_arrays, load_meta
 from pipelines.progress import Reporter, Timeline, progress
 from pipelines.state import key_of, locked, read_json, state_dir, write_json
 from pipelines.worker import load_state, train_worker
-from stn.classifiers import build_network
 
 MODELS = Path("models")
 METRICS = Path("metrics/train")
@@ -62,7 +59,7 @@ def train(name: str, params: Params, variant: VariantParams) -> dict:
     check(name, params, variant, meta)
     # How often a lost worker is replaced changes nothing of the result, and may be raised to go on after too many.
     recipe = params.train.model_dump(exclude={"max_failures"})
-    key = key_of(recipe, variant.model_dump(), meta["digest"], digest_code("stn", "pipelines.worker"))
+    key = key_of(recipe, variant.model_dump(), meta["digest"], digest_code("stn", "pipelines.fit", "pipelines.worker"))
     with locked(f"train-{key}"):
         folder = state_dir("training", f"{name}-{key}")
         result = folder / "result"
@@ -78,30 +75,6 @@ def train(name: str, params: Params, variant: VariantParams) -> dict:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
     return read_json(METRICS / f"{name}.json")
-
-
-def check(name: str, params: Params, variant: VariantParams, meta: dict) -> None:
-    """Refuse what cannot be trained before any work starts.
-
-    Raises:
-        UserError: kernels larger than the image, or a batch larger than the data.
-    """
-    if meta["dataset"] != params.data.dataset:
-        raise UserError(
-            f"data.dataset: {params.data.dataset} given, prepared is {meta['dataset']}; run: dvc repro prepare"
-        )
-    try:
-        with torch.device("meta"):
-            build_network(meta["image_shape"], len(meta["classes"]), variant.model_dump()["transformer"])
-    except ValueError as error:
-        raise UserError(f"variants/{name}.yaml: {error}") from None
-    images = meta["counts"]["train"] + params.train.final_fit * meta["counts"]["validation"]
-    smallest = min(meta["image_shape"][1:])
-    if params.train.shift >= smallest:
-        raise UserError(f"train.shift: {params.train.shift} given; images of {smallest} pixels can move by less")
-    batch_size = params.train.batch_size
-    if batch_size > images:
-        raise UserError(f"train.batch_size: {batch_size} given; there are {images} training images")
 
 
 def _files(result: Path, name: str) -> list[tuple[Path, Path]]:
@@ -165,7 +138,7 @@ def _open_runs(client, name, params: Params, variant, meta: dict, commit: Commit
         write_json(attempt, uuid.uuid4().hex[:8])
     key = f"{folder.name}-{read_json(attempt)}"
     experiment = tracking.experiment_id(client, f"stn-{meta['dataset']}")
-    settings = _flat({"train": params.train.model_dump(), "variant": variant.model_dump()})
+    settings = tracking.flat({"train": params.train.model_dump(), "variant": variant.model_dump()})
     del settings["train.seeds"]
     runs = {}
     for seed in params.train.seeds:
@@ -178,10 +151,7 @@ def _open_runs(client, name, params: Params, variant, meta: dict, commit: Commit
 
 def worker_config(params: Params, variant: VariantParams, meta: dict, storage: str, threads: int, mailbox) -> dict:
     """What :func:`pipelines.worker.train_worker` is given; the images are put into Ray's object store once."""
-    splits = {split: load_split(split) for split in ("train", "validation")}
-    data = {
-        f"{split}_{kind}": getattr(value, kind).numpy() for split, value in splits.items() for kind in value._fields
-    }
+    data = load_arrays()
     if params.train.final_fit:
         for kind in ("images", "labels"):
             data[f"train_{kind}"] = np.concatenate([data[f"train_{kind}"], data[f"validation_{kind}"]])
@@ -334,14 +304,6 @@ def _write_result(finished: dict, run_ids: dict[int, str], record: dict, workers
     metrics |= {"images_per_second": speed, "workers": workers.number, "threads": workers.threads}
     write_json(beside / "metrics.json", metrics)
     beside.rename(result)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one with dotted names."""
-    flat = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from stn.figures import learning_curves, rectified_batch, sampling_grids, theta_
 
 PICTURES = Path("reports/pictures")
 REPORT = Path("reports/report.html")
+STUDY_PICTURES = Path("plots/tune")  # of the stage tune
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
@@ -81,6 +82,7 @@ def visualize(variants: list[str], settings: VisualizeParams) -> None:
         if tracking.run_exists(client, run_id):
             own = [file for name, file in files.items() if name.startswith(f"{variant}/")]
             tracking.log_files(client, run_id, own, "theta")
+    files |= {f"tune/{file.stem}": file for file in sorted(STUDY_PICTURES.glob("*.png"))}
     REPORT.write_text(_report(meta, models, files), encoding="utf-8")
 
 
@@ -94,6 +96,7 @@ def _report(meta: dict, models: dict[str, list[Trained]], files: dict[str, Path]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         meta=meta,
         metrics=read_json(Path("metrics/evaluate.json")),
+        tuning=read_json(Path("metrics/tune.json")),
         best={variant: best_on_validation(of_variant) for variant, of_variant in models.items()},
         with_theta=with_theta,
         pictures=encoded,

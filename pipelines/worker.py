@@ -5,7 +5,6 @@ schedule of the seed at work. Random numbers are drawn anew from (seed, epoch, r
 that was killed and started again goes the same way as one that was not.
 """
 
-import math
 import tempfile
 import time
 from pathlib import Path
@@ -18,21 +17,9 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
 from ray.train.torch import get_device
-from torch.nn.parallel import DistributedDataParallel
 
-from stn.batches import Augmentation, Batches, mix
-from stn.classifiers import build_network
-from stn.distortions import Distortion
-from stn.training import (
-    NotFiniteError,
-    check_finite,
-    choose_precision,
-    make_optimizer,
-    metric_sums,
-    one_cycle,
-    predict,
-    train_epoch,
-)
+from pipelines.fit import Fit, make_batches
+from stn.training import NotFiniteError, choose_precision
 
 STATE_FILE = "state.pt"
 SAY_EVERY_S = 1.0
@@ -46,14 +33,7 @@ def train_worker(config: dict[str, Any]) -> None:
     device = get_device()
     precision, reason = choose_precision(config["train"]["precision"], device)
 
-    arrays: dict = ray.get(config["data"])  # pyright: ignore[reportAssignmentType]
-    data = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-    meta = config["meta"]
-    training, validation = (
-        Batches(data[f"{split}_images"], data[f"{split}_labels"], meta["mean"], meta["std"], device, augmentation)
-        for split, augmentation in (("train", augmentation_of(config)), ("validation", Augmentation()))
-    )
-    del data, arrays  # the batches hold their own
+    training, validation = make_batches(ray.get(config["data"]), config["meta"], config["train"], device)
     state, notes = load_state(config["storage"]) if rank == 0 else (None, [])
     state = broadcast(state)
     state = state or {"finished": {}, "current": None}
@@ -77,75 +57,23 @@ def train_worker(config: dict[str, Any]) -> None:
 def _train_seed(config, seed, state, training, validation, precision, rank, world_size) -> None:
     """Train one seed from where ``state`` stands to its end; ``state`` then holds it among the finished."""
     settings, mailbox = config["train"], config["mailbox"]
-    epochs, batch_size = settings["epochs"], settings["batch_size"]
-    torch.manual_seed(seed)
-    shape, classes = config["meta"]["image_shape"], len(config["meta"]["classes"])
-    network = build_network(shape, classes, config["variant"]["transformer"], settings["dropout"])
-    network.to(training.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = make_optimizer(
-        network, settings["lr"], settings["momentum"], settings["weight_decay"], config["variant"]["localization_lr"]
-    )
-    steps = len(training) // batch_size
-    scheduler = one_cycle(optimizer, steps * epochs, settings["warmup"])
-    history, first = [], 0
+    fit = Fit(settings, config["variant"], config["meta"], training, validation, seed, precision, rank, world_size)
     if state["current"] is not None:
-        current = state["current"]
-        assert current["seed"] == seed, (current["seed"], seed)
-        network.load_state_dict(current["network"])
-        optimizer.load_state_dict(current["optimizer"])
-        scheduler.load_state_dict(current["scheduler"])
-        history, first = current["history"], current["epoch"]
-    model = network if world_size == 1 else DistributedDataParallel(network)
+        assert state["current"]["seed"] == seed, (state["current"]["seed"], seed)
+        fit.load_state_dict(state["current"])
     if rank == 0:
         mailbox.put.remote({"kind": "seed", "seed": seed})
-
-    for epoch in range(first, epochs):
-        torch.manual_seed(mix(seed, epoch, rank))
-        say, started = _teller(mailbox, seed, epoch, steps, batch_size, rank), time.perf_counter()
-        batches = training.shuffled(batch_size, seed, epoch, rank, world_size)
-        losses = train_epoch(
-            model, batches, batch_size, optimizer, scheduler, precision, world_size, settings["max_grad_norm"], say
-        )
-        losses = all_reduce(losses) / world_size
-        check_finite(losses)
-        seconds = time.perf_counter() - started
-        outputs = predict(network, validation.ordered(1000, rank, world_size), precision)
-        sums = metric_sums(network, validation, outputs)
-        total = dict(zip(sums, all_reduce(torch.stack(list(sums.values()))).tolist(), strict=True))
-        if not math.isfinite(total["loss"]):  # the last step's weights, which no training loss has seen yet
-            raise NotFiniteError(f"the validation loss became {total['loss']} after epoch {epoch + 1}")
-        history.append(
-            {
-                "epoch": epoch + 1,
-                "timestamp": int(time.time() * 1000),
-                "train_loss": losses.mean().item(),
-                "lr": scheduler.get_last_lr()[0],
-                "images_per_second": steps * batch_size / seconds,
-                "epoch_seconds": seconds,
-            }
-            | {
-                name if name.startswith("theta_") else f"validation_{name}": value / total["count"]
-                for name, value in total.items()
-                if name != "count"
-            }
-        )
-        if epoch + 1 == epochs:
-            weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-            state["finished"][seed] = {"weights": weights, "history": history}
+    while fit.done < fit.epochs:
+        say = _teller(mailbox, seed, fit.done, fit.steps, settings["batch_size"]) if rank == 0 else None
+        entry = fit.epoch(say)
+        if fit.done == fit.epochs:
+            state["finished"][seed] = {"weights": fit.weights(), "history": fit.history}
             state["current"] = None
         else:
-            state["current"] = {
-                "seed": seed, "epoch": epoch + 1, "history": history, "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
-            }  # fmt: skip
+            state["current"] = {"seed": seed} | fit.state_dict()
         _report(state, rank)
         if rank == 0:
-            mailbox.put.remote({"kind": "epoch", "time": time.time(), "seed": seed, "entry": history[-1]})
-
-
-def augmentation_of(config: dict[str, Any]) -> Augmentation:
-    """The library's form of the recipe's augmentation and of the data's distortion."""
-    return Augmentation(config["train"]["flip"], config["train"]["shift"], Distortion(**config["meta"]["distortion"]))
+            mailbox.put.remote({"kind": "epoch", "time": time.time(), "seed": seed, "entry": entry})
 
 
 def load_state(storage: str) -> tuple[dict | None, list[str]]:
@@ -193,17 +121,8 @@ def broadcast(value):
     return box[0]
 
 
-def all_reduce(values: torch.Tensor) -> torch.Tensor:
-    """The sum of ``values`` over the ranks."""
-    if dist.is_initialized():
-        dist.all_reduce(values)
-    return values
-
-
-def _teller(mailbox, seed: int, epoch: int, steps: int, batch_size: int, rank: int):
-    """A callback for :func:`train_epoch` that tells the driver about once a second how far this epoch is."""
-    if rank != 0:
-        return None
+def _teller(mailbox, seed: int, epoch: int, steps: int, batch_size: int):
+    """A callback for :meth:`Fit.epoch` that tells the driver about once a second how far this epoch is."""
     started = said = time.monotonic()
 
     def say(step: int) -> None:

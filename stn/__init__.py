@@ -3,8 +3,9 @@
 from stn.classifiers import ConvClassifier, Network, RawClassifier, build_network
 from stn.localization import Localization
 from stn.spatial_transformer import SpatialTransformer
-from stn.transforms import Affine
+from stn.transforms import Affine, Attention, Similarity
 
 __all__ = [
-    "Affine", "ConvClassifier", "Localization", "Network", "RawClassifier", "SpatialTransformer", "build_network",
+    "Affine", "Attention", "ConvClassifier", "Localization", "Network", "RawClassifier", "Similarity",
+    "SpatialTransformer", "build_network",
 ]  # fmt: skip

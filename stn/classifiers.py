@@ -1,13 +1,14 @@
 """Classifiers, with or without a spatial transformer in front."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stn.localization import Localization, conv_pool_size
 from stn.spatial_transformer import SpatialTransformer
-from stn.transforms import Affine
+from stn.transforms import TRANSFORMS
 
 
 class ConvClassifier(nn.Sequential):
@@ -59,8 +60,10 @@ class Network(nn.Module):
         theta = self.transformer.theta(images)
         return self.classifier(self.transformer.warp(images, theta)), theta
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.predict(images)[0]
+    def forward(self, images: Tensor, with_theta: bool = False) -> Tensor | tuple[Tensor, Tensor | None]:
+        """Logits, or the pair of :meth:`predict`: of a network wrapped for DDP only ``forward`` may be called."""
+        logits, theta = self.predict(images)
+        return (logits, theta) if with_theta else logits
 
 
 class RawClassifier(nn.Module):
@@ -101,14 +104,19 @@ def build_network(
 
     Args:
         image_shape: channels, height, width.
-        transformer: keyword arguments of :class:`SpatialTransformer`, with those of :class:`Localization` under
-            ``localization``; None for the same classifier without a transformer.
+        transformer: the keyword arguments of :class:`Localization` under ``localization``, the ``padding_mode`` of
+            :class:`SpatialTransformer` and, under ``transform``, the name of the family, ``affine`` where there is
+            none; None for the same classifier without a transformer.
 
     Raises:
         ValueError: the image is too small for the kernels, or a setting is none that the parts allow.
     """
     front = None
     if transformer is not None:
-        localization = Localization(image_shape, Affine.identity, **transformer["localization"])
-        front = SpatialTransformer(localization, **{k: v for k, v in transformer.items() if k != "localization"})
+        options: dict[str, Any] = {"transform": "affine"} | transformer
+        if (family := options.pop("transform")) not in TRANSFORMS:
+            raise ValueError(f"transform: {family!r} is not one of {', '.join(TRANSFORMS)}")
+        transform = TRANSFORMS[family]()
+        localization = Localization(image_shape, transform.identity, **options.pop("localization"))
+        front = SpatialTransformer(localization, transform=transform, **options)
     return Network(ConvClassifier(image_shape, classes, dropout), front)

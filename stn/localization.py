@@ -5,6 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "tanh": nn.Tanh,
+}  # fmt: skip
+
 
 def conv_pool_size(height: int, width: int, kernel_sizes: Sequence[int], name: str) -> tuple[int, int]:
     """Height and width of the features after unpadded convolutions, each followed by a 2×2 max-pool.
@@ -29,8 +33,17 @@ class Localization(nn.Module):
     The last layer starts with zero weights and the identity as its bias (Jaderberg et al., 2015, appendix A.2), so
     that an untrained transformer returns its input.
 
+    Args:
+        image_shape: channels, height, width.
+        identity: the θ to start from.
+        channels, kernel_sizes: of each convolution.
+        hidden: width of the first linear layer.
+        activation: one of :data:`ACTIVATIONS`, after each pool and after the first linear layer.
+        downsample: the image is first averaged over squares of so many pixels to a side.
+
     Raises:
-        ValueError: the image is too small for the kernels, or channels and kernel sizes differ in number.
+        ValueError: the image is too small for the kernels, channels and kernel sizes differ in number, or the
+            activation is unknown.
     """
 
     def __init__(
@@ -40,6 +53,8 @@ class Localization(nn.Module):
         channels: Sequence[int] = (8, 10),
         kernel_sizes: Sequence[int] = (7, 5),
         hidden: int = 32,
+        activation: str = "relu",
+        downsample: int = 1,
     ):
         super().__init__()
         if len(channels) != len(kernel_sizes):
@@ -47,16 +62,21 @@ class Localization(nn.Module):
                 f"localization: {len(channels)} channels {list(channels)} but {len(kernel_sizes)} "
                 f"kernel_sizes {list(kernel_sizes)}; there must be one of each for every layer"
             )
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"localization.activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+        activate = ACTIVATIONS[activation]
         in_channels, height, width = image_shape
-        height, width = conv_pool_size(height, width, kernel_sizes, "localization.kernel_sizes")
+        height, width = conv_pool_size(
+            height // downsample, width // downsample, kernel_sizes, "localization.kernel_sizes"
+        )
 
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [nn.AvgPool2d(downsample)] if downsample > 1 else []
         for out_channels, kernel in zip(channels, kernel_sizes, strict=True):
-            layers += [nn.Conv2d(in_channels, out_channels, kernel), nn.MaxPool2d(2), nn.ReLU()]
+            layers += [nn.Conv2d(in_channels, out_channels, kernel), nn.MaxPool2d(2), activate()]
             in_channels = out_channels
         self.features = nn.Sequential(*layers)
         last = nn.Linear(hidden, len(identity))
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(in_channels * height * width, hidden), nn.ReLU(), last)
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(in_channels * height * width, hidden), activate(), last)
         with torch.no_grad():
             last.weight.zero_()
             last.bias.copy_(torch.tensor(identity))

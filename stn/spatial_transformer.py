@@ -37,15 +37,16 @@ class SpatialTransformer(nn.Module):
         localization: maps images (B, C, H, W) to θ (B, P), P the number of the family's parameters.
         padding_mode: what is sampled outside the image: ``zeros``, ``border`` or ``reflection``. On normalized
             images zero is the mean color, not the background.
+        transform: the family that θ belongs to.
 
     Raises:
         ValueError: an unknown ``padding_mode``.
     """
 
-    def __init__(self, localization: nn.Module, padding_mode: str = "zeros"):
+    def __init__(self, localization: nn.Module, padding_mode: str = "zeros", transform: Affine | None = None):
         super().__init__()
         self.localization = localization
-        self.transform = Affine()
+        self.transform = Affine() if transform is None else transform
         self.sampler = Sampler(padding_mode)
 
     def theta(self, images: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -34,13 +36,24 @@ def choose_precision(setting: str, device: torch.device) -> tuple[torch.dtype, s
     return torch.float32, "this CPU has no bf16 instructions"
 
 
-def make_optimizer(network: Network, lr: float, momentum: float, weight_decay: float, localization_lr: float) -> SGD:
-    """SGD with Nesterov momentum; the localization network learns at ``localization_lr`` times ``lr``."""
+def make_optimizer(
+    network: Network,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    localization_lr: float,
+    localization_weight_decay: float | None = None,
+) -> SGD:
+    """SGD with Nesterov momentum.
+
+    The localization network learns at ``localization_lr`` times ``lr``, with a weight decay of its own where given.
+    """
     localization = [] if network.transformer is None else list(network.transformer.localization.parameters())
     ids = {id(p) for p in localization}
     groups = [{"params": [p for p in network.parameters() if id(p) not in ids], "lr": lr}]
     if localization:
-        groups.append({"params": localization, "lr": lr * localization_lr})
+        decay = weight_decay if localization_weight_decay is None else localization_weight_decay
+        groups.append({"params": localization, "lr": lr * localization_lr, "weight_decay": decay})
     return SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0)
 
 
@@ -68,22 +81,32 @@ def train_epoch(
     precision: torch.dtype,
     world_size: int = 1,
     max_grad_norm: float = math.inf,
+    theta_penalty: float = 0.0,
     on_step: Callable[[int], None] | None = None,
 ) -> Tensor:
     """One epoch over this rank's share of global batches of ``batch_size``; returns each step's loss, (steps,).
 
     Each rank's loss is its sum over ``batch_size / world_size``, whatever the rank's own count: averaged over the
     ranks, as DistributedDataParallel does with the gradients, it is the mean over the global batch. A gradient longer
-    than ``max_grad_norm`` is shortened to it.
+    than ``max_grad_norm`` is shortened to it. ``theta_penalty`` times θ's squared distance from the identity is added
+    to what is minimized, not to the losses returned.
     """
+    network = cast(Network, model.module if isinstance(model, DistributedDataParallel) else model)
+    identity = None
+    if theta_penalty and network.transformer is not None:
+        identity = torch.tensor(network.transformer.transform.identity, device=next(model.parameters()).device)
     model.train()
     losses = []
     for step, (images, labels) in enumerate(batches):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-            logits = model(images)
+            logits, theta = model(images, with_theta=True)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum") * (world_size / batch_size)
+        objective = loss
+        if identity is not None:
+            distance = (theta.float() - identity).square().sum()
+            objective = loss + theta_penalty * distance * (world_size / batch_size)
         optimizer.zero_grad()
-        loss.backward()
+        objective.backward()
         # One steep step is enough to throw the grid off the image, and from there no gradient leads back.
         nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
         optimizer.step()

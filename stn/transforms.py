@@ -22,15 +22,15 @@ class Affine(nn.Module):
     source point of the input that is sampled there, so θ is the inverse of what happens to the image's content.
     """
 
-    identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    identity: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
     @staticmethod
     def matrix(theta: Tensor) -> Tensor:
-        """θ (B, 6) as matrices (B, 2, 3)."""
+        """θ (B, P) as matrices (B, 2, 3)."""
         return theta.view(-1, 2, 3)
 
     def forward(self, theta: Tensor, height: int, width: int) -> Tensor:
-        """The sampling grid (B, height, width, 2) of θ (B, 6).
+        """The sampling grid (B, height, width, 2) of θ (B, P).
 
         Always in at least fp32, under autocast too: bf16 has 8 bits of precision, less than the width of an image
         in pixels needs.
@@ -40,7 +40,7 @@ class Affine(nn.Module):
             return F.affine_grid(self.matrix(theta), [theta.shape[0], 1, height, width], align_corners=ALIGN_CORNERS)
 
     def describe(self, theta: Tensor, height: int, width: int) -> dict[str, Tensor]:
-        """What θ (B, 6) does, as numbers people can read, each of shape (B,).
+        """What θ (B, P) does, as numbers people can read, each of shape (B,).
 
         - ``scale``: √|det|; below 1 zooms in;
         - ``rotation``: of the grid, in degrees within (-180, 180], clockwise as displayed: the rotation of the
@@ -61,3 +61,32 @@ class Affine(nn.Module):
             "determinant": determinant,
             "outside": (grid_BHW2.abs() > 1).any(-1).float().mean((1, 2)),
         }
+
+
+class Similarity(Affine):
+    """Rotation, one scale and shift: θ = (a, b, x, y) is the matrix (a, -b, x; b, a, y).
+
+    Linear in its four numbers, so that no gradient has an angle to unwind.
+    """
+
+    identity = (1.0, 0.0, 0.0, 0.0)
+
+    @staticmethod
+    def matrix(theta: Tensor) -> Tensor:
+        a, b, x, y = theta.unbind(1)
+        return torch.stack((a, -b, x, b, a, y), 1).view(-1, 2, 3)
+
+
+class Attention(Affine):
+    """One scale and shift, Jaderberg et al. (2015), section 3.2, equation 2: θ = (s, x, y) is (s, 0, x; 0, s, y)."""
+
+    identity = (1.0, 0.0, 0.0)
+
+    @staticmethod
+    def matrix(theta: Tensor) -> Tensor:
+        s, x, y = theta.unbind(1)
+        zero = torch.zeros_like(s)
+        return torch.stack((s, zero, x, zero, s, y), 1).view(-1, 2, 3)
+
+
+TRANSFORMS: dict[str, type[Affine]] = {"affine": Affine, "similarity": Similarity, "attention": Attention}

@@ -19,7 +19,9 @@ class Project:
         self.folder = folder
         self.output = ""  # of the demo, where it ran
         self.env = {
-            name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "RAY_"))
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MLFLOW_", "DVC_", "RAY_", "OPTUNA_"))
         }
         self.env |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 

@@ -9,6 +9,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from pipelines.prepared import load_meta, load_split
@@ -18,6 +19,7 @@ from stn.training import predict
 from stn.transforms import Affine
 
 pytestmark = pytest.mark.slow
+VARIANTS = ("plain", "seed", "tuned")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def applied(demo, tmp_path_factory):
 def runs_of(client: mlflow.MlflowClient) -> list:
     experiment = client.get_experiment_by_name("stn-digits")
     assert experiment is not None
-    return client.search_runs([experiment.experiment_id])
+    return [run for run in client.search_runs([experiment.experiment_id]) if "variant" in run.data.tags]
 
 
 def test_the_work_tree_is_as_it_was(demo):
@@ -86,10 +88,26 @@ def test_with_theta_forced_to_the_identity_the_lead_is_gone(applied, monkeypatch
     assert np.mean(forced) <= plain
 
 
+def test_the_tuned_variant_is_the_studys_winner(applied, client):
+    metrics = json.loads((applied.folder / "metrics/tune.json").read_text())
+    assert metrics["finished"] + metrics["pruned"] + metrics["failed"] == 16
+    assert len(metrics["finalists"]) == 4
+    assert metrics["finalists"][metrics["winner"]] == max(metrics["finalists"].values())
+    file = YAML(typ="safe").load((applied.folder / "variants/tuned.yaml").read_text())
+    assert json.loads((applied.folder / "models/tuned/training.json").read_text())["variant"] == file
+    values = json.loads((applied.folder / "metrics/evaluate.json").read_text())["variants"]
+    assert values["tuned"]["parameters"] <= values["seed"]["parameters"]
+    (parent,) = client.search_runs(
+        [client.get_experiment_by_name("stn-digits").experiment_id], f"tags.study = '{metrics['study']}'"
+    )
+    pictures = {Path(file.path).name for file in client.list_artifacts(parent.info.run_id, "study")}
+    assert pictures == {"history.png", "importances.png", "parallel-coordinates.png", "slices.png"}
+
+
 def test_one_run_for_each_model_with_all_that_describes_it(client, demo):
     runs = runs_of(client)
     assert sorted((run.data.tags["variant"], run.data.tags["seed"]) for run in runs) == [
-        (variant, seed) for variant in ("plain", "seed") for seed in ("0", "1", "2")
+        (variant, seed) for variant in VARIANTS for seed in ("0", "1", "2")
     ]
     commit = demo.run("git", "rev-parse", "HEAD").stdout.strip()
     for run in runs:
@@ -106,7 +124,7 @@ def test_one_run_for_each_model_with_all_that_describes_it(client, demo):
             assert sorted(entry.step for entry in history) == list(range(1, 61))
         assert run.data.metrics["test_accuracy"] > 0.5
         has_theta = "theta_rotation" in run.data.metrics
-        assert has_theta == (run.data.tags["variant"] == "seed")
+        assert has_theta == (run.data.tags["variant"] != "plain")
     watched = [run for run in runs if any(name.startswith("system/") for name in run.data.metrics)]
     assert watched, "no run has metrics of the machine"
 
@@ -121,7 +139,7 @@ def test_the_registered_model_answers_as_the_trained_network_does(client, applie
     """Loaded by plain MLflow, raw pixels in."""
     monkeypatch.chdir(applied.folder)
     meta, test = load_meta(), load_split("test")
-    for variant in ("plain", "seed"):
+    for variant in VARIANTS:
         version = next(v for v in client.search_model_versions("name = 'stn-digits'") if v.tags["variant"] == variant)
         model = best_on_validation(load_trained(variant, meta))
         assert version.tags["seed"] == str(model.seed)
@@ -135,7 +153,9 @@ def test_the_registered_model_answers_as_the_trained_network_does(client, applie
             if theta is None:
                 assert "theta" not in answer
             else:
-                np.testing.assert_allclose(answer["theta"].reshape(count, 6), theta[:count], atol=1e-5)
+                assert model.network.transformer is not None
+                matrices = model.network.transformer.transform.matrix(theta[:count])
+                np.testing.assert_allclose(answer["theta"], matrices, atol=1e-5)
         accuracy = (answer["class"] == labels.numpy()).mean()
         assert version.tags["test_accuracy"] == f"{accuracy:.4f}"
         assert version.tags["data_digest"] == meta["digest"]
@@ -149,7 +169,7 @@ def test_aliases(client, applied):
     assert version.tags["promotion"] == "initial"
     histories = json.loads((applied.folder / "models" / version.tags["variant"] / "training.json").read_text())["runs"]
     accuracy = histories[version.tags["seed"]]["history"][-1]["validation_accuracy"]
-    for other in ("plain", "seed"):
+    for other in VARIANTS:
         runs = json.loads((applied.folder / "models" / other / "training.json").read_text())["runs"]
         assert all(run["history"][-1]["validation_accuracy"] <= accuracy for run in runs.values())
 
@@ -158,15 +178,16 @@ def test_the_report_opens_without_a_network(demo):
     html = (demo.folder / "state/reports/digits/report.html").read_text()
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", html)
     assert "<script" not in html
-    assert html.count("data:image/png;base64,") == 5
+    assert html.count("data:image/png;base64,") == 3 * 2 + 2 + 4  # of two transformers, of training, of the study
 
 
 def test_a_second_demo_trains_nothing_and_registers_nothing_twice(demo, client):
     before = {run.info.run_id for run in runs_of(client)}
     output = demo.run("tools/demo.sh").stdout
     assert "worker" not in output  # what each training prints when it starts
+    assert "trials done" not in output
     assert {run.info.run_id for run in runs_of(client)} == before
-    assert len(client.search_model_versions("name = 'stn-digits'")) == 2
+    assert len(client.search_model_versions("name = 'stn-digits'")) == len(VARIANTS)
 
 
 def test_the_demos_results_meet_an_empty_store(applied, tmp_path):
@@ -186,7 +207,7 @@ def test_promote_moves_the_champion(applied):
     """And says so; the second time there is nothing to move."""
     client = mlflow.MlflowClient(f"sqlite:///{applied.folder}/state/mlflow.db")
     champion = str(client.get_registered_model("stn-digits").aliases["champion"])
-    other = "1" if champion == "2" else "2"
+    other = next(version for version in ("1", "2", "3") if version != champion)
     client.set_registered_model_alias("stn-digits", "challenger", other)
     done = applied.run("make", "-o", ".venv/.ready", "promote", "MODEL=stn-digits")
     assert f"champion moved from version {champion} to version {other}" in done.stdout
@@ -199,7 +220,8 @@ def test_promote_moves_the_champion(applied):
 def test_dvcs_own_comparisons(applied):
     """Metrics, parameters and plots of the demo against a commit with one setting changed."""
     applied.commit("The demo's results")
-    applied.run("dvc", "exp", "run", "-S", "train.lr=0.05", "-S", "train.epochs=2", "-S", "train.seeds=[0]")
+    shorter = ("-S", "train.lr=0.05", "-S", "train.epochs=2", "-S", "train.seeds=[0]", "-S", "tune.trials=0")
+    applied.run("dvc", "exp", "run", *shorter)
     params = json.loads(applied.run("dvc", "params", "diff", "--json").stdout)["params.yaml"]
     assert params["train.lr"]["new"] == 0.05
     metrics = json.loads(applied.run("dvc", "metrics", "diff", "--json").stdout)

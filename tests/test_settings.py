@@ -19,32 +19,37 @@ import ray.train
 import ray.train.torch
 import torch
 from matplotlib.figure import Figure
+from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
-from pipelines import cluster, register, tracking, visualize, worker
+from pipelines import cluster, register, study, tracking, trials, visualize, worker
 from pipelines import evaluate as evaluate_stage
 from pipelines import train as train_stage
+from pipelines import tune as tune_stage
 from pipelines.errors import UserError
 from pipelines.evaluate import evaluate
 from pipelines.params import Params, load_params, load_variant
 from pipelines.prepare import prepare
 from pipelines.prepared import Labeled, load_meta, load_split
-from pipelines.state import read_json
+from pipelines.search_space import count_parameters, to_variant
+from pipelines.state import read_json, write_json
 from pipelines.train import train
+from pipelines.tune import tune
 from stn.batches import Batches
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("params.yaml", *sorted(f"variants/{path.name}" for path in (ROOT / "variants").glob("*.yaml")))
+FILES = ("params.yaml", "variants/plain.yaml", "variants/seed.yaml")
 # What every run here begins with; a check changes one leaf of it.
 TINY = {
     "data.dataset": "tiny", "data.size": 28, "data.channels": 1, "data.distortion.rotation": 30,
     "data.distortion.scale": [0.7, 1.0], "data.distortion.shift": 0.1, "prepare.validation": 0.25,
     "prepare.test": 0.25, "train.epochs": 2, "train.batch_size": 16, "train.lr": 0.02, "train.flip": False,
     "train.shift": 0, "train.precision": "fp32", "evaluate.batch_size": 10, "evaluate.resamples": 200,
-    "visualize.examples": 2,
+    "visualize.examples": 2, "variants": ["plain", "seed"], "tune.trials": 9, "tune.epochs": 3,
+    "tune.max_parameters": "none", "tune.finalists": 1,
 }  # fmt: skip
 SPLITS = ("train", "validation", "test")
 
@@ -78,6 +83,20 @@ class Trained(SimpleNamespace):
     said: dict
 
 
+class Tuned(SimpleNamespace):
+    """What tuning made: its metrics, the trials that count, the finals done, and the options of each worker."""
+
+    metrics: dict
+    trials: list[FrozenTrial]
+    finals: list[str]
+    workers: list[dict[str, float]]
+
+    @property
+    def drawn(self) -> list[FrozenTrial]:
+        """The trials whose values the sampler chose: all but the seed's own."""
+        return self.trials[1:]
+
+
 class Bench:
     """Runs stages, each time in a new folder, with some settings changed."""
 
@@ -90,6 +109,9 @@ class Bench:
         self.threads: list[int] = []
         self.asked: Any = None
         self.messages: list[dict] = []
+        self.hired: list[dict[str, float]] = []
+        self.resources = {"CPU": 8.0}
+        self.patch.delenv("OPTUNA_STORAGE", raising=False)
         self._write_source("source", 0)
         self._write_source("another", 24)
         self._stand_in_for_ray()
@@ -130,10 +152,28 @@ class Bench:
         self.patch.setattr(ray.train.torch, "TorchTrainer", Trainer)
         self.patch.setattr(ray.train, "get_context", lambda: context)
         self.patch.setattr(ray.train, "report", report)
+
+        class Hired:
+            def __init__(self, options, arguments):
+                bench.hired.append(options)
+                worker = trials.Worker(*arguments)
+                self.epoch = SimpleNamespace(remote=lambda task: Answer(worker.epoch(task)))
+
+        class Answer:
+            def __init__(self, value):
+                self.value = value
+
+        hire = SimpleNamespace(
+            options=lambda **options: SimpleNamespace(remote=lambda *arguments: Hired(options, arguments))
+        )
+        self.patch.setattr(trials, "RemoteWorker", hire)
+        self.patch.setattr(tune_stage, "connected", nullcontext)
+        self.patch.setattr(tune_stage, "save_figures", lambda *_: [])  # takes seconds and reads no setting
+        self.patch.setattr(ray, "wait", lambda waiting, **_: (waiting[:1], waiting[1:]))
         self.patch.setattr(ray, "put", lambda value: value)
-        self.patch.setattr(ray, "get", lambda value: value)
-        self.patch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0})
-        self.patch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
+        self.patch.setattr(ray, "get", lambda value: value.value if isinstance(value, Answer) else value)
+        self.patch.setattr(cluster.ray, "cluster_resources", lambda: self.resources)
+        self.patch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": self.resources}])
         self.patch.setattr(worker, "get_device", lambda: torch.device("cpu"))
         self.patch.setattr(torch, "set_num_threads", self.threads.append)
 
@@ -223,12 +263,32 @@ class Bench:
         metrics = evaluate(params.variants, params.evaluate)
         return metrics, list(self.ordered), Path("reports/comparison.md").read_text()
 
+    def tune(self, changes: dict[str, Any]) -> Tuned:
+        """The stage tune on the tiny data."""
+        params = self.settings(changes)
+        self._bring(self.prepared, "data")
+        self.hired.clear()
+        metrics = tune(params, load_variant("seed"))
+        with study.opened(metrics["study"], params.tune) as opened:
+            return Tuned(
+                metrics=metrics,
+                trials=study.counted(opened),
+                finals=[name for name in opened.user_attrs if name.startswith("final ")],
+                workers=list(self.hired),
+            )
+
+    @cache  # noqa: B019
+    def tuned(self) -> Tuned:
+        """Tuned with no setting changed."""
+        return self.tune({})
+
     def after_evaluate(self, changes: dict[str, Any]) -> Params:
         """Settings in a folder where everything up to evaluate is done."""
         params = self.settings(changes)
         self._bring(self.models, "data", "models")
         evaluate(params.variants, params.evaluate)
         Path("reports/report.html").touch()
+        write_json(Path("metrics/tune.json"), {"finalists": {}, "winner": "seed"})
         return params
 
     def _bring(self, made: Callable[[], Path], *folders: str) -> None:
@@ -381,6 +441,124 @@ def _(bench: Bench) -> None:
     assert sorted(before["train"].images.sum((1, 2, 3)).tolist()) != sorted(
         after["train"].images.sum((1, 2, 3)).tolist()
     )
+
+
+@check("tune.trials")
+def _(bench: Bench) -> None:
+    assert (len(bench.tuned().trials), len(bench.tune({"tune.trials": 5}).trials)) == (9, 5)
+
+
+@check("tune.epochs")
+def _(bench: Bench) -> None:
+    def longest(tuned: Tuned) -> int:
+        return max(len(trial.intermediate_values) for trial in tuned.trials)
+
+    assert (longest(bench.tuned()), longest(bench.tune({"tune.epochs": 1}))) == (3, 1)
+
+
+@check("tune.seed")
+def _(bench: Bench) -> None:
+    before, after = bench.tuned(), bench.tune({"tune.seed": 5})
+    assert before.trials[0].params == after.trials[0].params, "the first trial is the seed's network"
+    assert all(one.params != other.params for one, other in zip(before.drawn, after.drawn, strict=True))
+    assert before.trials[0].intermediate_values != after.trials[0].intermediate_values
+
+
+@check("tune.sampler")
+def _(bench: Bench) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "resources", {"CPU": 1.0})  # one trial after another, each after what the last has shown
+        before, after = bench.tune({}), bench.tune({"tune.sampler": "random"})
+    alike = [one.params == other.params for one, other in zip(before.trials, after.trials, strict=True)]
+    assert alike == [True] * 4 + [False] * 5, "the first four are drawn at random by either"
+
+
+@check("tune.pruner")
+def _(bench: Bench) -> None:
+    def pruned(tuned: Tuned) -> int:
+        return sum(trial.state == TrialState.PRUNED for trial in tuned.trials)
+
+    assert pruned(bench.tuned()) > 0 == pruned(bench.tune({"tune.pruner": "none"}))
+
+
+@check("tune.max_parameters")
+def _(bench: Bench) -> None:
+    def largest(tuned: Tuned) -> int:
+        meta = {"image_shape": (1, 28, 28), "classes": range(4)}
+        return max(count_parameters(to_variant(trial.params), meta) for trial in tuned.trials)
+
+    # The seed's network has 27,054 of them, here with four classes.
+    assert largest(bench.tuned()) > 27_054 >= largest(bench.tune({"tune.max_parameters": "seed"}))
+    assert largest(bench.tune({"tune.max_parameters": 30_000})) <= 30_000
+
+
+@check("tune.gpus_per_trial")
+def _(bench: Bench) -> None:
+    assert bench.tuned().workers == [{"num_cpus": 1, "num_gpus": 0.0}] * 8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "resources", {"CPU": 8.0, "GPU": 1.0})
+        assert bench.tune({}).workers == [{"num_cpus": 1, "num_gpus": 0.25}] * 4
+        assert bench.tune({"tune.gpus_per_trial": 0.5}).workers == [{"num_cpus": 1, "num_gpus": 0.5}] * 2
+
+
+@check("tune.finalists")
+def _(bench: Bench) -> None:
+    assert len(bench.tuned().metrics["finalists"]) == 2  # and the seed's network
+    assert len(bench.tune({"tune.finalists": 3}).metrics["finalists"]) == 4
+
+
+@check("tune.final_seeds")
+def _(bench: Bench) -> None:
+    def seeds(tuned: Tuned) -> list[str]:
+        return [name.split()[-1] for name in tuned.finals]
+
+    assert seeds(bench.tuned()) == ["1000"] * 2
+    assert sorted(seeds(bench.tune({"tune.final_seeds": [7, 8]}))) == ["7", "7", "8", "8"]
+
+
+def narrows(leaf: str, value: Any, name: str, wanted: Any) -> None:
+    """Check that with ``value`` every value drawn for ``name`` is ``wanted``, which it is not otherwise."""
+
+    @check(f"tune.search_space.{leaf}")
+    def _(bench: Bench) -> None:
+        def drawn(tuned: Tuned) -> set:
+            return {trial.params[name] for trial in tuned.drawn if name in trial.params}
+
+        assert drawn(bench.tuned()) != {wanted}
+        assert drawn(bench.tune({f"tune.search_space.{leaf}": value})) == {wanted}
+
+
+narrows("transform", ["attention"], "transform", "attention")
+narrows("padding_mode", ["reflection"], "padding_mode", "reflection")
+narrows("downsample", [2], "downsample", 2)
+narrows("layers", [1], "layers", 1)
+narrows("channels.low", 16, "channels_1", 16)
+narrows("channels.high", 4, "channels_1", 4)
+narrows("kernel_size", [3], "kernel_size_1", 3)
+narrows("hidden.low", 64, "hidden", 64)
+narrows("hidden.high", 8, "hidden", 8)
+narrows("activation", ["gelu"], "activation", "gelu")
+narrows("localization_lr.low", 1.0, "localization_lr", 1.0)
+narrows("localization_lr.high", 0.01, "localization_lr", 0.01)
+narrows("localization_weight_decay", [0.3], "localization_weight_decay", 0.3)
+narrows("theta_penalty", [0.7], "theta_penalty", 0.7)
+
+
+def straightens(name: str) -> None:
+    """Check that the range of ``name`` is drawn from evenly where it is not logarithmic: more large values."""
+
+    @check(f"tune.search_space.{name}.log")
+    def _(bench: Bench) -> None:
+        def drawn(tuned: Tuned) -> list[float]:
+            return [v for t in tuned.drawn for key, v in t.params.items() if key in (name, f"{name}_1", f"{name}_2")]
+
+        changed = bench.tune({f"tune.search_space.{name}.log": False})
+        assert np.mean(drawn(changed)) > np.mean(drawn(bench.tuned()))
+
+
+straightens("channels")
+straightens("hidden")
+straightens("localization_lr")
 
 
 @check("train.seeds")

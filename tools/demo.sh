@@ -5,11 +5,12 @@ set -euo pipefail
 start=$SECONDS
 # params.yaml may have been edited by now: where the data lies and what depends on it is set back to the default.
 dvc exp run --temp \
-  -S 'variants=[plain,seed]' \
+  -S 'variants=[plain,seed,tuned]' \
   -S data.dataset=digits -S data.source=data/raw -S data.size=null -S data.channels=null \
   -S train.epochs=null -S train.batch_size=null -S train.lr=null -S train.flip=null -S train.shift=null \
   -S data.distortion.rotation=90 -S 'data.distortion.scale=[0.4,1.0]' -S data.distortion.shift=0.25 \
   -S prepare.validation=0.2 \
+  -S tune.trials=16 -S tune.epochs=null -S tune.finalists=3 -S 'tune.final_seeds=[1000,1001]' \
   -S 'train.seeds=[0,1,2]'
 echo
 cat state/reports/digits/comparison.md

@@ -60,3 +60,32 @@ def test_what_would_wait_for_ever_is_refused(monkeypatch, nodes, changes):
     on(monkeypatch, *nodes)
     with pytest.raises(UserError, match=f"train.workers: {changes['workers']} given"):
         cluster.plan(train_params(**changes))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "share", "number"),
+    [
+        ([(2, 0)], 0.25, 2),  # a core each
+        ([(0, 0), (8, 0), (4, 0)], 0.25, 12),
+        ([(16, 1)], 0.25, 4),
+        ([(16, 2)], 0.4, 4),  # two on each GPU: none is spread over both
+        ([(16, 2)], 0.6, 2),
+        ([(3, 2)], 0.25, 3),  # no more than there are cores
+        ([(32, 0), (8, 1), (1, 1)], 0.5, 3),
+        ([(64, 1)], 0.1, 10),
+    ],
+)
+def test_trials_fit_the_cluster(monkeypatch, nodes, share, number):
+    on(monkeypatch, *nodes)
+    found, taken = cluster.room_for_trials(share)
+    assert found == number
+    # The oracle: each takes one core and its share of one single GPU.
+    room = [(cpus, [1.0] * gpus) for cpus, gpus in nodes]
+    for _ in range(found):
+        for i, (cpus, gpus) in enumerate(room):
+            free = [g for g, left in enumerate(gpus) if left >= taken - 1e-9]
+            if cpus >= 1 and (free or not taken):
+                room[i] = (cpus - 1, [left - taken * (g in free[:1]) for g, left in enumerate(gpus)])
+                break
+        else:
+            pytest.fail("one would wait for ever")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -55,6 +56,37 @@ def test_settings_reach_the_layers():
     shapes = [tuple(parameter.shape) for parameter in localization.parameters() if parameter.ndim > 1]
     # 20x24 -> 16x20 -> 8x10 -> 6x8 -> 3x4
     assert shapes == [(4, 3, 5, 5), (5, 4, 3, 3), (6, 5 * 3 * 4), (3, 6)]
+
+
+def test_downsampled_it_sees_means_over_squares():
+    """A checkerboard is gray from afar: halved, the localization network cannot tell it from a gray image."""
+    torch.manual_seed(0)
+    localization = Localization((1, 24, 24), IDENTITY, kernel_sizes=(3, 3), downsample=2)
+    nn.init.normal_(list(localization.parameters())[-2], std=0.1)  # of the last layer, which starts with zeros
+    gray = torch.full((1, 1, 24, 24), 0.5)
+    board = ((torch.arange(24)[:, None] + torch.arange(24)) % 2).float().expand(1, 1, 24, 24)
+    torch.testing.assert_close(localization(board), localization(gray))
+    plain = Localization((1, 12, 12), IDENTITY, kernel_sizes=(3, 3))
+    with torch.no_grad():
+        for parameter, other in zip(plain.parameters(), localization.parameters(), strict=True):
+            parameter.copy_(other)
+    image = torch.randn(2, 1, 24, 24)
+    torch.testing.assert_close(localization(image), plain(image.view(2, 1, 12, 2, 12, 2).mean((3, 5))))
+
+
+@pytest.mark.parametrize(("name", "function"), [("tanh", torch.tanh), ("gelu", F.gelu), ("leaky_relu", F.leaky_relu)])
+def test_the_activation_stands_after_each_pool_and_the_first_linear_layer(name, function):
+    torch.manual_seed(0)
+    localization = Localization((1, 16, 16), IDENTITY, (4,), (3,), hidden=5, activation=name)
+    weights = [torch.randn_like(parameter) for parameter in localization.parameters()]
+    for parameter, value in zip(localization.parameters(), weights, strict=True):
+        parameter.data.copy_(value)
+    image = torch.randn(2, 1, 16, 16)
+    features = function(F.max_pool2d(F.conv2d(image, weights[0], weights[1]), 2)).flatten(1)
+    expected = F.linear(function(F.linear(features, weights[2], weights[3])), weights[4], weights[5])
+    torch.testing.assert_close(localization(image), expected)
+    with pytest.raises(ValueError, match=r"localization\.activation: 'sin' is not one of relu"):
+        Localization((1, 16, 16), IDENTITY, (4,), (3,), activation="sin")
 
 
 def test_too_small_an_image_is_refused_by_the_setting_and_its_size():

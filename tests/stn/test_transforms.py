@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from stn.transforms import Affine
+from stn.transforms import TRANSFORMS, Affine, Attention, Similarity
 
 
 def pixel_centers(size: int) -> np.ndarray:
@@ -96,3 +96,31 @@ def test_describe_shows_a_mirror_image_by_its_determinant():
     described = Affine().describe(mirrored, 4, 4)
     assert described["determinant"].tolist() == [-1.0, -0.25]
     assert described["scale"].tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("family", TRANSFORMS.values())
+def test_every_family_starts_at_the_identity(family):
+    theta = torch.tensor([family.identity]).repeat(3, 1)
+    torch.testing.assert_close(family()(theta, 5, 7), Affine()(torch.tensor([Affine.identity]).repeat(3, 1), 5, 7))
+
+
+def test_a_similarity_is_a_scaled_rotation_and_a_shift():
+    matrix = similarity(1.3, 25, 0.2, -0.4)
+    theta = torch.tensor([[matrix[0], matrix[3], 0.2, -0.4]])
+    torch.testing.assert_close(Similarity.matrix(theta).flatten(1), torch.tensor([matrix]))
+    torch.testing.assert_close(Similarity()(theta, 6, 4), Affine()(torch.tensor([matrix]), 6, 4))
+    described = Similarity().describe(theta, 6, 4)
+    assert described["scale"].item() == pytest.approx(1.3) and described["rotation"].item() == pytest.approx(25)
+
+
+def test_attention_scales_both_axes_alike_and_shifts():
+    theta = torch.tensor([[0.5, 0.25, -0.125]])
+    assert Attention.matrix(theta).tolist() == [[[0.5, 0.0, 0.25], [0.0, 0.5, -0.125]]]
+
+
+@pytest.mark.parametrize("family", TRANSFORMS.values())
+def test_gradients_of_every_family(family):
+    generator = torch.Generator().manual_seed(0)
+    count = len(family.identity)
+    theta = torch.tensor([family.identity]).double() + 0.1 * torch.randn(2, count, generator=generator).double()
+    assert torch.autograd.gradcheck(lambda t: family()(t, 4, 5), (theta.requires_grad_(),))

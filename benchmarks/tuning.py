@@ -1,0 +1,162 @@
+"""Claim: the stage tune finishes several times as many trials an hour as the naive way, and its winner is no worse.
+
+The naive way is each trial in a process of its own, one after another, on all cores, never pruned; sampler, search
+space, trial budget and data are the same. Both sides run in this one run, alternating: ours until its trials are
+finished, the other for as many seconds. Each side's best trial is then trained at full length with a fresh seed.
+Everything counts: starting Python, Ray and the workers. Data: scikit-learn's digits, distorted as in the demo.
+
+    python benchmarks/tuning.py --repeats 3 --trials 16
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from ruamel.yaml import YAML
+
+from pipelines import search_space, study
+from pipelines.cluster import connected
+from pipelines.fit import Fit, make_batches
+from pipelines.params import Params, VariantParams, load_params, load_variant
+from pipelines.prepare import prepare
+from pipelines.prepared import load_arrays, load_meta
+from pipelines.tune import Tuning, study_name
+from stn.training import choose_precision
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "tuning.json"
+
+
+def settings(seed: int, trials: int, pruner: str) -> None:
+    """Write params.yaml of the demo, and the variants, into the current folder."""
+    yaml = YAML()
+    values = yaml.load((ROOT / "params.yaml").read_text())
+    values["data"]["dataset"] = "digits"
+    values["data"]["distortion"] |= {"rotation": 90, "scale": [0.4, 1.0], "shift": 0.25}
+    values["prepare"]["validation"] = 0.2
+    values["tune"] |= {"seed": seed, "trials": trials, "pruner": pruner}
+    yaml.dump(values, Path("params.yaml"))
+    Path("variants").mkdir(exist_ok=True)
+    for variant in ("plain", "seed"):
+        Path(f"variants/{variant}.yaml").write_text((ROOT / f"variants/{variant}.yaml").read_text())
+
+
+def opened(params: Params):
+    """The study of these settings."""
+    return study.opened(study_name(params, load_variant("seed"), load_meta())[0], params.tune)
+
+
+def ours() -> None:
+    """The stage's search, in this process."""
+    params = load_params()
+    with opened(params) as one:
+        limit = search_space.count_parameters(load_variant("seed"), load_meta())
+        tuning = Tuning(one, params, load_variant("seed"), load_meta(), limit)
+        with connected():
+            tuning.hire()
+            tuning.search()
+        tuning.parent.end("FINISHED")
+
+
+def theirs() -> None:
+    """One trial, in this process."""
+    params, meta = load_params(), load_meta()
+    limit = search_space.count_parameters(load_variant("seed"), meta)
+    with opened(params) as one:
+        while True:
+            trial = one.ask()
+            variant = search_space.draw(trial, params.tune.search_space)
+            if search_space.misfit(variant, meta, limit) is None:
+                break
+            study.refuse(one, trial, "does not fit")
+        one.tell(trial, train(params, variant, params.tune.epochs, params.tune.seed))
+
+
+def train(params: Params, variant: VariantParams, epochs: int, seed: int) -> float:
+    """Validation accuracy after so many epochs on all cores."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe, meta = params.train.model_dump() | {"epochs": epochs}, load_meta()
+    precision, _ = choose_precision(params.train.precision, device)
+    fit = Fit(recipe, variant.model_dump(), meta, *make_batches(load_arrays(), meta, recipe, device), seed, precision)
+    while fit.done < epochs:
+        fit.epoch()
+    return fit.history[-1]["validation_accuracy"]
+
+
+def side(what: str) -> None:
+    """Run this script again for one side, in a process of its own."""
+    subprocess.run([sys.executable, __file__, "--side", what], check=True, stdout=subprocess.DEVNULL)
+
+
+def best_at_full_length() -> tuple[int, float]:
+    """How many trials the current folder's study has finished, and what its best reaches at full length."""
+    params = load_params()
+    with opened(params) as one:
+        count = len(study.counted(one))
+        values = one.best_trial.params
+        seeds = study.SEEDS_NETWORK in one.best_trial.user_attrs
+    variant = load_variant("seed") if seeds else search_space.to_variant(values)
+    return count, train(params, variant, params.train.epochs, params.tune.final_seeds[0])
+
+
+def repeat(number: int, trials: int) -> dict[str, float]:
+    """Both sides once: trials an hour, and accuracy at full length of each side's best."""
+    row = {}
+    seconds = 0.0
+    for name in ("ours", "theirs"):
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            os.environ["DVC_ROOT"] = folder
+            settings(number, trials, "median" if name == "ours" else "none")
+            params = load_params()
+            prepare(params.data, params.prepare)
+            started = time.perf_counter()
+            side(name)
+            while name == "theirs" and time.perf_counter() - started < seconds:
+                side(name)
+            taken = time.perf_counter() - started
+            seconds = taken if name == "ours" else seconds
+            count, accuracy = best_at_full_length()
+            row |= {f"{name}_trials_per_hour": 3600 * count / taken, f"{name}_accuracy": accuracy}
+            os.chdir(ROOT)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        ours() if arguments.side == "ours" else theirs()
+        return
+    os.environ.pop("OPTUNA_STORAGE", None)  # each side of each repeat has a study of its own
+    rows = []
+    for number in range(arguments.repeats):
+        rows.append(repeat(number, arguments.trials))
+        print(json.dumps(rows[-1]), flush=True)
+    ratios = [row["ours_trials_per_hour"] / row["theirs_trials_per_hour"] for row in rows]
+    leads = [100 * (row["ours_accuracy"] - row["theirs_accuracy"]) for row in rows]
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+    def spread(values: list[float]) -> str:
+        return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values) if len(values) > 1 else 0:.2f}"
+
+    print(f"{machine}; n = {len(rows)}, mean ± std")
+    print(f"trials an hour, ours / theirs: {spread(ratios)}")
+    print(f"best at full length, ours − theirs: {spread(leads)} points of validation accuracy")
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"machine": machine, "trials": arguments.trials, "repeats": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

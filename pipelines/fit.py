@@ -1,0 +1,151 @@
+"""One network being trained with one seed, an epoch at a time: what a training worker and a tuning trial share.
+
+Random numbers are drawn anew from (seed, epoch, rank) at each epoch's start, so a fit that was saved and loaded goes
+the same way as one that was not.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from stn.batches import Augmentation, Batches, mix
+from stn.classifiers import build_network
+from stn.distortions import Distortion
+from stn.training import (
+    NotFiniteError,
+    check_finite,
+    make_optimizer,
+    metric_sums,
+    one_cycle,
+    predict,
+    train_epoch,
+)
+
+
+def make_batches(
+    arrays: dict[str, np.ndarray], meta: dict, recipe: dict[str, Any], device: torch.device
+) -> tuple[Batches, Batches]:
+    """Training and validation images, of which the batches hold copies of their own, on ``device``."""
+    distortion = Distortion(**meta["distortion"])
+    augmentations = {"train": Augmentation(recipe["flip"], recipe["shift"], distortion), "validation": Augmentation()}
+    data = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    training, validation = (
+        Batches(data[f"{split}_images"], data[f"{split}_labels"], meta["mean"], meta["std"], device, augmentation)
+        for split, augmentation in augmentations.items()
+    )
+    return training, validation
+
+
+class Fit:
+    """A network, its optimizer, schedule and history; as one of ``world_size`` ranks where there are several.
+
+    Args:
+        recipe: the section ``train`` of params.yaml, as a dictionary.
+        variant: a variant's file, as a dictionary.
+        meta: meta.json of the prepared data.
+        training, validation: of the same device, on which the network is trained.
+        seed: of the weights, the order of the images, their augmentation and dropout.
+        precision: the dtype of autocast.
+    """
+
+    def __init__(
+        self,
+        recipe: dict[str, Any],
+        variant: dict[str, Any],
+        meta: dict,
+        training: Batches,
+        validation: Batches,
+        seed: int,
+        precision: torch.dtype,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.recipe, self.seed, self.precision = recipe, seed, precision
+        self.training, self.validation = training, validation
+        self.rank, self.world_size = rank, world_size
+        self.theta_penalty = variant["theta_penalty"]
+        torch.manual_seed(seed)
+        network = build_network(meta["image_shape"], len(meta["classes"]), variant["transformer"], recipe["dropout"])
+        network.to(training.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.network = network
+        self.optimizer = make_optimizer(
+            network, recipe["lr"], recipe["momentum"], recipe["weight_decay"],
+            variant["localization_lr"], variant["localization_weight_decay"],
+        )  # fmt: skip
+        self.epochs = recipe["epochs"]
+        self.steps = len(training) // recipe["batch_size"]
+        self.scheduler = one_cycle(self.optimizer, self.steps * self.epochs, recipe["warmup"])
+        self.history: list[dict[str, float]] = []
+        self.model = network if world_size == 1 else DistributedDataParallel(network)
+
+    @property
+    def done(self) -> int:
+        """How many epochs are finished."""
+        return len(self.history)
+
+    def epoch(self, on_step: Callable[[int], None] | None = None) -> dict[str, float]:
+        """Train one more epoch and evaluate it on the validation images; its metrics, also kept in ``history``.
+
+        Raises:
+            NotFiniteError: on every rank alike.
+        """
+        batch_size, epoch, started = self.recipe["batch_size"], self.done, time.perf_counter()
+        torch.manual_seed(mix(self.seed, epoch, self.rank))
+        batches = self.training.shuffled(batch_size, self.seed, epoch, self.rank, self.world_size)
+        losses = train_epoch(
+            self.model, batches, batch_size, self.optimizer, self.scheduler, self.precision, self.world_size,
+            self.recipe["max_grad_norm"], self.theta_penalty, on_step,
+        )  # fmt: skip
+        losses = all_reduce(losses) / self.world_size
+        check_finite(losses)
+        seconds = time.perf_counter() - started
+        outputs = predict(self.network, self.validation.ordered(1000, self.rank, self.world_size), self.precision)
+        sums = metric_sums(self.network, self.validation, outputs)
+        total = dict(zip(sums, all_reduce(torch.stack(list(sums.values()))).tolist(), strict=True))
+        if not math.isfinite(total["loss"]):  # the last step's weights, which no training loss has seen yet
+            raise NotFiniteError(f"the validation loss became {total['loss']} after epoch {epoch + 1}")
+        entry = {
+            "epoch": epoch + 1,
+            "timestamp": int(time.time() * 1000),
+            "train_loss": losses.mean().item(),
+            "lr": self.scheduler.get_last_lr()[0],
+            "images_per_second": self.steps * batch_size / seconds,
+            "epoch_seconds": seconds,
+        } | {
+            name if name.startswith("theta_") else f"validation_{name}": value / total["count"]
+            for name, value in total.items()
+            if name != "count"
+        }
+        self.history.append(entry)
+        return entry
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that :meth:`load_state_dict` needs to go on from here."""
+        return {
+            "epoch": self.done, "history": self.history, "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where ``state`` was taken."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.history = state["history"]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The network's tensors on the CPU."""
+        return {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+
+
+def all_reduce(values: torch.Tensor) -> torch.Tensor:
+    """The sum of ``values`` over the ranks."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values

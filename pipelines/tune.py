@@ -1,0 +1,396 @@
+"""tune: an Optuna study of the localization network on Ray workers, whose winner is written to variants/tuned.yaml.
+
+python -m pipelines.tune                the study of params.yaml, up to tune.trials in total
+python -m pipelines.tune --location     where that study is kept
+"""
+
+import argparse
+import statistics
+import time
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipelines.errors import UserError, WorldError, run
+from pipelines.params import TUNED, Params, VariantParams, load_params, load_variant, variant_file
+
+if __name__ == "__main__":
+    run(load_params)  # a mistake in the settings is answered before torch and Ray take seconds to import
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from ruamel.yaml import YAML
+
+from pipelines import search_space, study, tracking
+from pipelines.cluster import connected
+from pipelines.lineage import current_commit, digest_code
+from pipelines.prepared import check, load_arrays, load_meta
+from pipelines.progress import progress
+from pipelines.state import key_of, read_json, state_dir, write_json
+from pipelines.study_figures import save_figures
+from pipelines.trials import Epoch, Failure, Pool, Task
+from pipelines.trials_table import TrialsTable
+
+SEED = "seed"  # the variant that every other has to beat
+METRICS = Path("metrics/tune.json")
+PICTURES = Path("plots/tune")
+NO_CONCERN_OF_TRIALS = {"epochs", "seeds", "final_fit", "workers", "threads", "max_failures"}  # in the section train
+
+
+class Finalist(NamedTuple):
+    """A network to be trained at full length: ``trial`` is None for the seed's."""
+
+    trial: int | None
+    variant: VariantParams
+
+    @property
+    def name(self) -> str:
+        return SEED if self.trial is None else f"trial-{self.trial}"
+
+
+def tune(params: Params, seeds_variant: VariantParams) -> dict[str, Any]:
+    """Run the study up to ``tune.trials`` trials, train the best at full length, write the winner; returns metrics.
+
+    Raises:
+        UserError: the settings do not fit the data.
+        WorldError: another driver holds the study, or every trial failed; what was finished stays.
+    """
+    meta = load_meta()
+    # Validation images choose the winner, so that no trial is trained on them, whatever train.final_fit says.
+    split = params.model_copy(update={"train": params.train.model_copy(update={"final_fit": False})})
+    check(SEED, split, seeds_variant, meta)
+    if seeds_variant.transformer is None:
+        raise UserError(f"{variant_file(SEED)}: transformer: null given; there is nothing to tune")
+    if not params.tune.trials:
+        origin = ["The seed's own network: no trials were run (tune.trials: 0)."]
+        nothing = {"finished": 0, "pruned": 0, "failed": 0, "finalists": {}, "winner": SEED}
+        return conclude(seeds_variant, origin, nothing)
+    limit = params.tune.max_parameters
+    limit = search_space.count_parameters(seeds_variant, meta) if limit == "seed" else limit
+    max_parameters = None if limit == "none" else limit
+    search_space.check_space(params.tune.search_space, meta, max_parameters)
+    name, made_of = study_name(params, seeds_variant, meta)
+    _say_what_changed(params.data.dataset, name, made_of)
+    with tracking.needed("the study is kept"), study.opened(name, params.tune) as opened:
+        tuning = Tuning(opened, params, seeds_variant, meta, max_parameters)
+        try:
+            if tuning.left() > 0 or tuning.finals_left():
+                with connected():
+                    tuning.hire()
+                    tuning.search()
+                    tuning.train_finalists()
+            return tuning.choose()
+        except BaseException:
+            tuning.parent.end("FAILED")
+            raise
+
+
+def study_name(params: Params, seeds_variant: VariantParams, meta: dict) -> tuple[str, dict[str, str]]:
+    """The study's name, and what it is made of: whatever is changed there starts a study of its own."""
+    recipe = params.train.model_dump(exclude=NO_CONCERN_OF_TRIALS)
+    made_of = {
+        "tune.search_space": key_of(params.tune.search_space.model_dump(), params.tune.max_parameters),
+        "the recipe of a trial": key_of(recipe, params.tune.epochs, params.tune.seed),
+        f"{variant_file(SEED)}": key_of(seeds_variant.model_dump()),
+        "the prepared data": meta["digest"],
+        "the code of stn/": digest_code("stn", "pipelines.fit"),
+    }
+    return f"stn-{meta['dataset']}-{key_of(made_of)}", made_of
+
+
+def _say_what_changed(dataset: str, name: str, made_of: dict[str, str]) -> None:
+    path = state_dir("tuning") / f"{dataset}.json"
+    last = read_json(path) if path.exists() else {}
+    changed = [part for part, digest in made_of.items() if last and last.get(part) != digest]
+    if changed:
+        print(f"tune: {' and '.join(changed)} changed: the study is {name}, other than the last one", flush=True)
+    write_json(path, made_of)
+
+
+class Tuning:
+    """One study at work."""
+
+    def __init__(
+        self,
+        opened: optuna.Study,
+        params: Params,
+        seeds_variant: VariantParams,
+        meta: dict,
+        max_parameters: int | None,
+    ):
+        self.study, self.params, self.seeds_variant, self.meta = opened, params, seeds_variant, meta
+        self.max_parameters = max_parameters
+        self.settings = params.tune
+        self.beaten = time.monotonic()
+        self.seeds_values = search_space.from_variant(seeds_variant, params.train.weight_decay)
+        self.client, self.commit = tracking.connect(), current_commit()
+        self.experiment = tracking.experiment_id(self.client, f"stn-{meta['dataset']}")
+        self.parent = tracking.TrainingRun(self.client, self.experiment, opened.study_name, f"tune-{meta['dataset']}")
+        # A parameter is logged once and for all; what may change within a study is a tag.
+        made_of = self.settings.model_dump(include={"search_space", "max_parameters", "epochs", "seed"})
+        may_change = self.settings.model_dump(exclude=set(made_of))
+        tags = {name: str(value) for name, value in tracking.flat({"tune": may_change}).items()}
+        tags |= self.commit.tags | {"data_digest": meta["digest"], "study": opened.study_name}
+        recipe = params.train.model_dump(exclude=NO_CONCERN_OF_TRIALS)
+        self.parent.describe(tracking.flat({"tune": made_of, "train": recipe}), tags, meta, self.commit.diff)
+        for trial in study.recover(opened):
+            print(f"tune: trial {trial.number} was left unfinished when its driver was killed", flush=True)
+            run = self._run_of(trial.number)
+            run.describe_trial(trial.params)
+            run.end_trial("failed", study.reason(trial))
+        if not opened.trials:
+            values = search_space.inside(self.seeds_values, self.settings.search_space)
+            study.queue(opened, values, **{study.SEEDS_NETWORK: True})
+
+    def left(self) -> int:
+        """How many trials are still to be run."""
+        return self.settings.trials - len(study.counted(self.study))
+
+    def hire(self) -> None:
+        """Have workers made on the connected cluster, as many as there is room and work for."""
+        work = max(self.left(), (self.settings.finalists + 1) * len(self.settings.final_seeds))
+        share, recipe = self.settings.gpus_per_trial, self.params.train.model_dump()
+        self.pool = Pool(share, work, recipe, self.meta, load_arrays())
+        print(
+            f"tune: {self.study.study_name}: {len(study.counted(self.study))} of {self.settings.trials} trials done, "
+            f"{self.pool.size} at once", flush=True,
+        )  # fmt: skip
+        self.parent.start()
+
+    def search(self) -> None:
+        """Ask, train, tell, until ``tune.trials`` trials are finished.
+
+        Raises:
+            WorldError: every one of them failed.
+        """
+        at_work: dict[str, _Running] = {}
+        epochs = self.settings.epochs
+        with TrialsTable("tune", self.settings.trials, epochs, study.counted(self.study)) as table:
+            while True:
+                while self.pool.idle and self.left() > len(at_work):
+                    trial, variant = self._next_trial()
+                    running = _Running(trial, Task(str(trial.number), variant.model_dump(), epochs, self.settings.seed))
+                    at_work[running.task.key] = running
+                    self.pool.start(running.task)
+                    running.run = self._run_of(trial.number)
+                    running.run.describe_trial(trial.params)
+                if not at_work:
+                    break
+                for task, answer in self.pool.wait(timeout=0.5):
+                    running = at_work[task.key]
+                    if self._take(running, answer):
+                        del at_work[task.key]
+                        table.finished(self.study.trials[running.trial.number])
+                table.show({key: running.history for key, running in at_work.items()})
+                self._beat()
+        counted = study.counted(self.study)
+        if counted and all(trial.state == TrialState.FAIL for trial in counted):
+            raise WorldError(
+                f"tune: all {len(counted)} trials failed; the first: {study.reason(counted[0])}; mend it and raise "
+                f"tune.trials to try others"
+            )
+
+    def _beat(self) -> None:
+        if time.monotonic() - self.beaten > study.BEAT_EVERY_S:
+            study.beat(self.study)
+            self.beaten = time.monotonic()
+
+    def _next_trial(self) -> tuple[optuna.Trial, VariantParams]:
+        while True:  # the space has been checked: a combination that fits comes before long
+            trial = self.study.ask()
+            if study.SEEDS_NETWORK in trial.user_attrs:
+                values = search_space.inside(self.seeds_values, self.settings.search_space)
+                search_space.draw_only(trial, self.settings.search_space, list(values))
+                return trial, self.seeds_variant
+            variant = search_space.draw(trial, self.settings.search_space)
+            refusal = search_space.misfit(variant, self.meta, self.max_parameters)
+            if refusal is None:
+                return trial, variant
+            study.refuse(self.study, trial, refusal)
+
+    def _take(self, running: "_Running", answer: Epoch | Failure) -> bool:
+        """Act on one answer of a worker; whether the trial is finished.
+
+        MLflow is told before the study: a kill in between leaves a trial that is tried again, not a run left open.
+        """
+        trial, task = running.trial, running.task
+        if isinstance(answer, Failure):
+            trial.set_user_attr("reason", answer.reason)
+            running.run.end_trial("failed", answer.reason)
+            self.study.tell(trial, state=TrialState.FAIL)
+            return True
+        running.history.append(answer.entry)
+        running.trained += answer.seconds
+        accuracy = answer.entry["validation_accuracy"]
+        trial.report(accuracy, step=len(running.history))
+        last = len(running.history) == task.epochs
+        pruned = not last and trial.should_prune()
+        if not last and not pruned:
+            self.pool.go_on(task)  # first, so that the worker does not wait for the database
+            running.run.log_epoch(answer.entry)
+            return False
+        self.pool.end(task)
+        running.run.log_epoch(answer.entry)
+        seconds = time.time() - running.started
+        trial.set_user_attr("seconds", seconds)
+        trial.set_user_attr("overhead", seconds - running.trained)
+        running.run.end_trial("pruned" if pruned else "finished")
+        if pruned:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, accuracy)
+        return True
+
+    def _run_of(self, number: int) -> tracking.TrainingRun:
+        name = f"trial-{number}"
+        key = f"{self.study.study_name}/{name}"
+        return tracking.TrainingRun(self.client, self.experiment, key, name, self.parent.run_id)
+
+    def finalists(self) -> list[Finalist]:
+        """The seed's network and the best of the trials, no network twice."""
+        found = [Finalist(None, self.seeds_variant)]
+        complete = [trial for trial in self.study.trials if trial.state == TrialState.COMPLETE]
+        for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
+            if study.SEEDS_NETWORK in trial.user_attrs or len(found) > self.settings.finalists:
+                continue
+            variant = search_space.to_variant(trial.params)
+            if all(variant != other.variant for other in found):
+                found.append(Finalist(trial.number, variant))
+        return found
+
+    def finals_left(self) -> list[tuple[Finalist, int]]:
+        """Finalists and seeds that have not been trained at full length yet."""
+        done = self.study.user_attrs
+        pairs = [(finalist, seed) for seed in self.settings.final_seeds for finalist in self.finalists()]
+        return [(finalist, seed) for finalist, seed in pairs if self._final_key(finalist, seed) not in done]
+
+    def _final_key(self, finalist: Finalist, seed: int) -> str:
+        return f"final {finalist.name} {self.params.train.epochs} {seed}"
+
+    def train_finalists(self) -> None:
+        """Train the finalists for ``train.epochs``; each result is kept in the study as soon as there is one."""
+        waiting = self.finals_left()
+        total = len(waiting) * self.params.train.epochs
+        at_work: dict[str, tuple[Finalist, int, tracking.TrainingRun]] = {}
+        epochs = 0
+        with progress("finalists", total) as reporter:
+            while waiting or at_work:
+                while waiting and self.pool.idle:
+                    finalist, seed = waiting.pop(0)
+                    key = self._final_key(finalist, seed)
+                    self.pool.start(Task(key, finalist.variant.model_dump(), self.params.train.epochs, seed))
+                    name = f"final-{finalist.name}-{seed}"
+                    run = tracking.TrainingRun(
+                        self.client, self.experiment, f"{self.study.study_name}/{key}", name, self.parent.run_id
+                    )
+                    run.describe_trial(search_space.from_variant(finalist.variant, self.params.train.weight_decay))
+                    at_work[key] = (finalist, seed, run)
+                for task, answer in self.pool.wait(timeout=0.5):
+                    finalist, seed, run = at_work[task.key]
+                    if isinstance(answer, Failure):
+                        del at_work[task.key]
+                        run.end_trial("failed", answer.reason)
+                        if answer.lost or finalist.trial is None:  # no word on the network: the next start tries again
+                            raise WorldError(f"tune: {finalist.name} could not be trained: {answer.reason}")
+                        print(f"tune: {finalist.name} failed at full length: {answer.reason}", flush=True)
+                        self.study.set_user_attr(task.key, {"reason": answer.reason})
+                        continue
+                    epochs += 1
+                    accuracy = answer.entry["validation_accuracy"]
+                    reporter.update(epochs, f"{finalist.name} · validation {accuracy:.2%}")
+                    if answer.entry["epoch"] < task.epochs:
+                        self.pool.go_on(task)
+                        run.log_epoch(answer.entry)
+                        continue
+                    self.pool.end(task)
+                    del at_work[task.key]
+                    run.log_epoch(answer.entry)
+                    run.end_trial("finished")
+                    self.study.set_user_attr(task.key, {"validation_accuracy": accuracy})
+                    print(f"tune: {finalist.name}, training seed {seed}: validation {accuracy:.2%}", flush=True)
+                self._beat()
+
+    def choose(self) -> dict[str, Any]:
+        """Write the finalist with the best mean at full length as the winner, and what led to it; returns metrics."""
+        finalists = {finalist.name: finalist for finalist in self.finalists()}
+        results: dict[str, float] = {}
+        for name, finalist in finalists.items():
+            keys = [self._final_key(finalist, seed) for seed in self.settings.final_seeds]
+            values = [self.study.user_attrs[key].get("validation_accuracy") for key in keys]
+            if None not in values:
+                results[name] = statistics.fmean(values)
+        winner = max(results, key=lambda name: results[name])  # the first of equals, and the seed's comes first
+
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        tracking.log_files(self.client, self.parent.run_id, save_figures(self.study, PICTURES), "study")
+        final = {f"final_accuracy_{name}": value for name, value in results.items()}
+        tracking.log_metrics(self.client, self.parent.run_id, final)
+        self.parent.end("FINISHED")
+
+        counted = study.counted(self.study)
+        states = {state: sum(trial.state == state for trial in counted) for state in TrialState}
+        overheads = [trial.user_attrs["overhead"] for trial in counted if "overhead" in trial.user_attrs]
+        metrics = {
+            "study": self.study.study_name, "finished": states[TrialState.COMPLETE],
+            "pruned": states[TrialState.PRUNED], "failed": states[TrialState.FAIL],
+            "overhead_seconds": statistics.median(overheads), "finalists": results, "winner": winner,
+        }  # fmt: skip
+        return conclude(finalists[winner].variant, self._origin(finalists[winner], results), metrics)
+
+    def _origin(self, winner: Finalist, results: dict[str, float]) -> list[str]:
+        """Where the winner's settings come from, in lines."""
+        lines = [f"The seed's own network: none of the study {self.study.study_name} was better at full length."]
+        if winner.trial is not None:
+            trial: FrozenTrial = self.study.trials[winner.trial]
+            lines = [f"Trial {winner.trial} of the study {self.study.study_name}, {trial.value:.2%} in its trial:"]
+            lines += [f"  {name}: {value}" for name, value in trial.params.items()]
+        full = ", ".join(f"{name} {value:.2%}" for name, value in results.items())
+        return [*lines, f"Validation accuracy after {self.params.train.epochs} epochs: {full}."]
+
+
+class _Running:
+    """A trial that a worker is training."""
+
+    run: tracking.TrainingRun
+
+    def __init__(self, trial: optuna.Trial, task: Task):
+        self.trial, self.task = trial, task
+        self.history: list[dict[str, float]] = []
+        self.started, self.trained = time.time(), 0.0
+
+
+def conclude(winner: VariantParams, origin: list[str], metrics: dict[str, Any]) -> dict[str, Any]:
+    """Write the winner, with its origin as a comment above, and the metrics, which are returned."""
+    yaml, text = YAML(), StringIO()
+    yaml.default_flow_style = None  # lists in one line, mappings not
+    yaml.dump(winner.model_dump(), text)
+    lines = ["Written by the stage tune; edit the section tune of params.yaml, not this file.", *origin]
+    target = variant_file(TUNED)
+    beside = target.with_name(f".{target.name}")
+    beside.write_text("".join(f"# {line}\n" for line in lines) + text.getvalue(), encoding="utf-8")
+    beside.replace(target)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    write_json(METRICS, metrics)
+    return metrics
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.tune", description="Tune the localization network.")
+    parser.add_argument("--location", action="store_true", help="print where the study of params.yaml is kept")
+    location = parser.parse_args().location
+    params, seeds_variant = load_params(), load_variant(SEED)
+    if location:
+        place = study.location(study_name(params, seeds_variant, load_meta())[0])
+        if "://" not in place and not Path(place).exists():
+            raise UserError(f"{place}: there is no such study yet; run: make tune")
+        print(place)
+        return
+    metrics = tune(params, seeds_variant)
+    print(
+        f"tune: {metrics['finished']} trials finished, {metrics['pruned']} pruned, {metrics['failed']} failed; "
+        f"the winner is {metrics['winner']}: {variant_file(TUNED)}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
