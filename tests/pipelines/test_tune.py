@@ -66,7 +66,11 @@ def test_a_killed_study_ends_with_all_its_trials_and_one_run_for_each(small):
     again = {trial.user_attrs["retry_of"] for trial in study.trials if "retry_of" in trial.user_attrs}
     counted = [trial for trial in study.trials if trial.number not in again and "refused" not in trial.user_attrs]
     assert len(counted) == trials
-    assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in counted)
+    # One that was hit by three of the kills, which no clock rules out, is given up.
+    given_up = [trial for trial in counted if trial.state == TrialState.FAIL]
+    assert all(trial.user_attrs["retries"] == 2 for trial in given_up)
+    finished = [trial for trial in counted if trial not in given_up]
+    assert len(finished) >= trials - 2, "two run at once, and no kill hits a third for the third time"
     assert again, "no kill hit a running trial"
     assert "left unfinished" in printed
 
@@ -77,7 +81,7 @@ def test_a_killed_study_ends_with_all_its_trials_and_one_run_for_each(small):
     children = {run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
     assert len(children) == len(runs) - 1, "a run stands twice"
     client = mlflow.MlflowClient(f"sqlite:///{small.folder}/state/mlflow.db")
-    for trial in counted:
+    for trial in finished:
         run = children[f"trial-{trial.number}"]
         assert run.data.tags["state"] == {"COMPLETE": "finished", "PRUNED": "pruned"}[trial.state.name]
         assert run.data.params == {name: str(value) for name, value in trial.params.items()}
@@ -110,7 +114,7 @@ def test_a_killed_study_ends_with_all_its_trials_and_one_run_for_each(small):
     assert f"{trials} of {trials + 4} trials done" in printed
     assert re.search(r"trial \d+ failed: its worker died", printed), printed
     metrics = read_json(small.folder / "metrics/tune.json")
-    assert (metrics["finished"] + metrics["pruned"], metrics["failed"]) == (trials + 3, 1)
+    assert (metrics["finished"] + metrics["pruned"], metrics["failed"]) == (len(finished) + 3, len(given_up) + 1)
 
     # Another search space is another study, and that is said.
     small.set("tune.search_space.hidden={low: 8, high: 16, log: false}", "tune.trials=2", "tune.finalists=1")
