@@ -1,36 +1,25 @@
-"""params.yaml and variants/*.yaml as frozen, strict models: what is unknown or out of range is refused.
+"""The settings: what params.yaml and variants/*.yaml may say, and how one is set.
 
 Imports neither torch nor Ray, so that a mistake is answered at once.
 
     python -m pipelines.params data.source=/data/cifar10.zip     sets a value, comments kept
 """
 
-import difflib
 import os
 import sys
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar, get_args
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipelines.domains import FloatDomain, IntDomain, each
 from pipelines.errors import UserError, run
+from pipelines.settings_file import Section, load_settings
 
 PARAMS_FILE = Path("params.yaml")
-Model = TypeVar("Model", bound=BaseModel)
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 PaddingMode = Literal["zeros", "border", "reflection"]
 Transform = Literal["affine", "similarity", "attention"]
@@ -68,10 +57,6 @@ DATASET_DEFAULTS = {
 OWN_DEFAULTS = Defaults(size=32, channels=3, epochs=20, batch_size=64, lr=0.1, flip=False, shift=2, tune_epochs=5)
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-
 class DistortionParams(Section):
     rotation: float = Field(ge=0, le=180)
     scale: list[Annotated[float, Field(gt=0, le=10)]] = Field(min_length=2, max_length=2)
@@ -99,73 +84,18 @@ class PrepareParams(Section):
     seed: Seed
 
 
-class IntRange(Section):
-    """All whole numbers from ``low`` to ``high``; with ``log``, doubling is as likely at any place."""
-
-    low: int
-    high: int
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _is_a_range(self):
-        return _checked_range(self)
-
-
-class FloatRange(Section):
-    """All numbers from ``low`` to ``high``; with ``log``, each power of ten is as likely as another."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _is_a_range(self):
-        return _checked_range(self)
-
-
-def _checked_range(values):
-    if values.high < values.low:
-        raise ValueError(f"high: {values.high} given; must be at least low: {values.low}")
-    if values.log and values.low <= 0:
-        raise ValueError(f"low: {values.low} given; with log it must be greater than 0")
-    return values
-
-
-def _within(lowest: float, highest: float) -> AfterValidator:
-    """Refuses a choice or a range that holds a value outside of these bounds."""
-
-    def check(domain):
-        values = dict(enumerate(domain)) if isinstance(domain, list) else {"low": domain.low, "high": domain.high}
-        for name, value in values.items():
-            if not lowest <= value <= highest:
-                raise ValueError(f"{name}: {value} given; must be from {lowest} to {highest}")
-        return domain
-
-    return AfterValidator(check)
-
-
-# A choice or a range, told apart by its form, so that a mistake in the one is not told as a mistake in the other, too.
-BY_FORM = Discriminator(lambda value: "range" if isinstance(value, dict | IntRange | FloatRange) else "list")
-IntDomain = Annotated[
-    Annotated[list[int], Field(min_length=1), Tag("list")] | Annotated[IntRange, Tag("range")], BY_FORM
-]
-FloatDomain = Annotated[
-    Annotated[list[float], Field(min_length=1), Tag("list")] | Annotated[FloatRange, Tag("range")], BY_FORM
-]
-
-
 class SearchSpaceParams(Section):
     transform: list[Transform] = Field(min_length=1)
     padding_mode: list[PaddingMode] = Field(min_length=1)
-    downsample: Annotated[IntDomain, _within(1, 16)]
-    layers: Annotated[IntDomain, _within(1, 4)]
-    channels: Annotated[IntDomain, _within(1, 1024)]
-    kernel_size: Annotated[IntDomain, _within(1, 31)]
-    hidden: Annotated[IntDomain, _within(1, 65536)]
+    downsample: Annotated[IntDomain, each(Downsample)]
+    layers: Annotated[IntDomain, each(Annotated[int, Field(ge=1, le=4)])]
+    channels: Annotated[IntDomain, each(Channels)]
+    kernel_size: Annotated[IntDomain, each(KernelSize)]
+    hidden: Annotated[IntDomain, each(Hidden)]
     activation: list[Activation] = Field(min_length=1)
-    localization_lr: Annotated[FloatDomain, _within(1e-6, 10)]
-    localization_weight_decay: Annotated[FloatDomain, _within(0, 1)]
-    theta_penalty: Annotated[FloatDomain, _within(0, 1000)]
+    localization_lr: Annotated[FloatDomain, each(Annotated[LearningRateFactor, Field(ge=1e-6)])]
+    localization_weight_decay: Annotated[FloatDomain, each(WeightDecay)]
+    theta_penalty: Annotated[FloatDomain, each(ThetaPenalty)]
 
 
 class TuneParams(Section):
@@ -296,7 +226,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     Raises:
         UserError: one line for each mistake.
     """
-    params = _load(path, Params)
+    params = load_settings(path, Params)
     for variant in params.variants:
         if variant != TUNED or variant_file(variant).exists():
             load_variant(variant)
@@ -320,85 +250,7 @@ def load_variant(name: str) -> VariantParams:
             f"variants: {name!r} given, but there is no {path}{where}; there are: {known}. "
             f"A new file must be known to git (git add {path}) to be seen by dvc exp run --temp and --queue"
         )
-    return _load(path, VariantParams)
-
-
-def _load(path: Path, model: type[Model]) -> Model:
-    try:
-        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found in {Path.cwd()}; run this from the repository's top folder") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{path}{line}: not valid YAML: {problem}") from None
-    except ValueError as error:  # a date that is none, or a number too long to read
-        raise UserError(f"{path}: not valid YAML: {error}") from None
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise UserError("\n       ".join(_lines(path, model, error.errors()))) from None
-
-
-def _lines(path: Path, model: type[BaseModel], mistakes: list) -> list[str]:
-    """For each setting that is wrong one line: ``file: setting: what was given; what is allowed``."""
-    known = {name for section in _sections(model) for name in _fields(section)}
-    of_setting: dict[str, list] = {}
-    for mistake in mistakes:
-        # A location also names the members of a union, of which each adds a mistake of its own.
-        by_name = mistake["type"] in ("extra_forbidden", "missing")
-        *above, last = mistake["loc"] or ("",)
-        loc = [str(part) for part in above if isinstance(part, int) or part in known]
-        loc += [str(last)] * (by_name or isinstance(last, int) or last in known)
-        of_setting.setdefault(".".join(loc), []).append(mistake)
-    return [f"{path}: {_one_line(model, setting, mistakes)}" for setting, mistakes in of_setting.items()]
-
-
-def _one_line(model: type[BaseModel], setting: str, mistakes: list) -> str:
-    first = mistakes[0]
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), _fields(_section_at(model, first["loc"][:-1])), n=1)
-        return f"{setting}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
-    if first["type"] == "missing":
-        return f"{setting}: missing"
-    if first["type"] == "value_error":  # a model's own check, whose message begins with the field's name
-        return ".".join(filter(None, [setting, first["msg"].removeprefix("Value error, ")]))
-    shown = repr(first["input"])
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    allowed = " or ".join(mistake["msg"].removeprefix("Input should ") for mistake in mistakes)
-    return f"{setting or 'the file'}: {shown} given; must {allowed}"
-
-
-def _section_at(model: type[BaseModel], loc: tuple) -> type[BaseModel]:
-    """The section in which the settings at ``loc`` stand."""
-    for part in loc:
-        for name, field in model.model_fields.items():
-            if part == (field.alias or name):
-                model = next(_models(field.annotation))
-    return model
-
-
-def _fields(section: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in section.model_fields.items()]
-
-
-def _sections(model: type[BaseModel]) -> list[type[BaseModel]]:
-    found = [model]
-    for field in model.model_fields.values():
-        for section in _models(field.annotation):
-            found += _sections(section)
-    return found
-
-
-def _models(annotation) -> Iterator[type[BaseModel]]:
-    """The sections among the members of a type."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for member in get_args(annotation):
-        yield from _models(member)
+    return load_settings(path, VariantParams)
 
 
 def set_value(assignment: str, path: Path = PARAMS_FILE) -> None:

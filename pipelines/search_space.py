@@ -5,8 +5,9 @@ from typing import Any
 import optuna
 import torch
 
+from pipelines.domains import FloatRange, IntRange
 from pipelines.errors import UserError
-from pipelines.params import FloatRange, IntRange, SearchSpaceParams, VariantParams
+from pipelines.params import SearchSpaceParams, VariantParams
 from stn.classifiers import build_network
 
 DRAWS = 500
@@ -121,7 +122,7 @@ def _names(layers: int) -> list[str]:
     return [name for name in SearchSpaceParams.model_fields if name not in ("channels", "kernel_size")] + of_layers
 
 
-def _domain(name: str, space: SearchSpaceParams) -> list | IntRange | FloatRange:
+def _domain(name: str, space: SearchSpaceParams) -> list | FloatRange:
     stem, _, layer = name.rpartition("_")
     return getattr(space, stem if layer.isdigit() else name)
 
