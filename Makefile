@@ -71,8 +71,8 @@ lock: $(READY)  ## requirements.lock anew, from pyproject.toml
 		--output-file requirements.lock
 
 clean:  ## delete what the stages made; the database, artifacts, raw data and DVC's cache stay
-	rm -rf data/prepared data/.prepared models metrics plots reports registered.json
+	rm -rf data/prepared data/.prepared models metrics plots reports registered.json variants/tuned.yaml
 	rm -rf .pytest_cache .ruff_cache *.egg-info
-	find stn pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find stn pipelines benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help setup demo repro tune dashboard ui summary promote doctor test test-fast lint lock clean

@@ -18,7 +18,7 @@ def draw(trial: optuna.Trial, space: SearchSpaceParams) -> VariantParams:
 
     The settings of a layer are suggested only where there is that layer.
     """
-    values = {name: _suggest(trial, name, space) for name in _names(1) if not name[-1].isdigit()}
+    values = {name: _suggest(trial, name, space) for name in _names(0)}
     for name in _names(values["layers"]):
         if name not in values:
             values[name] = _suggest(trial, name, space)

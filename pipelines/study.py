@@ -45,13 +45,12 @@ def opened(name: str, settings: TuneParams) -> Iterator[optuna.Study]:
     """
     with locked(name, wait=False):
         storage = _storage(name)
-        existing = optuna.get_all_study_names(storage)
-        earlier = len(optuna.load_study(study_name=name, storage=storage).trials) if name in existing else 0
         study = optuna.create_study(
             study_name=name, storage=storage, direction="maximize", load_if_exists=True,
-            # A resumed sampler with the first start's seed would draw the first start's values again.
-            sampler=_sampler(settings, settings.seed + earlier), pruner=_pruner(settings),
+            pruner=_pruner(settings),
         )  # fmt: skip
+        # A resumed sampler with the first start's seed would draw the first start's values again.
+        study.sampler = _sampler(settings, settings.seed + len(study.trials))
         try:
             beat(study)
             if os.environ.get("OPTUNA_STORAGE"):

@@ -91,7 +91,7 @@ def study_name(params: Params, seeds_variant: VariantParams, meta: dict) -> tupl
     made_of = {
         "tune.search_space": key_of(params.tune.search_space.model_dump(), params.tune.max_parameters),
         "the recipe of a trial": key_of(recipe, params.tune.epochs, params.tune.seed),
-        f"{variant_file(SEED)}": key_of(seeds_variant.model_dump()),
+        str(variant_file(SEED)): key_of(seeds_variant.model_dump()),
         "the prepared data": meta["digest"],
         "the code of stn/": digest_code("stn", "pipelines.fit"),
     }
@@ -231,9 +231,7 @@ class Tuning:
             return False
         self.pool.end(task)
         running.run.log_epoch(answer.entry)
-        seconds = time.time() - running.started
-        trial.set_user_attr("seconds", seconds)
-        trial.set_user_attr("overhead", seconds - running.trained)
+        trial.set_user_attr("overhead", time.time() - running.started - running.trained)
         running.run.end_trial("pruned" if pruned else "finished")
         if pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
