@@ -38,7 +38,7 @@ def theta_figures(model: Trained, meta: dict, images: Tensor, labels: Tensor, ex
     theta = transformer.theta(shown)
     grid = transformer.transform(theta, batches.height, batches.width)
     # Shown is what the classifier sees, brought back from normalized values to pixels.
-    rectified = transformer.sampler(shown, grid) * batches.std_C11 + batches.mean_C11
+    rectified = batches.denormalize(transformer.sampler(shown, grid))
     predicted = model.network(shown).argmax(1)
     titles = [
         meta["classes"][label] if label == answer else f"{meta['classes'][label]} (said {meta['classes'][answer]})"

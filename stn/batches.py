@@ -55,9 +55,13 @@ class Batches:
         self.height, self.width = images.shape[-2:]
         # Channels last: one pixel's channels are then fetched together, and convolutions take them as they come.
         padded = F.pad(images, [augmentation.shift] * 4, mode="reflect") if augmentation.shift else images
-        self.pixels_NHWC = padded.to(device).permute(0, 2, 3, 1).contiguous()
-        self.mean_C11 = torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1) * 255
-        self.std_C11 = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1) * 255
+        pixels_NHWC = padded.to(device).permute(0, 2, 3, 1)
+        # Mirrored copies behind the images cost memory, but mirroring in each batch costs several times the gather.
+        copies = (pixels_NHWC, pixels_NHWC.flip(2)) if augmentation.flip else (pixels_NHWC,)
+        self.pixels_NHWC = torch.cat(copies).contiguous()
+        # One value for each of a row's: broadcast over rows, not over the two or three channels of each pixel.
+        self.mean_row = torch.tensor(mean, dtype=torch.float32, device=device).repeat(self.width) * 255
+        self.std_row = torch.tensor(std, dtype=torch.float32, device=device).repeat(self.width) * 255
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,24 +80,20 @@ class Batches:
         order = torch.randperm(count, generator=generator).to(self.device)
         corner_2N = torch.randint(2 * augmentation.shift + 1, (2, count), generator=generator).to(self.device)
         mirrored = (torch.rand(count, generator=generator) < 0.5).to(self.device)
+        copy_N = mirrored * count if augmentation.flip else torch.zeros_like(order)
         matrices = None
         if not augmentation.distortion.is_identity:
             matrices = augmentation.distortion.draw(count, self.height, self.width, generator).to(self.device)
-        rows = torch.arange(self.height, device=self.device)
-        columns = torch.arange(self.width, device=self.device)
+        # Every window of an image's size in its padded form, as a view: one gather then picks images and shifts them.
+        windows = self.pixels_NHWC.unfold(1, self.height, 1).unfold(2, self.width, 1).permute(0, 1, 2, 4, 5, 3)
 
         for start in range(0, count - batch_size + 1, batch_size):
             index = order[start + rank : start + batch_size : world_size]
-            row_bH = corner_2N[0, index, None] + rows
-            column_bW = columns.expand(len(index), -1)
-            if augmentation.flip:
-                column_bW = torch.where(mirrored[index, None], self.width - 1 - columns, column_bW)
-            column_bW = corner_2N[1, index, None] + column_bW
-            # One gather picks the images, shifts and mirrors them.
-            pixels = self.pixels_NHWC[index[:, None, None], row_bH[:, :, None], column_bW[:, None, :]]
-            images = pixels.permute(0, 3, 1, 2).float()
+            pixels = windows[index + copy_N[index], corner_2N[0, index], corner_2N[1, index]]
+            images = pixels.float()
             if matrices is not None:
-                images = distort(images, matrices[index], augmentation.distortion.padding_mode)
+                distorted = distort(images.permute(0, 3, 1, 2), matrices[index], augmentation.distortion.padding_mode)
+                images = distorted.permute(0, 2, 3, 1).contiguous()
             yield self.normalize(images), self.labels[index]
 
     def ordered(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
@@ -103,12 +103,19 @@ class Batches:
         columns = slice(margin, margin + self.width)
         for start in range(rank, len(self), batch_size * world_size):
             share = slice(start, start + batch_size * world_size, world_size)
-            images = self.pixels_NHWC[share, rows, columns].permute(0, 3, 1, 2).float()
+            pixels = self.pixels_NHWC[: len(self)][share, rows, columns]
+            images = pixels.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
             yield self.normalize(images), self.labels[share]
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """Images of pixel values in [0, 255], normalized by the data set's mean and std."""
-        return (images - self.mean_C11) / self.std_C11
+    def normalize(self, images_NHWC: Tensor) -> Tensor:
+        """Pixel values in [0, 255], contiguous fp32 (b, H, W, C), normalized in place; as images (b, C, H, W)."""
+        images_NHWC.view(*images_NHWC.shape[:2], -1).sub_(self.mean_row).div_(self.std_row)
+        return images_NHWC.permute(0, 3, 1, 2)
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Normalized images (b, C, H, W) as pixel values in [0, 255]."""
+        channels = images.shape[1]
+        return images * self.std_row[:channels, None, None] + self.mean_row[:channels, None, None]
 
 
 def mix(*numbers: int) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stn.localization import Localization, conv_pool_size
+from stn.pooling import MaxPool2x2
 from stn.spatial_transformer import SpatialTransformer
 from stn.transforms import TRANSFORMS
 
@@ -31,11 +32,11 @@ class ConvClassifier(nn.Sequential):
         height, width = conv_pool_size(height, width, (5, 5), "classifier")
         super().__init__(
             nn.Conv2d(in_channels, 10, 5),
-            nn.MaxPool2d(2),
+            MaxPool2x2(),
             nn.ReLU(),
             nn.Conv2d(10, 20, 5),
             nn.Dropout2d(dropout),
-            nn.MaxPool2d(2),
+            MaxPool2x2(),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(20 * height * width, 50),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stn.transforms import ALIGN_CORNERS
+from stn.transforms import ALIGN_CORNERS, sampling_grid
 
 
 @dataclass(frozen=True)
@@ -55,5 +55,5 @@ def sampling_matrix(angle: Tensor, scale: Tensor, shift_x: Tensor, shift_y: Tens
 
 def distort(images: Tensor, matrices: Tensor, padding_mode: str) -> Tensor:
     """Floating-point images (B, C, H, W) resampled bilinearly by sampling matrices (B, 2, 3)."""
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=ALIGN_CORNERS)
+    grid = sampling_grid(matrices, *images.shape[-2:])
     return F.grid_sample(images, grid, padding_mode=padding_mode, align_corners=ALIGN_CORNERS)

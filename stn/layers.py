@@ -24,8 +24,7 @@ def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]
     (four for each value); pooling, activations and biases are not counted.
     """
     table = []
-    mapping = {torch.ops.aten.affine_grid_generator: _grid_flops, torch.ops.aten.grid_sampler_2d: _sampling_flops}
-    counter = FlopCounterMode(display=False, custom_mapping=mapping)
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.grid_sampler_2d: _sampling_flops})
     leaves = {module: name for name, module in network.named_modules() if not list(module.children())}
 
     def record(module: nn.Module, _inputs, output: torch.Tensor) -> None:
@@ -46,10 +45,6 @@ def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]
             hook.remove()
         network.train(training)
     return table
-
-
-def _grid_flops(_theta, _size, *_args, out_shape, **_kwargs) -> int:
-    return 2 * 6 * out_shape[1] * out_shape[2]
 
 
 def _sampling_flops(_images, grid_shape, *_args, out_shape, **_kwargs) -> int:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from stn.pooling import MaxPool2x2
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "tanh": nn.Tanh,
 }  # fmt: skip
@@ -72,7 +74,7 @@ class Localization(nn.Module):
 
         layers: list[nn.Module] = [nn.AvgPool2d(downsample)] if downsample > 1 else []
         for out_channels, kernel in zip(channels, kernel_sizes, strict=True):
-            layers += [nn.Conv2d(in_channels, out_channels, kernel), nn.MaxPool2d(2), activate()]
+            layers += [nn.Conv2d(in_channels, out_channels, kernel), MaxPool2x2(), activate()]
             in_channels = out_channels
         self.features = nn.Sequential(*layers)
         last = nn.Linear(hidden, len(identity))

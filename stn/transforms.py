@@ -8,11 +8,23 @@ the same at every resolution. x points right, y points down.
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 ALIGN_CORNERS = False
 PADDING_MODES = ("zeros", "border", "reflection")
+
+
+def sampling_grid(matrices: Tensor, height: int, width: int) -> Tensor:
+    """The grids (B, height, width, 2) of affine matrices (B, 2, 3): what ``F.affine_grid`` returns.
+
+    One matrix product for the whole batch, where ``F.affine_grid`` has a small one for each image.
+    """
+    device, dtype = matrices.device, matrices.dtype
+    x = (2 * torch.arange(width, device=device, dtype=dtype) + 1) / width - 1
+    y = (2 * torch.arange(height, device=device, dtype=dtype) + 1) / height - 1
+    points_3HW = torch.stack((x.expand(height, width), y[:, None].expand(height, width), x.new_ones(height, width)))
+    grid = matrices.reshape(-1, 3) @ points_3HW.flatten(1)
+    return grid.view(-1, 2, height, width).permute(0, 2, 3, 1)
 
 
 class Affine(nn.Module):
@@ -37,7 +49,7 @@ class Affine(nn.Module):
         """
         with torch.autocast(theta.device.type, enabled=False):
             theta = theta if theta.dtype == torch.float64 else theta.float()
-            return F.affine_grid(self.matrix(theta), [theta.shape[0], 1, height, width], align_corners=ALIGN_CORNERS)
+            return sampling_grid(self.matrix(theta), height, width)
 
     def describe(self, theta: Tensor, height: int, width: int) -> dict[str, Tensor]:
         """What θ (B, P) does, as numbers people can read, each of shape (B,).

@@ -188,9 +188,9 @@ def test_it_trains_in_the_middle_of_another_model():
     images = random_images(32, 2, 12, 15)
     images[labels == 1, :, 3:9, 3:9] += 0.5
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)  # at 0.1 half of all seeds throw the grid off the image
     losses = []
-    for _ in range(30):
+    for _ in range(60):
         loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()

@@ -1,0 +1,55 @@
+"""The fast max-pool against PyTorch's own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stn.pooling import MaxPool2x2, _MaxPool
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "shape", [(3, 8, 26, 26), (2, 10, 9, 9), (1, 3, 2, 7), (4, 1, 5, 2), (2, 5, 4, 1), (0, 4, 6, 6)]
+)
+def test_values_and_gradients_are_those_of_torch(shape, layout, dtype):
+    if 1 in shape[2:]:
+        with pytest.raises(RuntimeError, match="too small"):
+            F.max_pool2d(torch.zeros(shape), 2)
+        with pytest.raises(RuntimeError, match="too small"):
+            MaxPool2x2()(torch.zeros(shape))
+        return
+    values = torch.randperm(torch.Size(shape).numel()).view(shape).to(dtype)
+    # So many whole numbers are all different in bf16 too, where they are below 256, else some are equal.
+    images = values.to(memory_format=layout).requires_grad_()
+    ours, theirs = MaxPool2x2()(images), F.max_pool2d(images, 2)
+    assert torch.equal(ours, theirs)
+    upstream = torch.rand(theirs.shape).to(dtype)
+    ours, theirs = (torch.autograd.grad(output, images, upstream)[0] for output in (ours, theirs))
+    different = values.unique().numel() == values.numel()
+    if different:
+        assert torch.equal(ours, theirs)
+    # Where values are equal another of them may get the gradient: each square's sum is the same.
+    assert torch.allclose(F.avg_pool2d(ours.float(), 2), F.avg_pool2d(theirs.float(), 2), atol=1e-2)
+
+
+def test_the_fast_way_is_taken_where_it_is_meant_to_be():
+    images = torch.rand(2, 10, 8, 8).to(memory_format=torch.channels_last)
+    taken = {}
+    for trains in (True, False):
+        output = MaxPool2x2()(images.clone().requires_grad_(trains))
+        taken[trains] = "_MaxPool" in type(output.grad_fn).__name__
+    assert taken == {True: True, False: False}
+
+
+def test_gradient_is_that_of_finite_differences():
+    images = torch.randperm(2 * 3 * 5 * 6).view(2, 3, 5, 6).double().to(memory_format=torch.channels_last)
+    assert torch.autograd.gradcheck(_MaxPool.apply, images.requires_grad_())
+
+
+def test_of_equal_values_one_gets_the_gradient():
+    images = torch.zeros(1, 2, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
+    MaxPool2x2()(images).sum().backward()
+    assert images.grad is not None
+    assert images.grad.unique().tolist() == [0, 1]
+    assert images.grad.sum() == 8, "one of each square's four"
