@@ -76,7 +76,7 @@ class Fit:
         self.network = network
         self.optimizer = make_optimizer(
             network, recipe["lr"], recipe["momentum"], recipe["weight_decay"],
-            variant["localization_lr"], variant["localization_weight_decay"],
+            variant["localization_lr"], variant["localization_weight_decay"], recipe["optimizer"],
         )  # fmt: skip
         self.epochs = recipe["epochs"]
         self.steps = len(training) // recipe["batch_size"]

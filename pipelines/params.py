@@ -43,6 +43,7 @@ class Defaults(NamedTuple):
     channels: int
     epochs: int
     batch_size: int
+    optimizer: str
     lr: float
     flip: bool
     shift: int
@@ -50,11 +51,19 @@ class Defaults(NamedTuple):
 
 
 DATASET_DEFAULTS = {
-    "cifar10": Defaults(size=32, channels=3, epochs=20, batch_size=256, lr=0.1, flip=True, shift=2, tune_epochs=3),
-    "mnist": Defaults(size=28, channels=1, epochs=20, batch_size=256, lr=0.1, flip=False, shift=2, tune_epochs=3),
-    "digits": Defaults(size=28, channels=1, epochs=60, batch_size=64, lr=0.1, flip=False, shift=0, tune_epochs=20),
+    "cifar10": Defaults(
+        size=32, channels=3, epochs=20, batch_size=256, optimizer="muon", lr=0.1, flip=True, shift=2, tune_epochs=3
+    ),
+    "mnist": Defaults(
+        size=28, channels=1, epochs=20, batch_size=256, optimizer="sgd", lr=0.1, flip=False, shift=2, tune_epochs=3
+    ),
+    "digits": Defaults(
+        size=28, channels=1, epochs=60, batch_size=64, optimizer="sgd", lr=0.1, flip=False, shift=0, tune_epochs=20
+    ),
 }
-OWN_DEFAULTS = Defaults(size=32, channels=3, epochs=20, batch_size=64, lr=0.1, flip=False, shift=2, tune_epochs=5)
+OWN_DEFAULTS = Defaults(
+    size=32, channels=3, epochs=20, batch_size=64, optimizer="sgd", lr=0.1, flip=False, shift=2, tune_epochs=5
+)
 
 
 class DistortionParams(Section):
@@ -121,6 +130,7 @@ class TrainParams(Section):
     seeds: list[Seed] = Field(min_length=1)
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    optimizer: Literal["muon", "sgd"]
     lr: float = Field(gt=0, le=10)
     warmup: float = Field(ge=0, lt=1)
     momentum: float = Field(ge=0, lt=1)

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from stn.batches import Batches
 from stn.classifiers import Network
+from stn.muon import Muon
 
 
 class NotFiniteError(RuntimeError):
@@ -43,21 +44,31 @@ def make_optimizer(
     weight_decay: float,
     localization_lr: float,
     localization_weight_decay: float | None = None,
-) -> SGD:
-    """SGD with Nesterov momentum.
+    kind: str = "sgd",
+) -> Optimizer:
+    """SGD with Nesterov momentum, or ``muon``: the same, but with orthogonal steps for all matrices and filters other
+    than the last layer of the classifier and that of the localization network.
 
     The localization network learns at ``localization_lr`` times ``lr``, with a weight decay of its own where given.
     """
-    localization = [] if network.transformer is None else list(network.transformer.localization.parameters())
-    ids = {id(p) for p in localization}
-    groups = [{"params": [p for p in network.parameters() if id(p) not in ids], "lr": lr}]
-    if localization:
-        decay = weight_decay if localization_weight_decay is None else localization_weight_decay
-        groups.append({"params": localization, "lr": lr * localization_lr, "weight_decay": decay})
-    return SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0)
+    decay = weight_decay if localization_weight_decay is None else localization_weight_decay
+    parts = [(network.classifier, lr, weight_decay)]
+    if network.transformer is not None:
+        parts.append((network.transformer.localization, lr * localization_lr, decay))
+    groups = []
+    for part, part_lr, part_decay in parts:
+        parameters = list(part.parameters())
+        last = next(parameter for parameter in reversed(parameters) if parameter.ndim > 1)
+        for orthogonal in (False, True):
+            chosen = [p for p in parameters if (kind == "muon" and p.ndim > 1 and p is not last) == orthogonal]
+            if chosen:
+                groups.append({"params": chosen, "lr": part_lr, "weight_decay": part_decay, "orthogonal": orthogonal})
+    if kind == "muon":
+        return Muon(groups, lr, momentum, weight_decay)
+    return SGD(groups, lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0)
 
 
-def one_cycle(optimizer: SGD, steps: int, warmup: float) -> LambdaLR:
+def one_cycle(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
     """Learning rate up linearly over the share ``warmup`` of all steps, then down to zero along a cosine.
 
     After Smith and Topin, "Super-Convergence" (2018), section 3, without its cycle of the momentum.
@@ -76,7 +87,7 @@ def train_epoch(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     batch_size: int,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     scheduler: LRScheduler,
     precision: torch.dtype,
     world_size: int = 1,

@@ -606,6 +606,7 @@ def _(bench: Bench) -> None:
     assert norm(bench.train({"train.weight_decay": 1.0})) < 0.95 * norm(bench.trained())
 
 
+changes_weights("train.optimizer", "muon")
 changes_weights("train.momentum", 0)
 changes_weights("train.max_grad_norm", 0.01)
 changes_weights("train.dropout", 0.5)

@@ -1,0 +1,90 @@
+"""Muon against a singular value decomposition, torch.optim.Muon and torch.optim.SGD."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from stn.muon import SCALE, Muon, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(10, 75), (50, 500), (32, 160), (30, 30), (500, 50), (10, 1), (1, 7)])
+def test_singular_vectors_stay_and_singular_values_come_near_one(shape):
+    torch.manual_seed(0)
+    matrix = torch.randn(shape, dtype=torch.float64)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    inside = left.T @ orthogonal(matrix) @ right.T / max(1.0, shape[0] / shape[1]) ** 0.5
+    assert (inside - inside.diag().diag()).abs().max() < 1e-9
+    # The iteration pulls up what is not too small: a hundredth of the largest is brought near one by five steps.
+    near = inside.diag()[values > 0.01 * values.max()]
+    assert near.min() > 0.3 and near.max() < 1.3
+    assert near.median() > 0.65
+
+
+def test_a_gradient_of_zeros_makes_no_step():
+    assert torch.equal(orthogonal(torch.zeros(3, 5)), torch.zeros(3, 5))
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6)])
+def test_matrices_go_as_with_torchs_muon(shape):
+    torch.manual_seed(0)
+    start, lr, momentum, decay = torch.randn(shape), 0.1, 0.9, 0.01
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    muon = Muon([{"params": [ours], "orthogonal": True}], lr, momentum, decay)
+    reference = torch.optim.Muon(
+        [theirs], lr=SCALE * lr, weight_decay=decay / (1 - momentum) / SCALE, momentum=momentum, nesterov=True
+    )
+    for _ in range(5):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        muon.step()
+        reference.step()
+    moved = (ours - start).norm()
+    assert moved > 0.1
+    assert (ours - theirs).norm() < 0.02 * moved  # it multiplies in bf16
+
+
+def test_everything_else_goes_as_with_sgd():
+    torch.manual_seed(0)
+    start = torch.randn(4, 3)
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    muon = Muon([{"params": [ours]}], 0.1, 0.9, 0.01)
+    sgd = torch.optim.SGD([theirs], 0.1, 0.9, weight_decay=0.01, nesterov=True)
+    for _ in range(5):
+        ours.grad = torch.randn(4, 3)
+        theirs.grad = ours.grad.clone()
+        muon.step()
+        sgd.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_filters_are_rows_of_a_matrix_in_any_layout():
+    torch.manual_seed(0)
+    filters, gradient = torch.randn(5, 3, 2, 2), torch.randn(5, 3, 2, 2)
+    ends = []
+    for shape, layout in [((5, 3, 2, 2), torch.channels_last), ((5, 12), torch.contiguous_format)]:
+        parameter = nn.Parameter(filters.view(shape).clone().to(memory_format=layout))
+        parameter.grad = gradient.view(shape).clone()
+        Muon([{"params": [parameter], "orthogonal": True}], 0.1).step()
+        ends.append(parameter.detach().reshape(5, 12))
+    torch.testing.assert_close(*ends)
+
+
+def test_it_goes_on_from_its_saved_state():
+    torch.manual_seed(0)
+    gradients = torch.randn(6, 4, 5)
+    weights = {}
+    for saved in (False, True):
+        parameter, vector = nn.Parameter(torch.ones(4, 5)), nn.Parameter(torch.ones(4, 5))
+        groups = [{"params": [parameter], "orthogonal": True}, {"params": [vector]}]
+        optimizer = Muon(groups, 0.1, 0.9, 0.01)
+        for number, gradient in enumerate(gradients):
+            if saved and number == 3:
+                state = copy.deepcopy(optimizer.state_dict())
+                optimizer = Muon([{**group, "params": list(group["params"])} for group in groups], 0.1, 0.9, 0.01)
+                optimizer.load_state_dict(state)
+            parameter.grad, vector.grad = gradient.clone(), gradient.clone()
+            optimizer.step()
+        weights[saved] = torch.stack((parameter.detach(), vector.detach()))
+    assert torch.equal(weights[True], weights[False])
