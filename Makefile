@@ -7,6 +7,7 @@ VARIANT ?= seed
 PORT ?= 5000
 DASHBOARD_PORT ?= 8080
 MODEL ?= stn-cifar10
+ONLY ?= training_throughput time_to_accuracy scaling overhead inference tuning
 READY := .venv/.ready
 # DVC's stages call `python`, and DVC itself is called by name.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -52,6 +53,9 @@ summary: $(READY)  ## the layers of a variant; VARIANT=seed
 promote: $(READY)  ## make the challenger of a registered model its champion; MODEL=stn-cifar10
 	@python -m pipelines.promote $(MODEL)
 
+bench: $(READY)  ## the benchmarks on the prepared CIFAR-10, an hour on two cores; ONLY="scaling overhead"
+	@for name in $(ONLY); do python -m benchmarks.$$name; done
+
 doctor: $(READY)  ## what this machine offers, and what is wrong
 	@python -m pipelines.doctor
 
@@ -75,4 +79,4 @@ clean:  ## delete what the stages made; the database, artifacts, raw data and DV
 	rm -rf .pytest_cache .ruff_cache *.egg-info
 	find stn pipelines benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo repro tune dashboard ui summary promote doctor test test-fast lint lock clean
+.PHONY: help setup demo repro tune dashboard ui summary promote bench doctor test test-fast lint lock clean

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.measure import report, side
 from pipelines import tracking
+from pipelines.errors import run
 from pipelines.prepared import load_meta, load_split
 from pipelines.trained import load_trained
 from stn.classifiers import RawClassifier
@@ -87,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -20,6 +20,7 @@ import torch
 from ruamel.yaml import YAML
 
 from benchmarks.measure import report
+from pipelines.errors import run
 from pipelines.prepared import load_meta
 from pipelines.state import read_json
 
@@ -65,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

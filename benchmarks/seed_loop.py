@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from benchmarks.measure import report
-from pipelines.prepared import load_split
+from pipelines.errors import UserError, run
+from pipelines.prepared import load_meta, load_split
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -54,6 +55,10 @@ class SeedImages(Dataset):
     """One image at a time, the way torchvision's CIFAR10 gives it."""
 
     def __init__(self, split: str):
+        if (shape := load_meta()["image_shape"]) != [3, 32, 32]:
+            raise UserError(
+                f"data/prepared: images of {shape}; this benchmark is about the seed's network on [3, 32, 32]"
+            )
         images, labels = load_split(split)
         self.images_NHWC, self.labels = images.permute(0, 2, 3, 1).contiguous().numpy(), labels.tolist()
         self.transform = Compose([ToTensor(), Normalize(MEAN, STD)])
@@ -118,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.measure import report, side
 from benchmarks.seed_loop import SeedLoop
+from pipelines.errors import run
 from pipelines.fit import Fit, make_batches
 from pipelines.params import load_params, load_variant
 from pipelines.prepared import load_arrays, load_meta
@@ -164,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -5,14 +5,12 @@ space, trial budget and data are the same. Both sides run in this one run, alter
 finished, the other for as many seconds. Each side's best trial is then trained at full length with a fresh seed.
 Everything counts: starting Python, Ray and the workers. Data: scikit-learn's digits, distorted as in the demo.
 
-    python benchmarks/tuning.py --repeats 3 --trials 16
+    python -m benchmarks.tuning --repeats 3 --trials 16
 """
 
 import argparse
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,8 +20,10 @@ from pathlib import Path
 import torch
 from ruamel.yaml import YAML
 
+from benchmarks.measure import report
 from pipelines import search_space, study
 from pipelines.cluster import connected
+from pipelines.errors import run
 from pipelines.fit import Fit, make_batches
 from pipelines.params import Params, VariantParams, load_params, load_variant
 from pipelines.prepare import prepare
@@ -32,7 +32,6 @@ from pipelines.tune import Tuning, study_name
 from stn.training import choose_precision
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "tuning.json"
 
 
 def settings(seed: int, trials: int, pruner: str) -> None:
@@ -40,7 +39,7 @@ def settings(seed: int, trials: int, pruner: str) -> None:
     yaml = YAML()
     values = yaml.load((ROOT / "params.yaml").read_text())
     values["data"]["dataset"] = "digits"
-    values["data"]["distortion"] |= {"rotation": 90, "scale": [0.4, 1.0], "shift": 0.25}
+    values["data"]["distortion"] |= {"rotation": 90, "scale": [0.3, 1.0], "shift": 0.3}
     values["prepare"]["validation"] = 0.2
     values["tune"] |= {"seed": seed, "trials": trials, "pruner": pruner}
     yaml.dump(values, Path("params.yaml"))
@@ -93,7 +92,8 @@ def train(params: Params, variant: VariantParams, epochs: int, seed: int) -> flo
 
 def side(what: str) -> None:
     """Run this script again for one side, in a process of its own."""
-    subprocess.run([sys.executable, __file__, "--side", what], check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "benchmarks.tuning", "--side", what]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def best_at_full_length() -> tuple[int, float]:
@@ -144,19 +144,14 @@ def main() -> None:
     for number in range(arguments.repeats):
         rows.append(repeat(number, arguments.trials))
         print(json.dumps(rows[-1]), flush=True)
-    ratios = [row["ours_trials_per_hour"] / row["theirs_trials_per_hour"] for row in rows]
-    leads = [100 * (row["ours_accuracy"] - row["theirs_accuracy"]) for row in rows]
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-
-    def spread(values: list[float]) -> str:
-        return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values) if len(values) > 1 else 0:.2f}"
-
-    print(f"{machine}; n = {len(rows)}, mean ± std")
-    print(f"trials an hour, ours / theirs: {spread(ratios)}")
-    print(f"best at full length, ours − theirs: {spread(leads)} points of validation accuracy")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine, "trials": arguments.trials, "repeats": rows}, indent=2) + "\n")
+    figures = {
+        "trials an hour, ours / theirs": [row["ours_trials_per_hour"] / row["theirs_trials_per_hour"] for row in rows],
+        "best at full length, ours − theirs, points of validation accuracy": [
+            100 * (row["ours_accuracy"] - row["theirs_accuracy"]) for row in rows
+        ],
+    }
+    report("tuning", figures)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

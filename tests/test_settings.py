@@ -606,7 +606,7 @@ def _(bench: Bench) -> None:
     assert norm(bench.train({"train.weight_decay": 1.0})) < 0.95 * norm(bench.trained())
 
 
-changes_weights("train.optimizer", "muon")
+changes_weights("train.optimizer", "sgd")
 changes_weights("train.momentum", 0)
 changes_weights("train.max_grad_norm", 0.01)
 changes_weights("train.dropout", 0.5)
@@ -652,7 +652,8 @@ def _(bench: Bench) -> None:
     before, sizes, _ = bench.evaluate({})
     assert sizes == [10, 10, 4] * 2
     after, sizes, _ = bench.evaluate({"evaluate.batch_size": 20})
-    assert sizes == [20, 4] * 2 and after == before
+    assert sizes == [20, 4] * 2
+    assert tracking.flat(after) == pytest.approx(tracking.flat(before))  # losses are summed in another order
 
 
 @check("evaluate.resamples")
