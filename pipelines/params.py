@@ -52,7 +52,7 @@ class Defaults(NamedTuple):
 DATASET_DEFAULTS = {
     "cifar10": Defaults(size=32, channels=3, epochs=12, batch_size=256, lr=0.1, flip=True, shift=2, tune_epochs=3),
     "mnist": Defaults(size=28, channels=1, epochs=20, batch_size=256, lr=0.1, flip=False, shift=2, tune_epochs=3),
-    "digits": Defaults(size=28, channels=1, epochs=60, batch_size=64, lr=0.1, flip=False, shift=0, tune_epochs=20),
+    "digits": Defaults(size=28, channels=1, epochs=40, batch_size=64, lr=0.1, flip=False, shift=0, tune_epochs=20),
 }
 OWN_DEFAULTS = Defaults(size=32, channels=3, epochs=20, batch_size=64, lr=0.1, flip=False, shift=2, tune_epochs=5)
 

@@ -115,7 +115,7 @@ def test_one_run_for_each_model_with_all_that_describes_it(client, demo):
         assert len(run.data.tags["data_digest"]) == 64
         assert run.inputs.dataset_inputs[0].dataset.digest == run.data.tags["data_digest"][:36]
         assert run.inputs.dataset_inputs[0].dataset.name == "digits"
-        assert run.data.params["train.epochs"] == "60"
+        assert run.data.params["train.epochs"] == "40"
         assert run.data.params["train.seed"] == run.data.tags["seed"]
         # The temporary work tree is at a commit of DVC's own; what the experiment changed is told as a difference.
         assert run.data.tags["git_dirty"] == "true" or run.data.tags["git_commit"] != commit
@@ -199,7 +199,7 @@ def test_the_demos_results_meet_an_empty_store(applied, tmp_path):
     assert version.run_id
     run = other.get_run(version.run_id)
     assert run.data.tags["restored_from_run"] == version.tags["trained_in"]
-    assert len(other.get_metric_history(version.run_id, "validation_accuracy")) == 60
+    assert len(other.get_metric_history(version.run_id, "validation_accuracy")) == 40
     assert mlflow.MlflowClient(f"sqlite:///{applied.folder}/state/mlflow.db").get_run(version.tags["trained_in"])
 
 
