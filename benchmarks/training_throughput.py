@@ -12,6 +12,7 @@ import argparse
 import os
 import time
 from collections import defaultdict
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +29,9 @@ from stn.training import choose_precision
 
 KERNELS = ("convolution", "mm", "grid_sampler")
 STEPS = 40
-loops: dict[str, SeedLoop | Fit] = {}
 
 
+@cache
 def make_fit(variant: str) -> Fit:
     """What a training worker of params.yaml trains, on all cores."""
     params, meta = load_params(), load_meta()
@@ -42,17 +43,20 @@ def make_fit(variant: str) -> Fit:
     return Fit(recipe, load_variant(variant).model_dump(), meta, training, validation, 0, precision)
 
 
+@cache
+def make_seed_loop() -> SeedLoop:
+    """The other side."""
+    return SeedLoop()
+
+
 def our_epoch(variant: str) -> float:
     """Images a second of one epoch."""
-    fit = loops.setdefault(variant, make_fit(variant))
-    assert isinstance(fit, Fit)
-    return fit.epoch()["images_per_second"]
+    return make_fit(variant).epoch()["images_per_second"]
 
 
 def their_epoch() -> float:
     """Images a second of one epoch."""
-    loop = loops.setdefault("theirs", SeedLoop())
-    assert isinstance(loop, SeedLoop)
+    loop = make_seed_loop()
     return len(loop.loader.dataset) / loop.epoch()  # pyright: ignore[reportArgumentType]
 
 
