@@ -121,7 +121,7 @@ def test_one_run_for_each_model_with_all_that_describes_it(client, demo):
         assert run.data.tags["git_dirty"] == "true" or run.data.tags["git_commit"] != commit
         for metric in ("train_loss", "validation_loss", "validation_accuracy", "images_per_second"):
             history = client.get_metric_history(run.info.run_id, metric)
-            assert sorted(entry.step for entry in history) == list(range(1, 61))
+            assert sorted(entry.step for entry in history) == list(range(1, 41))
         assert run.data.metrics["test_accuracy"] > 0.5
         has_theta = "theta_rotation" in run.data.metrics
         assert has_theta == (run.data.tags["variant"] != "plain")
