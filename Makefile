@@ -53,7 +53,7 @@ summary: $(READY)  ## the layers of a variant; VARIANT=seed
 promote: $(READY)  ## make the challenger of a registered model its champion; MODEL=stn-cifar10
 	@python -m pipelines.promote $(MODEL)
 
-bench: $(READY)  ## the benchmarks on the prepared CIFAR-10, an hour on two cores; ONLY="scaling overhead"
+bench: $(READY)  ## the benchmarks on the prepared CIFAR-10; ONLY="scaling overhead"
 	@for name in $(ONLY); do python -m benchmarks.$$name; done
 
 doctor: $(READY)  ## what this machine offers, and what is wrong

@@ -41,7 +41,7 @@ def machine() -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Mean ± standard deviation, to three significant digits of the mean and at least one decimal of small ones."""
+    """Mean ± standard deviation of a sample; the larger the mean, the fewer decimals, two at most."""
     mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
     digits = 0 if abs(mean) >= 1000 else 1 if abs(mean) >= 100 else 2
     return f"{mean:,.{digits}f} ± {std:,.{digits}f}"
@@ -63,6 +63,9 @@ def main() -> None:
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     arguments = parser.parse_args()
+    for path in (arguments.old, arguments.new):
+        if not path.is_file():
+            parser.error(f"{path}: no such file")
     old, new = (json.loads(path.read_text()) for path in (arguments.old, arguments.new))
     print(f"old: {old['machine']}\nnew: {new['machine']}")
     for figure, values in new["figures"].items():

@@ -30,7 +30,6 @@ EPOCHS = 4
 
 def train(workers: int, seed: int, variant: str) -> float:
     """Images a second of the stage train on so many workers, in a folder and a state of its own."""
-    load_meta()
     with tempfile.TemporaryDirectory() as folder:
         yaml = YAML()
         values = yaml.load((ROOT / "params.yaml").read_text())
@@ -54,6 +53,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--variant", default="seed")
     arguments = parser.parse_args()
+    load_meta()  # says what to do where nothing is prepared
     many = max(2, torch.cuda.device_count())
     figures: dict[str, list[float]] = defaultdict(list)
     for number in range(arguments.repeats):

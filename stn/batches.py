@@ -79,8 +79,7 @@ class Batches:
         generator = torch.Generator().manual_seed(mix(seed, epoch))
         order = torch.randperm(count, generator=generator).to(self.device)
         corner_2N = torch.randint(2 * augmentation.shift + 1, (2, count), generator=generator).to(self.device)
-        mirrored = (torch.rand(count, generator=generator) < 0.5).to(self.device)
-        copy_N = mirrored * count if augmentation.flip else torch.zeros_like(order)
+        mirrored = ((torch.rand(count, generator=generator) < 0.5) & augmentation.flip).to(self.device)
         matrices = None
         if not augmentation.distortion.is_identity:
             matrices = augmentation.distortion.draw(count, self.height, self.width, generator).to(self.device)
@@ -89,7 +88,7 @@ class Batches:
 
         for start in range(0, count - batch_size + 1, batch_size):
             index = order[start + rank : start + batch_size : world_size]
-            pixels = windows[index + copy_N[index], corner_2N[0, index], corner_2N[1, index]]
+            pixels = windows[index + count * mirrored[index], corner_2N[0, index], corner_2N[1, index]]
             images = pixels.float()
             if matrices is not None:
                 distorted = distort(images.permute(0, 3, 1, 2), matrices[index], augmentation.distortion.padding_mode)

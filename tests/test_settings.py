@@ -653,7 +653,11 @@ def _(bench: Bench) -> None:
     assert sizes == [10, 10, 4] * 2
     after, sizes, _ = bench.evaluate({"evaluate.batch_size": 20})
     assert sizes == [20, 4] * 2
-    assert tracking.flat(after) == pytest.approx(tracking.flat(before))  # losses are summed in another order
+    before, after = tracking.flat(before), tracking.flat(after)
+    # A kernel may round otherwise for a batch of another size: that shows in the losses alone.
+    losses = {name for name in before if name.endswith("_loss")}
+    assert losses and {n: after[n] for n in losses} == pytest.approx({n: before[n] for n in losses})
+    assert {n: v for n, v in after.items() if n not in losses} == {n: v for n, v in before.items() if n not in losses}
 
 
 @check("evaluate.resamples")

@@ -301,6 +301,25 @@ def test_turned_glyphs_that_only_a_transformer_can_tell_apart(seed):
     assert accuracy(0.3) > 0.9
 
 
+def test_muons_steps_are_orthogonal_but_for_vectors_and_last_layers():
+    network = moved_network()
+    assert network.transformer is not None
+    optimizer = make_optimizer(network, 0.2, 0.9, 0.01, 0.5, 0.03, kind="muon")
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    groups = {names[p]: group for group in optimizer.param_groups for p in group["params"]}
+    assert groups.keys() == set(names.values())
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+    last = {f"{part}.{list(module.state_dict())[-2]}" for part, module in [
+        ("classifier", network.classifier), ("transformer.localization", network.transformer.localization),
+    ]}  # fmt: skip
+    for parameter, name in names.items():
+        front = name.startswith("transformer.")
+        expected = (0.2 * 0.5, 0.03) if front else (0.2, 0.01)
+        assert (groups[name]["lr"], groups[name]["weight_decay"]) == expected, name
+        assert groups[name]["orthogonal"] == (parameter.ndim > 1 and name not in last), name
+    assert {name for name in last if name.endswith("weight")} == last
+
+
 def test_a_longer_gradient_is_shortened_to_the_limit():
     """With plain SGD from the same start, the step is as long as the learning rate times the shortened gradient."""
     lengths = {}
