@@ -50,8 +50,15 @@ ui: $(READY)  ## MLflow's UI on 127.0.0.1; PORT=5000
 summary: $(READY)  ## the layers of a variant; VARIANT=seed
 	@python -m pipelines.summary $(VARIANT)
 
-promote: $(READY)  ## make the challenger of a registered model its champion; MODEL=stn-cifar10
-	@python -m pipelines.promote $(MODEL)
+promote: $(READY)  ## put the challenger to the gates; MODEL=stn-cifar10 [VERSION=n] [DRY_RUN=1] [FORCE="reason"]
+	@python -m pipelines.promote '$(MODEL)' $(if $(VERSION),--version '$(VERSION)') $(if $(DRY_RUN),--dry-run) \
+		$(if $(FORCE),--force "$$FORCE")
+
+rollback: $(READY)  ## back to the champion before; MODEL=stn-cifar10 [REASON="why"]
+	@python -m pipelines.rollback '$(MODEL)' $(if $(REASON),--reason "$$REASON")
+
+history: $(READY)  ## every decision on who is champion; MODEL=stn-cifar10
+	@python -m pipelines.history '$(MODEL)'
 
 bench: $(READY)  ## the benchmarks on the prepared CIFAR-10; ONLY="scaling overhead"
 	@for name in $(ONLY); do python -m benchmarks.$$name; done
@@ -79,4 +86,4 @@ clean:  ## delete what the stages made; the database, artifacts, raw data and DV
 	rm -rf .pytest_cache .ruff_cache *.egg-info
 	find stn pipelines benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo repro tune dashboard ui summary promote bench doctor test test-fast lint lock clean
+.PHONY: help setup demo repro tune dashboard ui summary promote rollback history bench doctor test test-fast lint lock clean

@@ -1,4 +1,4 @@
-"""The two kinds of failure that are told in one line, and the exit codes of every ``python -m pipelines.<module>``.
+"""The kinds of failure that are told in one line, and the exit codes of every ``python -m pipelines.<module>``.
 
 0: done. 1: the world's fault (no network, a broken file, a lost worker). 2: the user's (a setting, an argument).
 3: a gate refused. Anything else that is raised is a bug and keeps its traceback.
@@ -20,6 +20,12 @@ class UserError(Exception):
     exit_code = 2
 
 
+class GateRefused(Exception):
+    """A challenger did not pass a gate. Exit code 3."""
+
+    exit_code = 3
+
+
 def run(main: Callable[[], object]) -> None:
     """Call a module's ``main`` and end the process with the exit code that its outcome has."""
     try:
@@ -27,6 +33,9 @@ def run(main: Callable[[], object]) -> None:
     except (UserError, WorldError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except GateRefused as refusal:
+        print(f"refused: {refusal}", file=sys.stderr)
+        sys.exit(refusal.exit_code)
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
         sys.exit(130)

@@ -16,10 +16,10 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch.nn.functional as F
-from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 from pipelines import tracking
+from pipelines.comparison import compare
 from pipelines.prepared import load_meta, load_split
 from pipelines.progress import track
 from pipelines.state import write_json
@@ -39,35 +39,6 @@ class Result(NamedTuple):
     model: Trained
     predicted: np.ndarray
     losses: np.ndarray
-
-
-class Difference(NamedTuple):
-    """How much more accurate the second of two models is than the first, on the same images."""
-
-    difference: float
-    low: float
-    high: float
-    only_first: int
-    only_second: int
-    p_value: float
-
-
-def compare(first: np.ndarray, second: np.ndarray, settings: EvaluateParams) -> Difference:
-    """Compare two models by which images each got right, boolean (N,) both.
-
-    The interval is the percentile bootstrap over images (Efron and Tibshirani, 1993, chapter 13); the p-value is that
-    of McNemar's exact test, two-sided: the binomial test on the images that only one of them got right.
-    """
-    delta = second.astype(float) - first.astype(float)
-    if not delta.any():  # nothing to resample
-        return Difference(0.0, 0.0, 0.0, 0, 0, 1.0)
-    low, high = stats.bootstrap(
-        (delta,), np.mean, n_resamples=settings.resamples, confidence_level=settings.confidence,
-        method="percentile", batch=max(1, 10_000_000 // len(delta)), rng=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
-    only_first, only_second = int((delta < 0).sum()), int((delta > 0).sum())
-    p_value = stats.binomtest(only_first, only_first + only_second).pvalue
-    return Difference(float(delta.mean()), float(low), float(high), only_first, only_second, float(p_value))
 
 
 def evaluate(variants: list[str], settings: EvaluateParams) -> dict:

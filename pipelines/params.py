@@ -32,6 +32,8 @@ Downsample = Annotated[int, Field(ge=1, le=16)]
 LearningRateFactor = Annotated[float, Field(gt=0, le=10)]
 WeightDecay = Annotated[float, Field(ge=0, le=1)]
 ThetaPenalty = Annotated[float, Field(ge=0, le=1000)]
+NoGate = Literal["none"]
+Share = Annotated[float, Field(ge=0, le=1)]
 # The variant that the stage tune writes; until it has, there is no file.
 TUNED = "tuned"
 
@@ -157,6 +159,16 @@ class RegisterParams(Section):
     tags: dict[Name, str]
 
 
+class PromoteParams(Section):
+    minimum_accuracy: NoGate | Share
+    margin: NoGate | Share
+    level: NoGate | Share
+    class_level: NoGate | Share
+    rotation_margin: NoGate | Share
+    max_parameters: NoGate | Annotated[int, Field(ge=1)]
+    variants: Literal["any"] | Annotated[list[Name], Field(min_length=1)]
+
+
 class Params(Section):
     variants: list[Name] = Field(min_length=1)
     data: DataParams
@@ -166,6 +178,7 @@ class Params(Section):
     evaluate: EvaluateParams
     visualize: VisualizeParams
     register_: RegisterParams = Field(alias="register")  # BaseModel has a method `register`, from ABCMeta
+    promote: PromoteParams
 
     @model_validator(mode="after")
     def _variants_differ(self):

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
-from pipelines import tracking
+from pipelines import champion, tracking
 from pipelines.prepared import load_meta, load_split
 from pipelines.state import read_json, state_dir, write_json
 from pipelines.trained import Trained, best_on_validation, load_trained
@@ -63,16 +63,16 @@ def register(variants: list[str], tags: dict[str, str]) -> dict:
     best = best_on_validation(chosen)
     challenger = versions[best.variant]
     client.set_registered_model_alias(name, "challenger", challenger)
-    champion = tracking.aliases(client, name).get("champion")
-    if champion is None:
-        champion = challenger
-        client.set_model_version_tag(name, champion, "promotion", "initial")
-        client.set_registered_model_alias(name, "champion", champion)
+    with champion.held(client, name):
+        current = tracking.aliases(client, name).get("champion")
+        if current is None:
+            current = challenger
+            champion.record(client, name, champion.decide(champion.INITIAL, None, current))
 
     folder = state_dir("reports", meta["dataset"])
     for report in REPORTS:
         shutil.copyfile(report, folder / report.name)
-    registered = {"model": name, "versions": versions, "challenger": challenger, "champion": champion}
+    registered = {"model": name, "versions": versions, "challenger": challenger, "champion": current}
     write_json(REGISTERED, registered)
     return registered
 

@@ -6,6 +6,7 @@ The driver of a stage is the only writer of a run, however many workers train.
 import hashlib
 import logging
 import os
+import tempfile
 import time
 from contextlib import contextmanager
 from importlib import metadata
@@ -18,6 +19,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, Metric, Param, RunTag
@@ -226,5 +228,8 @@ def register_network(
             ],
             tags=tags,
         )
+        with tempfile.TemporaryDirectory() as folder:  # what names the code that is run on loading
+            described = Path(download_artifacts(logged.model_uri, dst_path=folder)) / "MLmodel"
+            files[f"sha256_{described.name}"] = hashlib.sha256(described.read_bytes()).hexdigest()
     # The run's context manager never swallows an exception, though its type would allow it to.
     return mlflow.register_model(logged.model_uri, name, tags=tags | files)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -203,18 +203,38 @@ def test_the_demos_results_meet_an_empty_store(applied, tmp_path):
     assert mlflow.MlflowClient(f"sqlite:///{applied.folder}/state/mlflow.db").get_run(version.tags["trained_in"])
 
 
-def test_promote_moves_the_champion(applied):
-    """And says so; the second time there is nothing to move."""
+def test_promotion_and_the_way_back(applied):
+    """plain gives way to tuned, which is surely better; not the other way around, but by force. Then back again."""
     client = mlflow.MlflowClient(f"sqlite:///{applied.folder}/state/mlflow.db")
-    champion = str(client.get_registered_model("stn-digits").aliases["champion"])
-    other = next(version for version in ("1", "2", "3") if version != champion)
-    client.set_registered_model_alias("stn-digits", "challenger", other)
-    done = applied.run("make", "-o", ".venv/.ready", "promote", "MODEL=stn-digits")
-    assert f"champion moved from version {champion} to version {other}" in done.stdout
-    assert str(client.get_model_version_by_alias("stn-digits", "champion").version) == other
-    assert client.get_model_version("stn-digits", other).tags["previous_champion"] == champion
-    assert "already" in applied.stage("promote", "stn-digits").stdout
+    version = {v.tags["variant"]: str(v.version) for v in client.search_model_versions("name = 'stn-digits'")}
+
+    def promote(*arguments: str, code: int) -> str:
+        done = applied.run("make", "-o", ".venv/.ready", "promote", "MODEL=stn-digits", *arguments, check=False)
+        assert f"Error {code}" in done.stdout if code else done.returncode == 0, done.stdout
+        return done.stdout
+
+    def champion() -> str:
+        return str(client.get_model_version_by_alias("stn-digits", "champion").version)
+
+    first = champion()
+    if first != version["plain"]:
+        assert "refused" in promote(f"VERSION={version['plain']}", code=3) and champion() == first
+        promote(f"VERSION={version['plain']}", "FORCE=to see 'what' it does", code=0)
+    assert "would move" in promote(f"VERSION={version['tuned']}", "DRY_RUN=1", code=0)
+    assert champion() == version["plain"]
+    assert "| class_level |" in promote(f"VERSION={version['tuned']}", code=0)
+    assert champion() == version["tuned"]
+    assert "already" in promote(f"VERSION={version['tuned']}", code=0)
+    promote(f"VERSION={version['tuned']}9", code=2)
+    applied.run("make", "-o", ".venv/.ready", "rollback", "MODEL=stn-digits", "REASON=it's odd at night")
+    assert champion() == version["plain"]
+    told = applied.run("make", "-o", ".venv/.ready", "history", "MODEL=stn-digits").stdout
+    outcomes = [line.split("  ")[1].split(" version")[0] for line in told.splitlines() if "  " in line[:30].strip()]
+    assert outcomes[0] == "initial" and outcomes[-2:] == ["promoted", "rolled back"], told
+    assert "it's odd at night" in told
     assert applied.stage("promote", "stn-nothing", check=False).returncode == 2
+    assert applied.stage("rollback", "stn-nothing", check=False).returncode == 2
+    assert applied.stage("history", "stn-nothing", check=False).returncode == 2
 
 
 def test_dvcs_own_comparisons(applied):

@@ -25,12 +25,12 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
-from pipelines import cluster, register, study, tracking, trials, visualize, worker
-from pipelines import evaluate as evaluate_stage
+from pipelines import champion, cluster, comparison, register, study, tracking, trials, visualize, worker
 from pipelines import train as train_stage
 from pipelines import tune as tune_stage
 from pipelines.errors import UserError
 from pipelines.evaluate import evaluate
+from pipelines.gates import Candidate, judge
 from pipelines.params import Params, load_params, load_variant
 from pipelines.prepare import prepare
 from pipelines.prepared import Labeled, load_meta, load_split
@@ -185,6 +185,8 @@ class Bench:
         self.patch.setattr(tracking, "run_exists", lambda *_: True)
         self.patch.setattr(tracking, "aliases", lambda *_: {})
         self.patch.setattr(tracking, "registered_versions", lambda *_: [])
+        self.patch.setattr(champion, "held", lambda *_: nullcontext())
+        self.patch.setattr(champion, "record", MagicMock())
         self.patch.setattr(register, "export", lambda *_: {})  # takes seconds and reads no setting
 
     def _watch_batches(self) -> None:
@@ -662,7 +664,7 @@ def _(bench: Bench) -> None:
 
 @check("evaluate.resamples")
 def _(bench: Bench) -> None:
-    bootstrap, drawn = evaluate_stage.stats.bootstrap, []
+    bootstrap, drawn = comparison.stats.bootstrap, []
 
     def watched(*arguments, **options):
         result = bootstrap(*arguments, **options)
@@ -670,7 +672,7 @@ def _(bench: Bench) -> None:
         return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate_stage.stats, "bootstrap", watched)
+        patch.setattr(comparison.stats, "bootstrap", watched)
         bench.evaluate({})
         bench.evaluate({"evaluate.resamples": 333})
     assert drawn == [200, 333]
@@ -721,6 +723,34 @@ def _(bench: Bench) -> None:
 
     assert tags({}) == [None, None]
     assert tags({"register.tags": {"team": "vision"}}) == ["vision", "vision"]
+
+
+def changes_a_gate(leaf: str, passing: Any, refusing: Any, lost: int = 20) -> None:
+    """Check that a gate passes a model at one value and refuses it at another; ``lost`` images are of one class."""
+
+    @check(f"promote.{leaf}")
+    def _(bench: Bench) -> None:
+        truth = np.arange(200) % 4
+        before = Candidate("1", "plain", 100, np.arange(200) < 150, 0.5, 1.0)
+        better = np.ones(200, dtype=bool)
+        better[: 4 * lost : 4] = False
+        challenger = Candidate("2", "seed", 200, better, 0.4, 1.0)
+
+        def passed(value: Any) -> bool:
+            params = bench.settings({f"promote.{leaf}": value})
+            verdict = judge(params.promote, params.evaluate, challenger, before, truth, list("abcd"))
+            return all(gate.passed for gate in verdict.gates if gate.name == leaf)
+
+        assert passed(passing) and not passed(refusing)
+
+
+changes_a_gate("minimum_accuracy", 0.9, 0.91)
+changes_a_gate("margin", 0.15, 0.0, lost=45)
+changes_a_gate("level", 0.001, 0.0)
+changes_a_gate("class_level", 0.001, 0.5)
+changes_a_gate("rotation_margin", 0.11, 0.09)
+changes_a_gate("max_parameters", 200, 199)
+changes_a_gate("variants", ["seed"], ["plain"])
 
 
 @check("variants/plain.yaml:transformer")
