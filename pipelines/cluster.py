@@ -26,6 +26,7 @@ for name, value in QUIET_AND_QUICK.items():
     os.environ.setdefault(name, value)
 
 import ray
+from ray.exceptions import RayError as RayError  # for those who must not import Ray before this module does
 
 from pipelines.errors import UserError, WorldError
 from pipelines.params import TrainParams

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
 from pipelines import tracking
-from pipelines.cluster import Workers, connected, plan, ray
+from pipelines.cluster import RayError, Workers, connected, plan, ray
 from pipelines.lineage import Commit, current_commit, digest_code
 from pipelines.prepared import check, load_arrays, load_meta
 from pipelines.progress import Reporter, Timeline, progress
@@ -196,14 +196,17 @@ def _run_ray(name, params: Params, variant, meta, storage: str, workers: Workers
         try:
             trainer.fit()
             status = "FINISHED"
-        except TrainingFailedError as error:
+        except (TrainingFailedError, RayError) as error:
             status = "FAILED"
             log = Path(storage).with_name("error.log")
             log.write_text(str(error), encoding="utf-8")
-            reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            if isinstance(error, TrainingFailedError):
+                what = f"training failed more than train.max_failures={params.train.max_failures} times: {lines[-1]}"
+            else:  # a process of Ray's own, which it does not replace
+                what = f"Ray lost what runs the training: {lines[0]}"
             raise WorldError(
-                f"{name}: training failed more than train.max_failures={params.train.max_failures} times: "
-                f"{reason.strip()} (all of it: {log}); the last checkpoint is kept and the next start goes on from it"
+                f"{name}: {what} (all of it: {log}); the last checkpoint is kept and the next start goes on from it"
             ) from None
         finally:
             done.set()
@@ -234,7 +237,15 @@ class Listener(threading.Thread):
         finished = False
         while not finished:
             finished = self.done.wait(0.3)  # and then once more, for what came last
-            for message in ray.get(self.mailbox.drain.remote()):
+            try:
+                messages = ray.get(self.mailbox.drain.remote())
+            except RayError as error:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                print(
+                    f"messages from the workers are lost: {reason}; their epochs will be logged at the end", flush=True
+                )
+                return
+            for message in messages:
                 try:
                     self.take(message)
                 except tracking.MlflowException as error:

@@ -76,7 +76,7 @@ def assert_each_epoch_once(project, seeds: int, epochs: int) -> None:
             assert sorted(steps) == list(range(1, epochs + 1)), (metric, steps)
 
 
-def training_workers(driver: subprocess.Popen) -> list[psutil.Process]:
+def training_workers(driver: subprocess.Popen, name: str = "TrainWorker") -> list[psutil.Process]:
     try:
         children = psutil.Process(driver.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -84,7 +84,7 @@ def training_workers(driver: subprocess.Popen) -> list[psutil.Process]:
     found = []
     for child in children:
         try:
-            if "TrainWorker" in " ".join(child.cmdline()):
+            if name in " ".join(child.cmdline()):
                 found.append(child)
         except psutil.Error:
             continue
@@ -134,6 +134,32 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_proj
     assert "Traceback" not in last.stdout, last.stdout
     assert_equal_weights(weights(undisturbed), weights(disturbed))
     assert_each_epoch_once(disturbed, seeds=2, epochs=epochs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["TrainController", "Mailbox"])
+def test_a_lost_process_of_rays_own(project, lost):
+    """Without its controller training ends, in one line, and goes on at the next start; without the mailbox it goes on,
+    and all epochs are logged at the end."""
+    project.set(*SMALL, "train.epochs=30", "train.seeds=[0]")
+    project.stage("prepare")
+    driver = project.start(sys.executable, "-m", "pipelines.train", "--variant", "seed")
+    while checkpoints(project) == 0:
+        assert driver.poll() is None, driver.communicate()[0]
+        time.sleep(0.05)
+    (process,) = training_workers(driver, lost)
+    process.kill()
+    output = driver.communicate()[0]
+    assert "Traceback" not in output, output
+    if lost == "TrainController":
+        assert driver.returncode == 1
+        (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
+        assert "Ray lost what runs the training" in error and "the next start goes on" in error
+        assert "resumed after" in train(project).stdout
+    else:
+        assert driver.returncode == 0, output
+        assert "will be logged at the end" in output
+    assert_each_epoch_once(project, seeds=1, epochs=30)
 
 
 @pytest.mark.slow
