@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stn.clutter import add_clutter, draw_clutter
 from stn.distortions import Distortion, distort
 
 
@@ -80,9 +81,13 @@ class Batches:
         order = torch.randperm(count, generator=generator).to(self.device)
         corner_2N = torch.randint(2 * augmentation.shift + 1, (2, count), generator=generator).to(self.device)
         mirrored = ((torch.rand(count, generator=generator) < 0.5) & augmentation.flip).to(self.device)
-        matrices = None
-        if not augmentation.distortion.is_identity:
-            matrices = augmentation.distortion.draw(count, self.height, self.width, generator).to(self.device)
+        distortion, size = augmentation.distortion, (self.height, self.width)
+        frame = distortion.frame(*size)
+        motions = pieces = None
+        if not distortion.is_identity:
+            motions = distortion.draw(count, *size, generator).to(self.device)
+        if distortion.clutter:
+            pieces = draw_clutter(count, distortion.clutter, size, frame, generator).to(self.device)
         # Every window of an image's size in its padded form, as a view: one gather then picks images and shifts them.
         windows = self.pixels_NHWC.unfold(1, self.height, 1).unfold(2, self.width, 1).permute(0, 1, 2, 4, 5, 3)
 
@@ -90,21 +95,25 @@ class Batches:
             index = order[start + rank : start + batch_size : world_size]
             pixels = windows[index + count * mirrored[index], corner_2N[0, index], corner_2N[1, index]]
             images = pixels.float()
-            if matrices is not None:
-                distorted = distort(images.permute(0, 3, 1, 2), matrices[index], augmentation.distortion.padding_mode)
+            if motions is not None:
+                distorted = distort(images.permute(0, 3, 1, 2), motions[index], distortion.padding_mode)
+                if pieces is not None:
+                    distorted = add_clutter(distorted, pieces[index], self._originals().permute(0, 3, 1, 2), frame)
                 images = distorted.permute(0, 2, 3, 1).contiguous()
             yield self.normalize(images), self.labels[index]
 
     def ordered(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image of this rank's share once, in order and as it is: images fp32 (b, C, H, W), labels (b,)."""
-        margin = self.augmentation.shift
-        rows = slice(margin, margin + self.height)
-        columns = slice(margin, margin + self.width)
         for start in range(rank, len(self), batch_size * world_size):
             share = slice(start, start + batch_size * world_size, world_size)
-            pixels = self.pixels_NHWC[: len(self)][share, rows, columns]
+            pixels = self._originals()[share]
             images = pixels.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
             yield self.normalize(images), self.labels[share]
+
+    def _originals(self) -> Tensor:
+        """All images uint8 (N, H, W, C) as they were given: a view without margins and mirrored copies."""
+        margin = self.augmentation.shift
+        return self.pixels_NHWC[: len(self), margin : margin + self.height, margin : margin + self.width]
 
     def normalize(self, images_NHWC: Tensor) -> Tensor:
         """Pixel values in [0, 255], contiguous fp32 (b, H, W, C), normalized in place; as images (b, C, H, W)."""

@@ -6,44 +6,54 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stn.localization import Localization, conv_pool_size
+from stn.composition import Parallel, Series
+from stn.localization import Localization, check_layers, conv_pool_size
 from stn.pooling import MaxPool2x2
 from stn.spatial_transformer import SpatialTransformer
 from stn.transforms import TRANSFORMS
 
 
 class ConvClassifier(nn.Sequential):
-    """The classifier of PyTorch's spatial-transformer tutorial, for any image: (B, C, H, W) → logits (B, classes).
+    """Convolutions, each with a 2×2 max-pool, then linear layers, for any image: (B, C, H, W) → logits (B, classes).
 
-    Two 5×5 convolutions of 10 and 20 filters, each with a 2×2 max-pool, then linear layers of 50 units and
-    ``classes``. The tutorial ends in log_softmax and uses nll_loss; logits with cross_entropy are the same
-    mathematics.
+    The defaults are the classifier of PyTorch's spatial-transformer tutorial. That one ends in log_softmax and uses
+    nll_loss; logits with cross_entropy are the same mathematics. Without convolutions it is a fully connected network.
 
     Args:
         image_shape: channels, height, width.
-        dropout: probability, of whole channels after the second convolution and of units before the last layer.
+        dropout: probability, of whole channels after the last convolution and of units before the last layer.
+        channels, kernel_sizes: of each convolution; both may be empty.
+        hidden: widths of the linear layers before the last one.
 
     Raises:
-        ValueError: the image is too small for the kernels.
+        ValueError: the image is too small for the kernels, or channels and kernel sizes differ in number.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], classes: int, dropout: float = 0.0):
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        dropout: float = 0.0,
+        channels: Sequence[int] = (10, 20),
+        kernel_sizes: Sequence[int] = (5, 5),
+        hidden: Sequence[int] = (50,),
+    ):
         in_channels, height, width = image_shape
-        height, width = conv_pool_size(height, width, (5, 5), "classifier")
-        super().__init__(
-            nn.Conv2d(in_channels, 10, 5),
-            MaxPool2x2(),
-            nn.ReLU(),
-            nn.Conv2d(10, 20, 5),
-            nn.Dropout2d(dropout),
-            MaxPool2x2(),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(20 * height * width, 50),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(50, classes),
-        )
+        check_layers(channels, kernel_sizes, "classifier")
+        height, width = conv_pool_size(height, width, kernel_sizes, "classifier")
+        layers: list[nn.Module] = []
+        for i, (out_channels, kernel) in enumerate(zip(channels, kernel_sizes, strict=True), 1):
+            layers.append(nn.Conv2d(in_channels, out_channels, kernel))
+            if i == len(channels):
+                layers.append(nn.Dropout2d(dropout))
+            layers += [MaxPool2x2(), nn.ReLU()]
+            in_channels = out_channels
+        layers.append(nn.Flatten())
+        in_features = in_channels * height * width
+        for width in hidden:
+            layers += [nn.Linear(in_features, width), nn.ReLU()]
+            in_features = width
+        super().__init__(*layers, nn.Dropout(dropout), nn.Linear(in_features, classes))
 
 
 class Network(nn.Module):
@@ -70,8 +80,8 @@ class Network(nn.Module):
 class RawClassifier(nn.Module):
     """A trained network for use: takes pixels as they come and normalizes them itself.
 
-    uint8 images (B, C, H, W) → class (B,) int64, probabilities (B, classes) fp32 and, with a transformer, the matrix
-    of θ (B, 2, 3) fp32.
+    uint8 images (B, C, H, W) → class (B,) int64, probabilities (B, classes) fp32 and, with a transformer, θ fp32 in its
+    family's form, :meth:`stn.transforms.Transform.readable`: matrices (B, 2, 3) for the affine families.
 
     Args:
         network: what was trained; a copy of it is not made.
@@ -91,12 +101,16 @@ class RawClassifier(nn.Module):
         probabilities = logits.float().softmax(1)
         outputs = {"class": probabilities.argmax(1), "probabilities": probabilities}
         if self.network.transformer is not None and theta is not None:
-            outputs["theta"] = self.network.transformer.transform.matrix(theta)
+            outputs["theta"] = self.network.transformer.transform.readable(theta)
         return outputs
 
 
 def build_network(
-    image_shape: tuple[int, int, int], classes: int, transformer: dict | None, dropout: float = 0.0
+    image_shape: tuple[int, int, int],
+    classes: int,
+    transformer: dict | None,
+    dropout: float = 0.0,
+    classifier: dict | None = None,
 ) -> Network:
     """The network of a variant.
 
@@ -105,19 +119,51 @@ def build_network(
 
     Args:
         image_shape: channels, height, width.
-        transformer: the keyword arguments of :class:`Localization` under ``localization``, the ``padding_mode`` of
-            :class:`SpatialTransformer` and, under ``transform``, the name of the family, ``affine`` where there is
-            none; None for the same classifier without a transformer.
+        transformer: None for the same classifier without a transformer, or a dictionary of
+
+            - ``localization``: the keyword arguments of :class:`Localization`;
+            - ``transform``: the name of the family, ``affine`` where there is none, or a list of names, one after
+              another as a :class:`Series`;
+            - ``parallel``: how many of it side by side, as :class:`Parallel`; the classifier then sees so many images
+              as channels;
+            - ``scale`` of the family attention, ``control_points`` of tps, and ``bound`` of any;
+            - ``output_size``: height and width, one number, of what the classifier sees;
+            - ``padding_mode`` and ``antialias`` of :class:`SpatialTransformer`.
+        classifier: ``channels``, ``kernel_sizes`` and ``hidden`` of :class:`ConvClassifier`; None: its defaults.
 
     Raises:
         ValueError: the image is too small for the kernels, or a setting is none that the parts allow.
     """
-    front = None
-    if transformer is not None:
-        options: dict[str, Any] = {"transform": "affine"} | transformer
-        if (family := options.pop("transform")) not in TRANSFORMS:
-            raise ValueError(f"transform: {family!r} is not one of {', '.join(TRANSFORMS)}")
-        transform = TRANSFORMS[family]()
-        localization = Localization(image_shape, transform.identity, **options.pop("localization"))
-        front = SpatialTransformer(localization, transform=transform, **options)
-    return Network(ConvClassifier(image_shape, classes, dropout), front)
+    of_classifier = classifier or {}
+    if transformer is None:
+        return Network(ConvClassifier(image_shape, classes, dropout, **of_classifier))
+    settings: dict[str, Any] = {"transform": "affine", "parallel": 1} | transformer
+    names, heads = settings.pop("transform"), settings.pop("parallel")
+    names = [names] if isinstance(names, str) else names
+    of_family = {"attention": {"scale": settings.pop("scale", None)},
+                 "tps": {"control_points": settings.pop("control_points", None)}}  # fmt: skip
+    for family, own in of_family.items():
+        for key, value in own.items():
+            if value is not None and family not in names:
+                raise ValueError(f"{key}: {value} given; only {family} has it, not {', '.join(names)}")
+    bound, size = settings.pop("bound", None), settings.pop("output_size", None)
+    transforms = []
+    for name in names:
+        if name not in TRANSFORMS:
+            raise ValueError(f"transform: {name!r} is not one of {', '.join(TRANSFORMS)}")
+        own = {key: value for key, value in of_family.get(name, {}).items() if value is not None}
+        transforms.append(TRANSFORMS[name](bound=bound, **own))
+    if heads > 1:
+        if len(transforms) > 1:
+            raise ValueError(f"parallel: {heads} given, but transform: {names} is a series; there is one or the other")
+        transforms = [Parallel(transforms[0], heads)]
+    of_localization = settings.pop("localization")
+    localizations = [Localization(image_shape, transform.identity, **of_localization) for transform in transforms]
+    options: dict[str, Any] = settings | {"output_size": None if size is None else (size, size)}
+    if len(transforms) > 1:
+        front = Series(localizations, transforms, **options)
+    else:
+        front = SpatialTransformer(localizations[0], transform=transforms[0], **options)
+    channels, height, width = image_shape
+    seen = (channels * heads, *(front.output_size or (height, width)))
+    return Network(ConvClassifier(seen, classes, dropout, **of_classifier), front)

@@ -29,8 +29,21 @@ def conv_pool_size(height: int, width: int, kernel_sizes: Sequence[int], name: s
     return h, w
 
 
+def check_layers(channels: Sequence[int], kernel_sizes: Sequence[int], name: str) -> None:
+    """Refuse convolutions of which some have no kernel size, or no channels; ``name`` says whose they are.
+
+    Raises:
+        ValueError: they differ in number.
+    """
+    if len(channels) != len(kernel_sizes):
+        raise ValueError(
+            f"{name}: {len(channels)} channels {list(channels)} but {len(kernel_sizes)} "
+            f"kernel_sizes {list(kernel_sizes)}; there must be one of each for every layer"
+        )
+
+
 class Localization(nn.Module):
-    """Convolutions with 2×2 max-pools, then two linear layers; (B, C, H, W) → θ (B, len(identity)).
+    """Convolutions with 2×2 max-pools, then linear layers; (B, C, H, W) → θ (B, len(identity)).
 
     The last layer starts with zero weights and the identity as its bias (Jaderberg et al., 2015, appendix A.2), so
     that an untrained transformer returns its input.
@@ -38,9 +51,9 @@ class Localization(nn.Module):
     Args:
         image_shape: channels, height, width.
         identity: the θ to start from.
-        channels, kernel_sizes: of each convolution.
-        hidden: width of the first linear layer.
-        activation: one of :data:`ACTIVATIONS`, after each pool and after the first linear layer.
+        channels, kernel_sizes: of each convolution; both may be empty.
+        hidden: width of each linear layer before the last; one number for one layer.
+        activation: one of :data:`ACTIVATIONS`, after each pool and each linear layer but the last.
         downsample: the image is first averaged over squares of so many pixels to a side.
 
     Raises:
@@ -54,16 +67,12 @@ class Localization(nn.Module):
         identity: Sequence[float],
         channels: Sequence[int] = (8, 10),
         kernel_sizes: Sequence[int] = (7, 5),
-        hidden: int = 32,
+        hidden: int | Sequence[int] = 32,
         activation: str = "relu",
         downsample: int = 1,
     ):
         super().__init__()
-        if len(channels) != len(kernel_sizes):
-            raise ValueError(
-                f"localization: {len(channels)} channels {list(channels)} but {len(kernel_sizes)} "
-                f"kernel_sizes {list(kernel_sizes)}; there must be one of each for every layer"
-            )
+        check_layers(channels, kernel_sizes, "localization")
         if activation not in ACTIVATIONS:
             raise ValueError(f"localization.activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
         activate = ACTIVATIONS[activation]
@@ -77,8 +86,13 @@ class Localization(nn.Module):
             layers += [nn.Conv2d(in_channels, out_channels, kernel), MaxPool2x2(), activate()]
             in_channels = out_channels
         self.features = nn.Sequential(*layers)
-        last = nn.Linear(hidden, len(identity))
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(in_channels * height * width, hidden), activate(), last)
+        head: list[nn.Module] = [nn.Flatten()]
+        in_features = in_channels * height * width
+        for width in [hidden] if isinstance(hidden, int) else hidden:
+            head += [nn.Linear(in_features, width), activate()]
+            in_features = width
+        last = nn.Linear(in_features, len(identity))
+        self.head = nn.Sequential(*head, last)
         with torch.no_grad():
             last.weight.zero_()
             last.bias.copy_(torch.tensor(identity))

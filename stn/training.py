@@ -47,14 +47,14 @@ def make_optimizer(
     kind: str = "sgd",
 ) -> Optimizer:
     """SGD with Nesterov momentum, or ``muon``: the same, but with orthogonal steps for all matrices and filters other
-    than the last layer of the classifier and that of the localization network.
+    than the last layer of the classifier and those of the localization networks.
 
-    The localization network learns at ``localization_lr`` times ``lr``, with a weight decay of its own where given.
+    A localization network learns at ``localization_lr`` times ``lr``, with a weight decay of its own where given.
     """
     decay = weight_decay if localization_weight_decay is None else localization_weight_decay
     parts = [(network.classifier, lr, weight_decay)]
     if network.transformer is not None:
-        parts.append((network.transformer.localization, lr * localization_lr, decay))
+        parts += [(part, lr * localization_lr, decay) for part in network.transformer.localizations()]
     groups = []
     for part, part_lr, part_decay in parts:
         parameters = list(part.parameters())
@@ -161,7 +161,7 @@ def metric_sums(network: Network, batches: Batches, outputs: tuple[Tensor, Tenso
     """Sums over the images of what :func:`predict` returned, to be added up over ranks and divided by ``count``.
 
     ``count``, ``loss`` (cross-entropy, nats), ``accuracy`` (0 or 1 for each image) and, with a transformer,
-    ``theta_<name>`` for each of the family's :meth:`~stn.transforms.Affine.describe`. Scalars, fp64.
+    ``theta_<name>`` for each of the family's :meth:`~stn.transforms.Transform.describe`. Scalars, fp64.
     """
     logits, labels, theta = outputs
     sums = {

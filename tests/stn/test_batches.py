@@ -5,8 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import stn.batches
 from stn.batches import Augmentation, Batches, mix
-from stn.distortions import Distortion
+from stn.clutter import add_clutter
+from stn.distortions import PROTOCOLS, Distortion, make_distortion
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -49,6 +51,34 @@ def test_a_global_batch_is_the_same_for_any_number_of_workers(batch_size, world_
         for rank, share in enumerate(shares):  # the ranks take turns
             assert torch.equal(share[step][1], labels[rank::world_size])
             torch.testing.assert_close(share[step][0], images[rank::world_size], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_protocol_is_the_same_for_any_batch_size_and_number_of_workers_and_fresh_each_epoch(protocol):
+    batches = make_batches(random_images(12, 2, 12, 12), Augmentation(True, 2, make_distortion(protocol)))
+    alone = torch.cat([images for images, _ in batches.shuffled(4, seed=5, epoch=2)])
+    halves = torch.cat([images for images, _ in batches.shuffled(6, seed=5, epoch=2)])
+    torch.testing.assert_close(alone, halves, atol=1e-5, rtol=0)
+    shares = [torch.cat([images for images, _ in batches.shuffled(4, 5, 2, rank, 2)]) for rank in (0, 1)]
+    torch.testing.assert_close(torch.stack(shares, 1).flatten(0, 1), alone, atol=1e-5, rtol=0)
+    order = torch.cat([labels for _, labels in batches.shuffled(4, seed=5, epoch=2)]).argsort()
+    again = torch.cat([labels for _, labels in batches.shuffled(4, seed=5, epoch=3)]).argsort()
+    later = torch.cat([images for images, _ in batches.shuffled(4, seed=5, epoch=3)])
+    assert ((alone[order] - later[again]).abs().amax((1, 2, 3)) > 0.1).all()
+
+
+def test_clutter_is_cut_from_the_images_as_they_were_given(monkeypatch):
+    """Not from their margins and mirrored copies, in which another piece lies at the same place."""
+    images, sources = random_images(8, 2, 12, 12), []
+
+    def watched(*arguments):
+        sources.append(arguments[2])
+        return add_clutter(*arguments)
+
+    monkeypatch.setattr(stn.batches, "add_clutter", watched)
+    augmentation = Augmentation(flip=True, shift=2, distortion=make_distortion("TC"))
+    assert len(list(make_batches(images, augmentation).shuffled(4, 0, 0))) == 2
+    assert all(torch.equal(given, images) for given in sources) and len(sources) == 2
 
 
 def test_order_and_augmentation_do_not_depend_on_the_batch_size():

@@ -72,6 +72,28 @@ def test_the_classifier_is_the_tutorials_function():
     torch.testing.assert_close(F.cross_entropy(logits, labels), F.nll_loss(x, labels))
 
 
+@pytest.mark.parametrize(
+    ("settings", "shapes"),
+    [
+        # The paper's: 28 -> 20 -> 10 -> 4 -> 2, then the classes at once; and two hidden layers alone.
+        ({"channels": [6, 7], "kernel_sizes": [9, 7], "hidden": []}, [(6, 1, 9, 9), (7, 6, 7, 7), (10, 7 * 2 * 2)]),
+        ({"channels": [], "kernel_sizes": [], "hidden": [8, 9]}, [(8, 28 * 28), (9, 8), (10, 9)]),
+    ],
+)
+def test_other_classifiers(settings, shapes):
+    network = build_network((1, 28, 28), 10, SEED, dropout=0.5, classifier=settings).eval()
+    assert [tuple(p.shape) for p in network.classifier.parameters() if p.ndim > 1] == shapes
+    images = torch.randn(3, 1, 28, 28)
+    # Nothing but the layers and a ReLU after each: the same by hand.
+    x, linear = images, [m for m in network.classifier.modules() if isinstance(m, nn.Linear)]
+    for convolution in (m for m in network.classifier.modules() if isinstance(m, nn.Conv2d)):
+        x = F.relu(F.max_pool2d(convolution(x), 2))
+    x = x.flatten(1)
+    for layer in linear[:-1]:
+        x = F.relu(layer(x))
+    torch.testing.assert_close(network(images), linear[-1](x))
+
+
 def test_dropout_acts_in_training_only_and_only_where_it_is_set():
     torch.manual_seed(0)
     images = torch.randn(4, 3, 32, 32)
@@ -139,6 +161,11 @@ def test_settings_of_a_variant_reach_the_parts():
         ((1, 16, 28), SEED, "localization.kernel_sizes: an image of 16×28 pixels is too small"),
         ((1, 28, 28), {"localization": {}, "padding_mode": "black"}, "padding_mode: 'black'"),
         ((1, 28, 28), {"localization": {"channels": [8]}}, "1 channels"),
+        ((1, 28, 28), SEED | {"transform": "rigid"}, "transform: 'rigid' is not one of affine"),
+        ((1, 28, 28), SEED | {"scale": 0.5}, "scale: 0.5 given; only attention has it, not affine"),
+        ((1, 28, 28), SEED | {"control_points": 3}, "control_points: 3 given; only tps has it, not affine"),
+        ((1, 28, 28), SEED | {"transform": ["affine", "tps"], "parallel": 2}, "parallel: 2 given, but .* a series"),
+        ((1, 28, 28), SEED | {"output_size": 15}, "classifier: an image of 15×15 pixels is too small"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(image_shape, transformer, message):
@@ -173,7 +200,32 @@ def test_raw_classifier_normalizes_by_hand_and_takes_the_softmax(transformer):
         np.testing.assert_allclose(outputs["theta"].reshape(4, 6).numpy(), theta.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("transformer", [SEED, None])
+# Settings of a transformer, its θ as a registered model gives it, and what the classifier sees.
+KINDS = [
+    ({}, (2, 3), (3, 32, 32)),
+    ({"transform": "attention", "scale": 0.5, "parallel": 2, "output_size": 16}, (2, 2, 3), (6, 16, 16)),
+    ({"transform": "projective", "bound": 0.3, "output_size": 20, "antialias": 2}, (3, 3), (3, 20, 20)),
+    ({"transform": "tps", "control_points": 3, "bound": 0.2, "padding_mode": "border"}, (9, 2), (3, 32, 32)),
+    ({"transform": "tps", "parallel": 2}, (2, 16, 2), (6, 32, 32)),
+    ({"transform": ["similarity", "affine"], "output_size": 18}, (2, 3), (3, 18, 18)),
+    ({"transform": ["affine", "tps"], "bound": 0.5}, (16, 2), (3, 32, 32)),
+]
+
+
+@pytest.mark.parametrize(("settings", "theta_shape", "seen"), KINDS)
+def test_every_kind_of_transformer_is_built_trains_and_says_its_theta(settings, theta_shape, seen):
+    network = moved_network(SEED | settings)
+    assert network.transformer is not None
+    images = torch.randn(4, 3, 32, 32)
+    theta = network.transformer.theta(images)
+    assert network.transformer.warp(images, theta).shape == (4, *seen)
+    assert network.transformer.transform.readable(theta).shape == (4, *theta_shape)
+    network.train()(images).square().sum().backward()
+    still = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert still == []
+
+
+@pytest.mark.parametrize("transformer", [None, *(SEED | settings for settings, _, _ in KINDS)])
 def test_raw_classifier_exports_with_any_batch_size(transformer):
     classifier = RawClassifier(moved_network(transformer), MEAN, STD)
     batch = torch.export.Dim("batch")
@@ -184,3 +236,15 @@ def test_raw_classifier_exports_with_any_batch_size(transformer):
         assert set(outputs) == set(expected)
         for name in expected:
             torch.testing.assert_close(outputs[name], expected[name])
+
+
+def test_the_seeds_weights_have_the_names_and_initial_values_that_they_had():
+    """Checkpoints, registered models and repeatable trainings rest on them."""
+    torch.manual_seed(0)
+    weights = build_network((1, 28, 28), 10, SEED).state_dict()
+    torch.manual_seed(0)
+    localization = Localization((1, 28, 28), Affine.identity)  # before the classifier
+    parts = {"transformer.localization": localization, "classifier": ConvClassifier((1, 28, 28), 10)}
+    expected = {f"{part}.{name}": value for part in parts for name, value in parts[part].state_dict().items()}
+    assert list(weights) == list(expected)
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 
-from stn import Affine
-from stn.figures import learning_curves, rectified_batch, sampling_grids, theta_distributions
+from stn import Affine, Parallel, Projective, ThinPlateSpline
+from stn.figures import (
+    learning_curves,
+    rectified_batch,
+    reliability_diagrams,
+    robustness_curves,
+    sampling_grids,
+    theta_distributions,
+)
 
 
 def random_images(count: int, channels: int, height: int, width: int) -> torch.Tensor:
@@ -30,7 +38,7 @@ def rounded(image: torch.Tensor) -> np.ndarray:
 def draw_grids(images: torch.Tensor, theta: torch.Tensor, titles: list[str] | None = None):
     count, _, height, width = images.shape
     grids = Affine()(theta, height, width)
-    figure = sampling_grids(images, 255 - images, grids, Affine.matrix(theta), titles or ["title"] * count)
+    figure = sampling_grids(images, 255 - images, grids, Affine().matrix(theta), titles or ["title"] * count)
     figure.savefig(io.BytesIO())  # a layout that cannot be drawn fails here
     return figure
 
@@ -109,6 +117,54 @@ def test_each_image_stands_above_its_rectified_one_with_title_and_theta():
     assert not any(ax.images or ax.lines or ax.axison for ax in axes[2:, 3:].flat)
 
 
+def test_control_points_are_dots_where_the_spline_looks_and_no_numbers():
+    height, width = 10, 20
+    spline = ThinPlateSpline(control_points=3)
+    theta = torch.tensor([spline.identity]) + 0.1 * torch.randn(1, 18, generator=torch.Generator().manual_seed(0))
+    images = random_images(1, 1, height, width)
+    figure = sampling_grids(images, images, spline(theta, height, width), spline.readable(theta), ["title"])
+    figure.savefig(io.BytesIO())
+    above, below = figure.axes
+    (dots,) = above.collections
+    expected = (theta.view(9, 2).numpy() + 1) * (width, height) / 2 - 0.5
+    np.testing.assert_allclose(np.asarray(dots.get_offsets()), expected, atol=1e-4)
+    assert below.get_title() == ""
+
+
+def test_heads_side_by_side_have_a_grid_of_a_color_and_numbers_each():
+    height, width = 8, 8
+    parallel = Parallel(Projective(), 2)
+    theta = torch.tensor([parallel.identity] * 2) + 0.05
+    theta[:, 10] += 0.5  # the second head looks half an image to the right
+    images, rectified = random_images(2, 3, height, width), random_images(2, 3, 2 * 6, 5)
+    grids = parallel(theta, 6, 5)
+    figure = sampling_grids(images, rectified, grids, parallel.readable(theta), ["one", "two"])
+    figure.savefig(io.BytesIO())
+    above, below = figure.axes[0], figure.axes[2]
+    np.testing.assert_array_equal(shown(below), rounded(rectified[0]))  # one above the other
+    by_color = {}
+    for line in above.lines:
+        by_color.setdefault(line.get_color(), []).append(np.asarray(line.get_xydata()))
+    assert len(by_color) == 2
+    for lines, grid in zip(by_color.values(), grids[0].chunk(2), strict=True):
+        points = np.concatenate(lines)
+        expected = (grid.reshape(-1, 2).numpy() + 1) * width / 2 - 0.5
+        for axis in (0, 1):
+            assert (points[:, axis].min(), points[:, axis].max()) == pytest.approx(
+                (expected[:, axis].min(), expected[:, axis].max()), abs=1e-4
+            )
+    numbers = [[float(number) for number in row.split()] for row in below.get_title().splitlines()]
+    np.testing.assert_allclose(numbers, parallel.readable(theta)[0].reshape(6, 3).numpy(), atol=0.00501)
+
+
+def test_distributions_of_heads_have_the_units_of_their_quantities():
+    described = Parallel(Affine(), 2).describe(torch.tensor([Affine.identity * 2] * 5), 4, 4)
+    figure = theta_distributions(described)
+    labels = {axes.get_title().split(":")[0]: axes.get_xlabel() for axes in figure.axes}
+    assert labels["rotation_1"] == labels["rotation_2"] == "degrees"
+    assert labels["shift_x_2"] == "half images" and labels["scale_1"] == ""
+
+
 def test_distributions_count_every_image_and_say_mean_and_spread():
     generator = torch.Generator().manual_seed(0)
     theta = torch.tensor(Affine.identity) + 0.2 * torch.randn(300, 6, generator=generator)
@@ -145,3 +201,32 @@ def test_learning_curves_draw_a_line_for_each_seed_and_a_color_for_each_variant(
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["plain", "seed"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "cross-entropy")
+
+
+def test_robustness_has_a_panel_for_each_motion_with_interval_where_there_is_one():
+    amounts = np.array([-90.0, 0.0, 90.0])
+    nothing = np.full(3, np.nan)
+    sure = np.stack([amounts, [0.3, 0.9, 0.4], nothing, nothing])
+    spread = np.stack([amounts, [0.5, 0.9, 0.6], [0.4, 0.8, 0.5], [0.6, 1.0, 0.7]])
+    figure = robustness_curves(
+        {"rotation": {"plain": sure, "seed": spread}, "scale": {"plain": sure}}, {"rotation": 0.0, "scale": 1.0}
+    )
+    figure.savefig(io.BytesIO())
+    rotation, scale = figure.axes
+    *curves, still = rotation.lines
+    assert [np.asarray(line.get_xydata())[:, 1].tolist() for line in curves] == [[0.3, 0.9, 0.4], [0.5, 0.9, 0.6]]
+    assert (rotation.get_xlabel(), scale.get_xlabel()) == ("rotation", "scale")
+    assert [np.asarray(line.get_xdata()).tolist() for line in (still, scale.lines[-1])] == [[0.0, 0.0], [1.0, 1.0]]
+    heights = [np.asarray(path.vertices)[:, 1] for band in rotation.collections for path in band.get_paths()]
+    assert [(of.min(), of.max()) for of in heights if len(of)] == [(0.4, 1.0)]
+
+
+def test_a_reliability_diagram_shows_each_bin_by_its_size():
+    bins = {"plain": np.array([[0.4, 0.5, 10], [0.9, 0.7, 30]]), "seed": np.array([[0.8, 0.8, 5]])}
+    figure = reliability_diagrams(bins)
+    figure.savefig(io.BytesIO())
+    for axes, (variant, of_variant) in zip(figure.axes, bins.items(), strict=True):
+        (dots,) = (drawn for drawn in axes.collections if isinstance(drawn, PathCollection))
+        np.testing.assert_allclose(np.asarray(dots.get_offsets()), of_variant[:, :2])
+        assert np.argsort(dots.get_sizes()).tolist() == np.argsort(of_variant[:, 2]).tolist()
+        assert axes.get_title() == variant

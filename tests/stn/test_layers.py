@@ -14,7 +14,7 @@ LOCALIZATION = [
     ("transformer.localization.features.3", 10 * 9 * 9 * 8 * 5 * 5),
     ("transformer.localization.head.1", 160 * 32),
     ("transformer.localization.head.3", 32 * 6),
-    ("transformer.transform", 6 * 32 * 32),
+    ("transformer.transform", 12 * 32 * 32),
     ("transformer.sampler", 4 * 3 * 32 * 32),
 ]
 CLASSIFIER = [
@@ -27,12 +27,30 @@ CLASSIFIER = [
 
 @pytest.mark.parametrize(
     ("transformer", "expected", "total"),
-    [({"localization": {}}, LOCALIZATION + CLASSIFIER, 2_094_220), (None, CLASSIFIER, 1_113_500)],
+    [({"localization": {}}, LOCALIZATION + CLASSIFIER, 2_100_364), (None, CLASSIFIER, 1_113_500)],
 )
 def test_multiply_adds_worked_out_by_hand(transformer, expected, total):
     table = layers(build_network((3, 32, 32), 10, transformer), (3, 32, 32))
     assert [(row.name, row.multiply_adds) for row in table if row.multiply_adds] == expected
     assert sum(row.multiply_adds for row in table) == total
+
+
+@pytest.mark.parametrize(
+    ("settings", "grids", "samples"),
+    [
+        ({"parallel": 2, "output_size": 20}, [12 * 2 * 20 * 20], [4 * 3 * 2 * 20 * 20]),
+        ({"transform": "projective", "output_size": 16, "antialias": 2}, [24 * 32 * 32], [4 * 3 * 32 * 32]),
+        # The first of a series samples what the second sees.
+        ({"transform": ["affine", "affine"]}, [12 * 32 * 32, 12 + 12 * 32 * 32], [4 * 3 * 32 * 32] * 2),
+    ],
+)
+def test_grids_and_samples_of_other_kinds_of_transformers(settings, grids, samples):
+    table = layers(build_network((3, 32, 32), 10, {"localization": {}} | settings), (3, 32, 32))
+    sampled = [row.multiply_adds for row in table if row.name == "transformer.sampler"]
+    of_transforms = [
+        row.multiply_adds for row in table if row.name.startswith(("transformer.transf", "transformer.so"))
+    ]
+    assert (of_transforms, sampled) == (grids, samples)
 
 
 def test_a_row_for_each_layer_in_the_order_in_which_they_run():

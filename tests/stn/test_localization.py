@@ -58,6 +58,12 @@ def test_settings_reach_the_layers():
     assert shapes == [(4, 3, 5, 5), (5, 4, 3, 3), (6, 5 * 3 * 4), (3, 6)]
 
 
+def test_without_convolutions_it_is_fully_connected():
+    localization = Localization((1, 6, 8), IDENTITY, channels=(), kernel_sizes=(), hidden=(5, 4), downsample=2)
+    assert [tuple(p.shape) for p in localization.parameters() if p.ndim > 1] == [(5, 3 * 4), (4, 5), (6, 4)]
+    assert torch.equal(localization(torch.randn(3, 1, 6, 8)), torch.tensor([IDENTITY] * 3))
+
+
 def test_downsampled_it_sees_means_over_squares():
     """A checkerboard is gray from afar: halved, the localization network cannot tell it from a gray image."""
     torch.manual_seed(0)

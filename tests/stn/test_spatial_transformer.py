@@ -77,6 +77,11 @@ def test_warping_agrees_with_scipy(height, width, padding_mode):
     np.testing.assert_allclose(warped.numpy(), scipy_warp(images.numpy(), theta.numpy(), padding_mode), atol=1e-9)
 
 
+def test_theta_is_within_the_transforms_bound():
+    theta = SpatialTransformer(Fixed(9, 9, 9, 9, -9, 9), transform=Affine(bound=0.25)).theta(random_images(2, 1, 4, 4))
+    torch.testing.assert_close(theta, torch.tensor([[1.25, 0.25, 0.25, 0.25, 0.75, 0.25]]).expand(2, 6))
+
+
 def test_each_image_is_warped_by_its_own_theta():
     images = random_images(3, 1, 6, 6)
 

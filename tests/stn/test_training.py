@@ -320,6 +320,21 @@ def test_muons_steps_are_orthogonal_but_for_vectors_and_last_layers():
     assert {name for name in last if name.endswith("weight")} == last
 
 
+def test_all_networks_of_a_series_learn_at_their_rate_and_none_of_their_last_layers_by_orthogonal_steps():
+    network = build_network(SHAPE, 4, {"localization": {}, "transform": ["similarity", "tps"]})
+    optimizer = make_optimizer(network, 0.2, 0.9, 0.01, 0.5, kind="muon")
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    groups = {names[p]: group for group in optimizer.param_groups for p in group["params"]}
+    assert groups.keys() == set(names.values())
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+    for name, group in groups.items():
+        assert group["lr"] == (0.1 if name.startswith("transformer.") else 0.2), name
+    for step in (0, 1):
+        localization = f"transformer.localization.{step}"
+        assert groups[f"{localization}.head.1.weight"]["orthogonal"]
+        assert not groups[f"{localization}.head.3.weight"]["orthogonal"]
+
+
 def test_a_longer_gradient_is_shortened_to_the_limit():
     """With plain SGD from the same start, the step is as long as the learning rate times the shortened gradient."""
     lengths = {}

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from scipy.interpolate import RBFInterpolator
 
-from stn.transforms import TRANSFORMS, Affine, Attention, Similarity
+from stn.transforms import TRANSFORMS, Affine, Attention, Projective, Similarity, ThinPlateSpline, Transform
+from stn.transforms import pixel_centers as pixel_centers_of_torch
 
 
 def pixel_centers(size: int) -> np.ndarray:
@@ -19,6 +21,12 @@ def similarity(scale: float, degrees: float, shift_x: float = 0.0, shift_y: floa
     """θ of a grid scaled, turned clockwise as displayed (y points down) and shifted."""
     cos, sin = scale * math.cos(math.radians(degrees)), scale * math.sin(math.radians(degrees))
     return [cos, -sin, shift_x, sin, cos, shift_y]
+
+
+def random_theta(transform: Transform, count: int, spread: float = 0.1) -> torch.Tensor:
+    """θ around the identity, in double precision."""
+    noise = torch.randn(count, len(transform.identity), generator=torch.Generator().manual_seed(0)).double()
+    return torch.tensor(transform.identity).double() + spread * noise
 
 
 def test_the_identity_grid_lies_on_pixel_centers():
@@ -100,14 +108,61 @@ def test_describe_shows_a_mirror_image_by_its_determinant():
 
 @pytest.mark.parametrize("family", TRANSFORMS.values())
 def test_every_family_starts_at_the_identity(family):
-    theta = torch.tensor([family.identity]).repeat(3, 1)
-    torch.testing.assert_close(family()(theta, 5, 7), Affine()(torch.tensor([Affine.identity]).repeat(3, 1), 5, 7))
+    transform = family()
+    theta = torch.tensor([transform.identity]).repeat(3, 1)
+    unmoved = Affine()(torch.tensor([Affine.identity]).repeat(3, 1), 5, 7)
+    torch.testing.assert_close(transform(theta, 5, 7), unmoved)
+    described = {name: values.tolist() for name, values in transform.describe(theta, 5, 7).items()}
+    expected = {"scale": 1, "rotation": 0, "shift_x": 0, "shift_y": 0, "determinant": 1, "outside": 0}
+    assert described == {name: pytest.approx([value] * 3, abs=1e-4) for name, value in expected.items()}
+
+
+@pytest.mark.parametrize("family", TRANSFORMS.values())
+def test_a_grid_is_the_map_of_the_pixel_centers(family):
+    """The families whose grids are computed another way than point by point, too; each image has points of its own."""
+    transform, theta = family().double(), random_theta(family(), 3)
+    points = pixel_centers_of_torch((4, 7), theta)
+    grid = transform(theta, 4, 7).reshape(3, 28, 2)
+    torch.testing.assert_close(transform.map(theta, points), grid)
+    torch.testing.assert_close(transform.map(theta, points.repeat(3, 1, 1)), grid)
+    # All of a batch at once as each alone, and no image's θ touches another's grid.
+    torch.testing.assert_close(torch.cat([transform(one[None], 4, 7) for one in theta]).reshape(3, 28, 2), grid)
+
+
+@pytest.mark.parametrize("family", TRANSFORMS.values())
+def test_grids_are_in_fp32_under_autocast_and_in_double_precision_where_theta_is(family):
+    transform, theta = family(), random_theta(family(), 3).float()
+    expected = transform(theta, 9, 11)
+    with torch.autocast("cpu", torch.bfloat16):
+        grid, of_bf16 = transform(theta, 9, 11), transform(theta.bfloat16(), 9, 11)
+    assert grid.dtype == of_bf16.dtype == torch.float32
+    assert torch.equal(grid, expected)
+    assert torch.equal(of_bf16, transform(theta.bfloat16().float(), 9, 11))
+    assert transform(theta.double(), 9, 11).dtype == torch.float64
+
+
+@pytest.mark.parametrize("family", TRANSFORMS.values())
+def test_a_bound_keeps_each_number_near_the_identitys_and_changes_nothing_close_to_it(family):
+    bounded = family(bound=0.25)
+    identity = torch.tensor(bounded.identity)
+    far = torch.linspace(-9, 9, len(identity))
+    assert ((bounded.bounded((identity + far)[None]) - identity).abs() <= 0.25 + 1e-6).all()
+    predicted = (identity + 0.1 * far.sign())[None].requires_grad_()
+    expected = identity + 0.25 * math.tanh(0.1 / 0.25) * far.sign()
+    torch.testing.assert_close(bounded.bounded(predicted), expected[None])
+    start = identity[None].clone().requires_grad_()
+    assert torch.equal(bounded.bounded(start), start)
+    (slope,) = torch.autograd.grad(bounded.bounded(start).sum(), start)
+    assert torch.equal(slope, torch.ones_like(start))
+    assert torch.equal(family().bounded(predicted), predicted)  # without one nothing is done
+    with pytest.raises(ValueError, match="bound: 0 given"):
+        family(bound=0)
 
 
 def test_a_similarity_is_a_scaled_rotation_and_a_shift():
     matrix = similarity(1.3, 25, 0.2, -0.4)
     theta = torch.tensor([[matrix[0], matrix[3], 0.2, -0.4]])
-    torch.testing.assert_close(Similarity.matrix(theta).flatten(1), torch.tensor([matrix]))
+    torch.testing.assert_close(Similarity().matrix(theta).flatten(1), torch.tensor([matrix]))
     torch.testing.assert_close(Similarity()(theta, 6, 4), Affine()(torch.tensor([matrix]), 6, 4))
     described = Similarity().describe(theta, 6, 4)
     assert described["scale"].item() == pytest.approx(1.3) and described["rotation"].item() == pytest.approx(25)
@@ -115,12 +170,107 @@ def test_a_similarity_is_a_scaled_rotation_and_a_shift():
 
 def test_attention_scales_both_axes_alike_and_shifts():
     theta = torch.tensor([[0.5, 0.25, -0.125]])
-    assert Attention.matrix(theta).tolist() == [[[0.5, 0.0, 0.25], [0.0, 0.5, -0.125]]]
+    assert Attention().matrix(theta).tolist() == [[[0.5, 0.0, 0.25], [0.0, 0.5, -0.125]]]
+
+
+def test_attention_with_a_fixed_scale_moves_a_crop():
+    crop = Attention(scale=0.5)
+    assert crop.identity == (0.0, 0.0)
+    assert crop.matrix(torch.tensor([[0.25, -0.125]])).tolist() == [[[0.5, 0.0, 0.25], [0.0, 0.5, -0.125]]]
+
+
+def test_a_homography_worked_out_by_hand():
+    # (x, y, 1) -> (x + 0.5, y, 0.5 x + 1): at x = 0.5 that is (1, y, 1.25).
+    theta = torch.tensor([[1.0, 0.0, 0.5, 0.0, 1.0, 0.0, 0.5, 0.0]])
+    points = torch.tensor([[0.5, -1.0], [0.0, 0.25], [-1.0, 1.0]])
+    expected = torch.tensor([[[0.8, -0.8], [0.5, 0.25], [-1.0, 2.0]]])
+    torch.testing.assert_close(Projective().map(theta, points), expected)
+    # At the center it turns nothing: the slope of (x + 0.5) / (0.5 x + 1) is 0.75 there, that of y / w is 1.
+    local = torch.tensor([[[0.75, 0.0, 0.5], [0.0, 1.0, 0.0]]])
+    torch.testing.assert_close(Projective().local_matrix(theta), local, atol=1e-4, rtol=0)
+    assert Projective().readable(theta).tolist() == [[[1.0, 0.0, 0.5], [0.0, 1.0, 0.0], [0.5, 0.0, 1.0]]]
+
+
+def test_a_homographys_denominator_stays_above_zero_smoothly():
+    # The denominator is 1 + 4 x: zero at x = -1/4, negative beyond.
+    theta = torch.tensor([[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 4.0, 0.0]], dtype=torch.float64).requires_grad_()
+    x = torch.linspace(-1, 1, 2001, dtype=torch.float64)
+    mapped = Projective().map(theta, torch.stack((x, torch.ones_like(x)), 1))[0]
+    w = 1 / mapped[:, 1]  # y is 1
+    assert w.min() > 0
+    torch.testing.assert_close(w[x > -0.22], 1 + 4 * x[x > -0.22])
+    assert (w.diff() > 0).all()
+    slope = w.diff() / x.diff()
+    assert slope.diff().abs().max() < 0.5  # no kink, where the slope is 4: its largest step between neighbors is small
+    (gradient,) = torch.autograd.grad(mapped.sum(), theta)
+    assert gradient.isfinite().all()
+    assert torch.autograd.gradcheck(lambda t: Projective().map(t, torch.stack((x, torch.ones_like(x)), 1)[::50]), theta)
+
+
+@pytest.mark.parametrize("control_points", [2, 3, 4, 6])
+def test_a_thin_plate_spline_is_scipys(control_points):
+    spline = ThinPlateSpline(control_points=control_points)
+    theta = random_theta(spline, 3, spread=0.2).float()
+    points = np.stack(np.meshgrid(pixel_centers(9), pixel_centers(6)), -1).reshape(-1, 2)
+    centers = np.array(spline.identity).reshape(-1, 2)
+    grid = spline(theta, 6, 9).reshape(3, -1, 2).numpy()
+    for one, placed in zip(grid, theta.numpy().reshape(3, -1, 2), strict=True):
+        interpolator = RBFInterpolator(centers, placed.astype(float), kernel="thin_plate_spline", degree=1)
+        np.testing.assert_allclose(one, interpolator(points), atol=2e-5)
+
+
+def test_control_points_lie_where_theta_says():
+    spline = ThinPlateSpline(control_points=3)
+    theta = random_theta(spline, 2)
+    rows_of_columns = torch.tensor([[x, y] for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0)], dtype=torch.float64)
+    torch.testing.assert_close(spline.double().map(theta, rows_of_columns), theta.view(2, 9, 2))
+    assert torch.equal(spline.readable(theta), theta.view(2, 9, 2))
+    with pytest.raises(ValueError, match="control_points: 1 given"):
+        ThinPlateSpline(control_points=1)
+
+
+def test_a_spline_whose_control_points_moved_affinely_is_that_affine_map():
+    """The bending part has nothing to do then, anywhere; described it is that map, too."""
+    matrix = torch.tensor(similarity(1.3, 25, 0.2, -0.4), dtype=torch.float64)[None]
+    spline = ThinPlateSpline()
+    theta = Affine().map(matrix, torch.tensor(spline.identity, dtype=torch.float64).view(-1, 2)).flatten(1)
+    torch.testing.assert_close(spline.double()(theta, 8, 5), Affine()(matrix, 8, 5), atol=5e-6, rtol=0)
+    described, expected = ThinPlateSpline().describe(theta, 8, 5), Affine().describe(matrix, 8, 5)
+    for name in expected:
+        torch.testing.assert_close(described[name], expected[name], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("family", [Projective, ThinPlateSpline])
+def test_described_is_the_slope_at_the_center(family):
+    transform, theta = family().double(), random_theta(family(), 4, spread=0.1)
+    center = torch.zeros(4, 1, 2, dtype=torch.float64).requires_grad_()
+    x, y = transform.map(theta, center).sum(0)[0]
+    across, down = (torch.autograd.grad(value, center, retain_graph=True)[0][:, 0] for value in (x, y))
+    slope_B22 = torch.stack((across, down), 1)
+    torch.testing.assert_close(transform.local_matrix(theta)[:, :, :2], slope_B22, atol=2e-3, rtol=0)
+    torch.testing.assert_close(transform.local_matrix(theta)[:, :, 2], transform.map(theta, center)[:, 0])
+    assert (slope_B22 - torch.eye(2)).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("family", TRANSFORMS.values())
 def test_gradients_of_every_family(family):
-    generator = torch.Generator().manual_seed(0)
-    count = len(family.identity)
-    theta = torch.tensor([family.identity]).double() + 0.1 * torch.randn(2, count, generator=generator).double()
-    assert torch.autograd.gradcheck(lambda t: family()(t, 4, 5), (theta.requires_grad_(),))
+    theta = random_theta(family(), 2)
+    transform = family().double()
+    assert torch.autograd.gradcheck(lambda t: transform(t, 4, 5), (theta.requires_grad_(),))
+    bounded = family(bound=0.5).double()
+    assert torch.autograd.gradcheck(lambda t: bounded(bounded.bounded(t), 4, 5), (theta,))
+    points = torch.rand(2, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    assert torch.autograd.gradcheck(transform.map, (theta, points))
+
+
+def test_the_gradient_of_a_point_on_a_control_point_is_finite():
+    spline = ThinPlateSpline(control_points=3)
+    points = torch.zeros(1, 1, 2).requires_grad_()  # the middle one
+    (gradient,) = torch.autograd.grad(spline.map(torch.tensor([spline.identity]), points).sum(), points)
+    torch.testing.assert_close(gradient, torch.ones(1, 1, 2))
+
+
+@pytest.mark.parametrize("family", TRANSFORMS.values())
+def test_what_is_derived_is_not_saved(family):
+    """A spline's solution and a bound's middle follow from the settings, and weights stored before go on loading."""
+    assert family(bound=0.5).state_dict() == {}
