@@ -5,24 +5,26 @@ Imports neither torch nor Ray, so that a mistake is answered at once.
     python -m pipelines.params data.source=/data/cifar10.zip     sets a value, comments kept
 """
 
+import difflib
 import os
 import sys
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipelines.domains import FloatDomain, IntDomain, each
 from pipelines.errors import UserError, run
-from pipelines.settings_file import Section, load_settings
+from pipelines.settings_file import Section, check_settings, load_settings, parse, read_yaml
+from pipelines.state import write_bytes
 
 PARAMS_FILE = Path("params.yaml")
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
 PaddingMode = Literal["zeros", "border", "reflection"]
-Transform = Literal["affine", "similarity", "attention"]
+Transform = Literal["affine", "similarity", "attention", "projective", "tps"]
 Activation = Literal["relu", "leaky_relu", "gelu", "tanh"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Channels = Annotated[int, Field(ge=1, le=1024)]
@@ -32,6 +34,7 @@ Downsample = Annotated[int, Field(ge=1, le=16)]
 LearningRateFactor = Annotated[float, Field(gt=0, le=10)]
 WeightDecay = Annotated[float, Field(ge=0, le=1)]
 ThetaPenalty = Annotated[float, Field(ge=0, le=1000)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 NoGate = Literal["none"]
 Share = Annotated[float, Field(ge=0, le=1)]
 # The variant that the stage tune writes; until it has, there is no file.
@@ -54,12 +57,17 @@ class Defaults(NamedTuple):
 DATASET_DEFAULTS = {
     "cifar10": Defaults(size=32, channels=3, epochs=12, batch_size=256, lr=0.1, flip=True, shift=2, tune_epochs=3),
     "mnist": Defaults(size=28, channels=1, epochs=20, batch_size=256, lr=0.1, flip=False, shift=2, tune_epochs=3),
+    "fashion_mnist": Defaults(
+        size=28, channels=1, epochs=20, batch_size=256, lr=0.1, flip=True, shift=2, tune_epochs=3
+    ),
+    "svhn": Defaults(size=32, channels=3, epochs=12, batch_size=256, lr=0.1, flip=False, shift=2, tune_epochs=3),
     "digits": Defaults(size=28, channels=1, epochs=40, batch_size=64, lr=0.1, flip=False, shift=0, tune_epochs=20),
 }
 OWN_DEFAULTS = Defaults(size=32, channels=3, epochs=20, batch_size=64, lr=0.1, flip=False, shift=2, tune_epochs=5)
 
 
 class DistortionParams(Section):
+    protocol: Literal["none", "R", "RTS", "P", "E", "TC"] = "none"
     rotation: float = Field(ge=0, le=180)
     scale: list[Annotated[float, Field(gt=0, le=10)]] = Field(min_length=2, max_length=2)
     shift: float = Field(ge=0, le=1)
@@ -77,6 +85,7 @@ class DataParams(Section):
     source: str = Field(min_length=1)
     size: int = Field(ge=4, le=1024)
     channels: Literal[1, 3]
+    skip_broken: bool
     distortion: DistortionParams
 
 
@@ -102,11 +111,11 @@ class SearchSpaceParams(Section):
 
 class TuneParams(Section):
     trials: int = Field(ge=0, le=100_000)
-    epochs: int = Field(ge=1)
+    epochs: Count
     seed: Seed
     sampler: Literal["tpe", "random"]
     pruner: Literal["median", "hyperband", "none"]
-    max_parameters: Literal["seed", "none"] | Annotated[int, Field(ge=1)]
+    max_parameters: Literal["seed", "none"] | Count
     gpus_per_trial: float = Field(gt=0, le=1)
     finalists: int = Field(ge=1, le=100)
     final_seeds: list[Seed] = Field(min_length=1)
@@ -119,10 +128,11 @@ class TuneParams(Section):
         return self
 
 
-class TrainParams(Section):
-    seeds: list[Seed] = Field(min_length=1)
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+class RecipeParams(Section):
+    """How one network is trained, wherever that is done."""
+
+    epochs: Count
+    batch_size: Count
     optimizer: Literal["muon", "sgd"]
     lr: float = Field(gt=0, le=10)
     warmup: float = Field(ge=0, lt=1)
@@ -132,11 +142,35 @@ class TrainParams(Section):
     dropout: float = Field(ge=0, lt=1)
     flip: bool
     shift: int = Field(ge=0, le=64)
-    final_fit: bool
     precision: Literal["auto", "fp32", "bf16"]
-    workers: Literal["auto"] | Annotated[int, Field(ge=1)]
-    threads: Literal["auto"] | Annotated[int, Field(ge=1)]
-    max_failures: int = Field(ge=0)
+
+
+class WorkerRange(Section):
+    """As many workers as there is room for, from ``min`` to ``max``, also while training is at work."""
+
+    min: Count
+    max: Count
+
+    @model_validator(mode="after")
+    def _is_a_range(self):
+        if self.max < self.min:
+            raise ValueError(f"max: {self.max} given; must be at least min: {self.min}")
+        return self
+
+
+# Told apart by their form, so that a mistake in the one is not told as a mistake in the other, too.
+WorkerCount = Annotated[
+    Annotated[Literal["auto"] | Count, Tag("one")] | Annotated[WorkerRange, Tag("range")],
+    Discriminator(lambda value: "range" if isinstance(value, dict | WorkerRange) else "one"),
+]
+
+
+class TrainParams(RecipeParams):
+    seeds: list[Seed] = Field(min_length=1)
+    final_fit: bool
+    workers: WorkerCount
+    threads: Literal["auto"] | Count
+    max_failures: int = Field(ge=0, le=10**9)
 
     @model_validator(mode="after")
     def _seeds_differ(self):
@@ -146,9 +180,10 @@ class TrainParams(Section):
 
 
 class EvaluateParams(Section):
-    batch_size: int = Field(ge=1)
+    batch_size: Count
     resamples: int = Field(ge=100, le=1_000_000)
     confidence: float = Field(gt=0, lt=1)
+    robustness_images: Count
 
 
 class VisualizeParams(Section):
@@ -165,8 +200,14 @@ class PromoteParams(Section):
     level: NoGate | Share
     class_level: NoGate | Share
     rotation_margin: NoGate | Share
-    max_parameters: NoGate | Annotated[int, Field(ge=1)]
+    max_parameters: NoGate | Count
     variants: Literal["any"] | Annotated[list[Name], Field(min_length=1)]
+
+
+class CleanParams(Section):
+    checkpoints: int = Field(ge=1, le=10**6)
+    experiments: int = Field(ge=0, le=10**6)
+    superseded: int = Field(ge=0, le=10**6)
 
 
 class Params(Section):
@@ -179,11 +220,20 @@ class Params(Section):
     visualize: VisualizeParams
     register_: RegisterParams = Field(alias="register")  # BaseModel has a method `register`, from ABCMeta
     promote: PromoteParams
+    clean: CleanParams
 
     @model_validator(mode="after")
     def _variants_differ(self):
         if len(set(self.variants)) < len(self.variants):
             raise ValueError(f"variants: {self.variants} given; each name may stand there once")
+        return self
+
+    @model_validator(mode="after")
+    def _images_are_larger_than_their_shift(self):
+        if self.train.shift >= self.data.size:
+            raise ValueError(
+                f"train.shift: {self.train.shift} given; images of data.size {self.data.size} can move by less"
+            )
         return self
 
     @model_validator(mode="before")
@@ -205,12 +255,9 @@ class Params(Section):
         return filled
 
 
-class LocalizationParams(Section):
-    channels: list[Channels] = Field(min_length=1)
-    kernel_sizes: list[KernelSize] = Field(min_length=1)
-    hidden: Hidden
-    activation: Activation = "relu"
-    downsample: Downsample = 1
+class ConvolutionParams(Section):
+    channels: list[Channels]  # none: a fully connected network
+    kernel_sizes: list[KernelSize]
 
     @model_validator(mode="after")
     def _one_kernel_for_each_layer(self):
@@ -221,17 +268,63 @@ class LocalizationParams(Section):
         return self
 
 
+# One or several, told apart by their form, so that a mistake in the one is not told as a mistake in the other, too.
+_one_or_list = Discriminator(lambda value: "list" if isinstance(value, list) else "one")
+
+
+class LocalizationParams(ConvolutionParams):
+    hidden: Annotated[Annotated[Hidden, Tag("one")] | Annotated[list[Hidden], Tag("list")], _one_or_list]
+    activation: Activation = "relu"
+    downsample: Downsample = 1
+
+
+class ClassifierParams(ConvolutionParams):
+    channels: list[Channels] = Field(default=[10, 20])
+    kernel_sizes: list[KernelSize] = Field(default=[5, 5])
+    hidden: list[Hidden] = Field(default=[50])
+
+
+TransformOrSeries = Annotated[
+    Annotated[Transform, Tag("one")] | Annotated[list[Transform], Field(min_length=1), Tag("list")], _one_or_list
+]
+
+
 class TransformerParams(Section):
-    transform: Transform = "affine"
+    transform: TransformOrSeries = "affine"
+    parallel: int = Field(default=1, ge=1, le=16)
+    scale: float | None = Field(default=None, gt=0, le=1)
+    control_points: int | None = Field(default=None, ge=2, le=16)
+    bound: float | None = Field(default=None, gt=0, le=10)
+    output_size: int | None = Field(default=None, ge=4, le=1024)
+    antialias: int = Field(default=1, ge=1, le=8)
     padding_mode: PaddingMode
     localization: LocalizationParams
+
+    @model_validator(mode="after")
+    def _settings_are_the_transforms(self):
+        families = [self.transform] if isinstance(self.transform, str) else self.transform
+        for name, family in (("scale", "attention"), ("control_points", "tps")):
+            if getattr(self, name) is not None and family not in families:
+                raise ValueError(f"{name}: {getattr(self, name)} given; only {family} has it, not {self.transform}")
+        if self.parallel > 1 and len(families) > 1:
+            raise ValueError(f"parallel: {self.parallel} given with the series {families}; there is one or the other")
+        return self
+
+
+class Origin(Section):
+    """The study and the trial in it that a variant comes from; no trial where the seed's own network won."""
+
+    study: str
+    trial: int | None
 
 
 class VariantParams(Section):
     transformer: TransformerParams | None
+    classifier: ClassifierParams = ClassifierParams()
     localization_lr: LearningRateFactor = 1.0
     localization_weight_decay: WeightDecay | None = None
     theta_penalty: ThetaPenalty = 0.0
+    origin: Origin | None = None  # written by the stage tune
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
@@ -240,7 +333,16 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     Raises:
         UserError: one line for each mistake.
     """
-    params = load_settings(path, Params)
+    return check_params(read_yaml(path, YAML(typ="safe")), path)
+
+
+def check_params(values: Any, path: Path) -> Params:
+    """What params.yaml says, checked with the variants that it names.
+
+    Raises:
+        UserError: one line for each mistake.
+    """
+    params = check_settings(values, path, Params)
     for variant in params.variants:
         if variant != TUNED or variant_file(variant).exists():
             load_variant(variant)
@@ -280,30 +382,34 @@ def set_value(assignment: str, path: Path = PARAMS_FILE) -> None:
     yaml.preserve_quotes = True
     yaml.width = 120
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
-    before = path.read_bytes()
-    document = yaml.load(before)
+    document = read_yaml(path, yaml)
     *sections, key = dotted.split(".")
     section = document
     for name in sections:
         section = section.get(name, {}) if isinstance(section, dict) else {}
     if not isinstance(section, dict) or key not in section:
-        raise UserError(f"{path}: {dotted}: no such setting")
-    try:
-        value = YAML(typ="safe").load(text)
-    except (YAMLError, ValueError) as error:
-        raise UserError(f"{path}: {dotted}: {text!r} given; not valid YAML: {str(error).splitlines()[0]}") from None
-    if isinstance(section[key], str) and isinstance(value, str | dict) and not text.startswith(("'", '"')):
+        near = difflib.get_close_matches(dotted, _names(document), n=1)
+        raise UserError(f"{path}: {dotted}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+    value = parse(text, YAML(typ="safe"), f"{path}: {dotted}: {text!r} given")
+    if isinstance(section[key], str) and isinstance(value, str | dict) and not text.startswith(("'", '"', "{")):
         value = text  # a path with " #" or ": " in it is that path
     section[key] = value
     stream = BytesIO()
-    yaml.dump(document, stream)
-    path.write_bytes(stream.getvalue())
     try:
-        load_params(path)
-    except UserError:
-        path.write_bytes(before)
-        raise
+        yaml.dump(document, stream)
+    except YAMLError as error:
+        raise UserError(f"{path}: {dotted}: {text!r} given; cannot be written: {str(error).splitlines()[0]}") from None
+    check_params(parse(stream.getvalue().decode(), YAML(typ="safe"), str(path)), path)
+    write_bytes(path, stream.getvalue())
     print(f"{path}: {dotted} is now {text}")
+
+
+def _names(section: Any) -> list[str]:
+    """The dotted names of all settings in a section, and of the sections in it."""
+    if not isinstance(section, dict):
+        return []
+    below = [f"{name}.{inner}" for name, value in section.items() for inner in _names(value)]
+    return [str(name) for name in section] + below
 
 
 def main() -> None:

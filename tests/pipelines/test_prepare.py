@@ -1,7 +1,10 @@
 """prepare: complete and stratified splits, a digest of what matters alone, and never half a result."""
 
 import json
+import re
 import shutil
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,15 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines import prepare as module
-from pipelines.errors import UserError
-from pipelines.params import DataParams, DistortionParams, PrepareParams
-from pipelines.prepare import prepare
-from pipelines.prepared import Labeled, load_meta, load_split
-from pipelines.sources import Source
+from pipelines.errors import UserError, WorldError
+from pipelines.params import DataParams, DistortionParams, PrepareParams, set_value
+from pipelines.prepare import prepare, report
+from pipelines.prepared import Labeled, Source, load_arrays, load_meta, load_split
 
+ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "validation", "test")
 SIZE = 8
 
@@ -27,10 +32,11 @@ def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def data(source: str | Path = "tree", **distortion: Any) -> DataParams:
-    still = {"rotation": 0.0, "scale": [1.0, 1.0], "shift": 0.0, "padding_mode": "zeros"}
+def data(source: str | Path = "tree", skip_broken: bool = False, **distortion: Any) -> DataParams:
+    values = {"rotation": 0.0, "scale": [1.0, 1.0], "shift": 0.0, "padding_mode": "zeros"}
+    still = DistortionParams(**(values | distortion))
     return DataParams(
-        dataset="mine", source=str(source), size=SIZE, channels=1, distortion=DistortionParams(**(still | distortion))
+        dataset="mine", source=str(source), size=SIZE, channels=1, skip_broken=skip_broken, distortion=still
     )
 
 
@@ -157,6 +163,56 @@ def test_only_validation_and_test_are_stored_distorted(monkeypatch):
         assert changed.all(), "an image was left as it was"
 
 
+@pytest.mark.parametrize("distortion", [{}, {"rotation": 40.0}, {"protocol": "TC"}], ids=["none", "own", "canvas"])
+def test_a_final_fit_sees_validation_images_undistorted_as_it_does_training_images(distortion, monkeypatch):
+    """They are distorted in training, and would be twice."""
+    give(monkeypatch, [40, 40])
+    prepare(data(**distortion), how())
+    train, validation = load_split("train"), load_split("validation")
+    alone, together = load_arrays(), load_arrays(final_fit=True)
+    assert np.array_equal(alone["train_images"], train.images) and np.array_equal(alone["train_labels"], train.labels)
+    for arrays in (alone, together):
+        assert np.array_equal(arrays["validation_images"], validation.images)
+    margin = (train.images.shape[-1] - SIZE) // 2
+    middle = together["train_images"][..., margin : margin + SIZE, margin : margin + SIZE]
+    number = middle[:, 0, 0, :2].astype(int) @ [256, 1]
+    assert np.array_equal(together["train_images"][:48], train.images) and len(set(number)) == 64
+    assert np.array_equal(middle, module.read_source(data()).train.images[torch.from_numpy(number)])
+    assert np.array_equal(together["train_labels"], np.concatenate((train.labels, validation.labels)))
+
+
+@pytest.mark.parametrize("protocol", ["R", "RTS", "P", "E", "TC"])
+def test_a_papers_distortion_is_of_validation_and_test_alone_and_the_canvas_of_all(protocol, monkeypatch):
+    give(monkeypatch, [40, 40])
+    prepare(data(), how())
+    before = {split: load_split(split) for split in SPLITS}
+    meta = prepare(data(protocol=protocol, rotation=90.0), how())  # in place of the rotation
+    after = {split: load_split(split) for split in SPLITS}
+    size = {"RTS": round(SIZE * 1.5), "TC": round(SIZE * 60 / 28)}.get(protocol, SIZE)
+    assert meta["image_shape"] == [1, size, size]
+    margin = (size - SIZE) // 2
+    for split in SPLITS:
+        assert torch.equal(before[split].labels, after[split].labels)
+        assert after[split].images.shape[1:] == (1, size, size)
+        middle = after[split].images[..., margin : margin + SIZE, margin : margin + SIZE]
+        if split == "train":
+            assert torch.equal(middle, before[split].images)
+            assert after[split].images.sum() == before[split].images.sum()  # and around it nothing
+        else:
+            assert (middle != before[split].images).flatten(1).any(1).all(), "an image was left as it was"
+    assert meta["mean"] == pytest.approx([(after["train"].images.double() / 255).mean().item()], rel=1e-5)
+    other = "E" if protocol == "P" else "P"
+    assert prepare(data(protocol=other), how())["digest"] != meta["digest"]
+
+
+def test_without_a_protocol_data_are_what_they_were_before_there_were_any(monkeypatch):
+    """The digest stands on every registered model, and one of another digest is not compared with it."""
+    give(monkeypatch, [40, 40])
+    meta = prepare(data(protocol="none", rotation=40.0), how())
+    assert meta["distortion"].keys() == {"rotation", "scale", "shift", "padding_mode"}
+    assert meta["digest"] == prepare(data(rotation=40.0), how())["digest"]
+
+
 def test_mean_and_std_are_the_training_images(monkeypatch):
     give(monkeypatch, [50, 50])
     meta = prepare(data(rotation=30.0), how())
@@ -196,6 +252,42 @@ def test_an_interrupted_run_leaves_the_result_before_it(broken, monkeypatch):
     assert sorted(number for split in SPLITS for number in numbers(split)) == list(range(60))
 
 
+@pytest.mark.parametrize("size", [300, 900])
+def test_a_full_disk_names_the_folder_and_leaves_the_result_before_it(size, monkeypatch, files_of_at_most):
+    give(monkeypatch, [30, 30])
+    prepare(data(), how(seed=1))
+    before = {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()}
+    assert size < max(map(len, before.values()))
+    with files_of_at_most(size), pytest.raises(OSError, match="File too large") as raised:
+        prepare(data(), how(seed=2))
+    assert raised.value.filename == "data/prepared"
+    assert {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()} == before
+    assert [path.name for path in Path("data").iterdir()] == ["prepared"]
+    again = prepare(data(), how(seed=2))
+    assert load_meta() == again
+
+
+def test_the_second_of_two_preparations_waits(monkeypatch, capsys):
+    give(monkeypatch, [30, 30])
+    write, at_work, most = module._write, [], []
+
+    def slow(splits, meta, folder):
+        at_work.append(meta)
+        most.append(len(at_work))
+        time.sleep(0.3)
+        write(splits, meta, folder)
+        at_work.pop()
+
+    monkeypatch.setattr(module, "_write", slow)
+    threads = [threading.Thread(target=prepare, args=(data(), how(seed=seed))) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1] and "is at work on the same thing" in capsys.readouterr().out
+    assert load_meta()["digest"] and sorted(number for split in SPLITS for number in numbers(split)) == list(range(60))
+
+
 def test_too_few_images_are_refused_by_the_setting_that_asks_for_them(monkeypatch):
     give(monkeypatch, [30, 1])
     with pytest.raises(UserError, match=r"prepare\.test: 0\.2 given; .*the smallest is class1, 1 images"):
@@ -204,6 +296,22 @@ def test_too_few_images_are_refused_by_the_setting_that_asks_for_them(monkeypatc
     with pytest.raises(UserError, match=r"prepare\.validation: 0\.25 given; .*the smallest is class1, 1 images"):
         prepare(data(), how())
     assert not Path("data/prepared").exists()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(share=st.floats(0.01, 0.99), surplus=st.lists(st.integers(0, 40), min_size=2, max_size=5))
+def test_what_is_said_to_be_enough_is_enough(share, surplus):
+    def split(counts: list[int]) -> tuple[Labeled, Labeled]:
+        labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        whole = Labeled(torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8), labels)
+        return module._split(whole, share, 0, [str(label) for label in range(len(counts))], "prepare.test")
+
+    with pytest.raises(UserError) as told:
+        split([1] * len(surplus))  # two parts of one image
+    found = re.search(r"; (\d+) of each class are enough$", str(told.value))
+    assert found, told.value
+    for part in split([int(found[1]) + more for more in surplus]):
+        assert set(part.labels.tolist()) == set(range(len(surplus)))
 
 
 def test_every_part_holds_every_class_or_nothing_is_prepared(monkeypatch):
@@ -219,6 +327,51 @@ def test_every_part_holds_every_class_or_nothing_is_prepared(monkeypatch):
         if any(present != [0, 1] for present in classes.values()):
             lacking[rare] = classes
     assert lacking == {}
+
+
+def test_duplicates_are_counted_and_reported(monkeypatch, capsys):
+    give(monkeypatch, [20, 20], test_counts=[5, 5])
+    source = module.read_source(data())
+    assert source.test is not None
+    source.train.images[7] = source.train.images[6]
+    source.test.images[[0, 4, 9]] = source.train.images[[0, 1, 39]]
+    meta = prepare(data(), how())
+    assert meta["duplicates"]["test"] == 3 and load_meta()["duplicates"] == meta["duplicates"]
+    apart = {split: {image.numpy().tobytes() for image in load_split(split).images} for split in SPLITS}
+    assert meta["duplicates"]["validation"] == len(apart["train"] & apart["validation"])
+    report(meta)
+    assert "duplicates: 3 of the 10 test images" in capsys.readouterr().out
+
+
+def test_files_left_out_are_listed(tmp_path, capsys):
+    write_tree(tmp_path / "tree")
+    for i in range(7):
+        Path(f"tree/cat/broken {i}.png").write_bytes(b"")
+    meta = prepare(data(skip_broken=True), how())
+    assert load_meta()["broken"] == {f"cat/broken {i}.png": "the file is empty" for i in range(7)}
+    report(meta)
+    said = capsys.readouterr().out.splitlines()
+    assert "left out: cat/broken 0.png: the file is empty" in said and "left out: 7 files" in said[-1]
+
+
+def test_a_source_that_is_refused_leaves_the_result_before_it(tmp_path):
+    write_tree(tmp_path / "tree")
+    prepare(data(), how())
+    before = {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()}
+    Path("tree/cat/broken.png").write_bytes(b"")
+    with pytest.raises(WorldError, match=r"cat/broken\.png"):
+        prepare(data(), how())
+    assert {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()} == before
+    assert [path.name for path in Path("data").iterdir()] == ["prepared"]
+
+
+def test_kernels_larger_than_the_image_are_refused_before_anything_is_read(monkeypatch):
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    shutil.copytree(ROOT / "variants", "variants")
+    for setting in ("data.size=8", "data.source=/nowhere", "variants=[seed]"):
+        set_value(setting)
+    with pytest.raises(UserError, match=r"variants/seed\.yaml: .*8×8 pixels is too small"):
+        module.main()
 
 
 def test_nothing_prepared_is_said_so():
