@@ -13,6 +13,7 @@ from pipelines.params import DATASET_DEFAULTS, load_params, load_variant
 from pipelines.prepared import PREPARED
 from pipelines.state import read_json
 from stn.classifiers import build_network
+from stn.distortions import make_distortion
 from stn.layers import layers
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     name = parser.parse_args().variant
     params, variant = load_params(), load_variant(name)
     dataset, size, channels = params.data.dataset, params.data.size, params.data.channels
-    shape = (channels, size, size)
+    shape = (channels, *make_distortion(**params.data.distortion.model_dump()).framed(size, size))
     # Only the data itself knows the number of classes of a user's own set.
     classes, note = 10, ""
     if dataset not in DATASET_DEFAULTS:
@@ -32,11 +33,12 @@ def main() -> None:
         else:
             note = " (assumed until dvc repro prepare has counted them)"
     try:
-        network = build_network(shape, classes, variant.model_dump()["transformer"], params.train.dropout)
+        settings = variant.model_dump()
+        network = build_network(shape, classes, settings["transformer"], params.train.dropout, settings["classifier"])
     except ValueError as error:
         raise UserError(f"variants/{name}.yaml: {error}") from None
     rows = layers(network, shape)
-    table = Table(title=f"{name} on {dataset}: {channels}×{size}×{size}, {classes} classes{note}")
+    table = Table(title=f"{name} on {dataset}: {'×'.join(map(str, shape))}, {classes} classes{note}")
     table.add_column("layer")
     table.add_column("kind")
     for column in ("output", "parameters", "multiply-adds"):

@@ -8,9 +8,11 @@ from pipelines.comparison import Difference
 from pipelines.evaluate import comparison_table
 from pipelines.params import EvaluateParams
 
+EVEN = {"robustness": {"rotation": 0.5, "scale": 0.5, "shift": 0.5}, "calibration_error": 0.1}
+
 
 def how(confidence=0.95) -> EvaluateParams:
-    return EvaluateParams(batch_size=100, resamples=2000, confidence=confidence)
+    return EvaluateParams(batch_size=100, resamples=2000, confidence=confidence, robustness_images=50)
 
 
 @pytest.mark.parametrize(("seeds", "confidence"), [(1, 0.9), (3, 0.999)])
@@ -20,6 +22,8 @@ def test_the_table_says_what_was_measured(seeds, confidence):
             "test_accuracy": accuracy, "test_accuracy_std": 0.0123 if seeds > 1 else None, "test_loss": 0.4321,
             "validation_accuracy": 0.905, "seeds": {str(seed): {} for seed in range(seeds)},
             "parameters": parameters, "multiply_adds": 2 * parameters, "final_fit": False,
+            "robustness": {"rotation": accuracy / 2, "scale": accuracy / 3, "shift": accuracy / 4},
+            "calibration_error": 0.025,
         }  # fmt: skip
 
     settings = how(confidence=confidence)
@@ -34,7 +38,15 @@ def test_the_table_says_what_was_measured(seeds, confidence):
     assert rows[0] == ["variant", "parameters", "multiply-adds", "validation accuracy", "test accuracy", "test loss"]
     spread = " ± 1.23" if seeds > 1 else ""
     assert rows[2] == ["plain", "1,234,567", "2,469,134", "90.50%", f"83.00{spread} %", "0.4321"]
-    assert rows[3][:2] == ["seed", "2,345,678"] and len(rows) == 4
+    assert rows[3][:2] == ["seed", "2,345,678"]
+    assert rows[4][:2] == ["variant", "rotation -90 to 90 °"] and rows[6] == [
+        "plain",
+        "41.50%",
+        "27.67%",
+        "20.75%",
+        "2.50%",
+    ]
+    assert rows[7][0] == "seed" and len(rows) == 8
     (line,) = [line for line in text.splitlines() if line.startswith("- ")]
     # Of "seed vs plain" the first is seed, which is right where plain is not on 10 images.
     assert line.startswith(f"- seed vs plain: +7.00 points, {confidence * 100:g}% interval ")
@@ -47,7 +59,7 @@ def test_the_table_says_what_was_measured(seeds, confidence):
 def test_one_variant_is_compared_with_none():
     values = {
         "test_accuracy": 0.9, "test_accuracy_std": None, "test_loss": 0.3, "validation_accuracy": 0.9,
-        "seeds": {"0": {}}, "parameters": 5, "multiply_adds": 6, "final_fit": False,
+        "seeds": {"0": {}}, "parameters": 5, "multiply_adds": 6, "final_fit": False, **EVEN,
     }  # fmt: skip
     text = comparison_table(
         {"variants": {"plain": values}, "pairs": {}}, {"dataset": "x", "counts": {"test": 1}}, how()
@@ -59,7 +71,7 @@ def test_one_variant_is_compared_with_none():
 def test_validation_accuracy_after_a_final_fit_is_said_to_say_nothing():
     values = {
         "test_accuracy": 0.9, "test_accuracy_std": None, "test_loss": 0.3, "validation_accuracy": 0.99,
-        "seeds": {"0": {}}, "parameters": 5, "multiply_adds": 6, "final_fit": True,
+        "seeds": {"0": {}}, "parameters": 5, "multiply_adds": 6, "final_fit": True, **EVEN,
     }  # fmt: skip
     metrics = {"variants": {"plain": values}, "pairs": {}}
     assert "says nothing" in comparison_table(metrics, {"dataset": "x", "counts": {"test": 1}}, how())

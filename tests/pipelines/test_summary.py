@@ -32,15 +32,20 @@ def table(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("variant", "dataset", "parameters", "multiply_adds"),
     [
-        ("seed", "cifar10", "39,884", "2,094,220"),
+        ("seed", "cifar10", "39,884", "2,100,364"),
         ("plain", "cifar10", "31,340", "1,113,500"),
-        ("seed", "mnist", "27,360", "779,140"),
+        ("seed", "mnist", "27,360", "783,844"),
         ("plain", "mnist", "21,840", "480,500"),
     ],
 )
 def test_totals(table, variant, dataset, parameters, multiply_adds):
     total = table(variant, dataset).splitlines()[-2]
     assert parameters in total and multiply_adds in total
+
+
+def test_the_network_is_that_of_the_canvas(table):
+    set_value("data.distortion.protocol=TC")
+    assert "1×60×60" in table("plain", "mnist")
 
 
 def test_the_classes_of_an_unknown_set_are_said_to_be_assumed(table):
