@@ -10,9 +10,10 @@ import time
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import mlflow
 from mlflow import MlflowClient
 
-from pipelines import tracking
+from pipelines import registry, tracking
 from pipelines.errors import UserError
 from pipelines.state import locked
 
@@ -70,11 +71,13 @@ def record(
 ) -> str:
     """Write a decision down and carry it out; returns the id of its run.
 
-    The run is written first and ended last: what a kill leaves in between, :func:`held` can tell by the alias.
+    The run is written first and ended last: what a kill leaves in between, :func:`held` can tell by the alias. It is
+    later than all before it, whatever the clock says, since their order is the way back.
     """
+    at = max([decision.at, *(earlier.at + 1 for earlier in history(client, name))])
     tags = {key: str(value) for key, value in decision._asdict().items() if key != "at"}
     run = client.create_run(
-        tracking.experiment_id(client, f"{name}-promotions"), decision.at, tags | {OF_TAG: name}, "promotion"
+        tracking.experiment_id(client, f"{name}-promotions"), at, tags | {OF_TAG: name}, "promotion"
     )
     run_id = run.info.run_id
     if figures:
@@ -104,15 +107,12 @@ def _runs(client: MlflowClient, name: str, status: str) -> list:
     experiment = client.get_experiment_by_name(f"{name}-promotions")
     if experiment is None:
         return []
-    wanted = f"tags.{OF_TAG} = '{name}' and attributes.status = '{status}'"
-    found = client.search_runs([experiment.experiment_id], wanted, order_by=["attributes.start_time ASC"])
-    runs = list(found)
-    while found.token:
-        found = client.search_runs(
-            [experiment.experiment_id], wanted, order_by=["attributes.start_time ASC"], page_token=found.token
-        )
-        runs += found
-    return runs
+    return mlflow.search_runs(  # pyright: ignore[reportReturnType]
+        [experiment.experiment_id],
+        f"tags.{OF_TAG} = '{name}' and attributes.status = '{status}'",
+        order_by=["attributes.start_time ASC"],
+        output_format="list",
+    )
 
 
 def line(decisions: list[Decision], current: str | None) -> list[str]:
@@ -137,16 +137,9 @@ def previous(client: MlflowClient, name: str) -> tuple[str | None, str]:
     Raises:
         UserError: there is no such model, or no champion to go back to.
     """
-    versions = {str(version.version) for version in tracking.registered_versions(client, name)}
-    if not versions:
-        raise UserError(f"MODEL: {name!r} given; the registry has no such model (it has: {known(client)})")
+    versions = registry.versions(client, name)
     current = tracking.aliases(client, name).get("champion")
     for version in reversed(line(history(client, name), current)):
         if version != current and version in versions:
             return current, version
     raise UserError(f"MODEL: {name!r} given; it has no earlier champion to go back to")
-
-
-def known(client: MlflowClient) -> str:
-    """The registered models, for a message."""
-    return ", ".join(model.name for model in client.search_registered_models()) or "none"

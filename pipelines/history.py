@@ -6,8 +6,8 @@ python -m pipelines.history stn-cifar10
 import argparse
 from datetime import datetime
 
-from pipelines import champion, tracking
-from pipelines.errors import UserError, run
+from pipelines import champion, registry, tracking
+from pipelines.errors import run
 
 
 def main() -> None:
@@ -16,10 +16,11 @@ def main() -> None:
     )
     parser.add_argument("model", help="name of a registered model, such as stn-cifar10")
     name = parser.parse_args().model
-    client = tracking.connect()
-    if not tracking.registered_versions(client, name):
-        raise UserError(f"MODEL: {name!r} given; the registry has no such model (it has: {champion.known(client)})")
-    for decision in champion.history(client, name):
+    with tracking.needed("nothing was changed"):
+        client = tracking.connect()
+        registry.versions(client, name)  # there is such a model
+        decisions, aliases = champion.history(client, name), tracking.aliases(client, name)
+    for decision in decisions:
         at = datetime.fromtimestamp(decision.at / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
         kept = "" if decision.moved else f", version {decision.before} stays"
         move = f"{decision.before} → {decision.after}" if decision.moved else decision.after
@@ -27,7 +28,7 @@ def main() -> None:
         for what, text in (("reason", decision.reason), ("gates", decision.gates)):
             if text:
                 print(f"    {what}: {text}")
-    print(f"{name}: the champion is version {tracking.aliases(client, name).get('champion', 'none')}")
+    print(f"{name}: the champion is version {aliases.get('champion', 'none')}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Where a result came from: git commit, uncommitted changes, the digest of the code."""
+"""Where a result came from: git commit, uncommitted changes, the digest of the code, the versions of libraries."""
 
 import hashlib
+import platform
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +30,12 @@ def current_commit() -> Commit:
     diff = git("diff", "HEAD", "--", ".", ":!dvc.lock")
     new = git("ls-files", "--others", "--exclude-standard", "--", "stn", "pipelines", "variants").splitlines()
     return Commit(sha, diff + "".join(git("diff", "--no-index", "--", "/dev/null", file) for file in new))
+
+
+def libraries() -> dict[str, str]:
+    """The versions of Python and of the libraries that a result may depend on."""
+    names = ("torch", "numpy", "ray", "optuna", "mlflow", "dvc")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
 
 
 def digest_code(*names: str) -> str:

@@ -7,14 +7,13 @@ The decision, passed or refused, is recorded as an MLflow run and on the version
 """
 
 import argparse
-import hashlib
 import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pipelines.errors import GateRefused, UserError, WorldError, run
+from pipelines.errors import GateRefused, UserError, run
 from pipelines.params import Params, load_params
 
 if __name__ == "__main__":
@@ -22,19 +21,12 @@ if __name__ == "__main__":
 
 import mlflow.pyfunc
 import numpy as np
-import torch
-from mlflow.artifacts import download_artifacts
-from mlflow.exceptions import MlflowException
 
-from pipelines import champion, tracking
+from pipelines import champion, registry, tracking
 from pipelines.gates import Candidate, Verdict, judge
 from pipelines.prepared import Labeled, load_meta, load_split
 from pipelines.progress import track
-from stn.distortions import distort, sampling_matrix
-
-# Degrees by which all test images are turned for the gate of rotations.
-ANGLES = range(-90, 91, 15)
-DIGEST_TAG = "sha256_"
+from pipelines.robustness import ROTATION, area
 
 
 class Outcome(NamedTuple):
@@ -57,26 +49,17 @@ def promote(
         None where that version is the champion already.
 
     Raises:
-        UserError: no such model or version, or one made from other data than those prepared here.
+        UserError: no such model or version, or it is one made from other data than those prepared here.
         WorldError: a version's files are gone or are not those that were registered.
     """
     client, meta = tracking.connect(), load_meta()
     with champion.held(client, name):
-        aliases = tracking.aliases(client, name)
-        versions = {str(found.version): found for found in tracking.registered_versions(client, name)}
-        if not versions:
-            raise UserError(
-                f"MODEL: {name!r} given; the registry has no such model (it has: {champion.known(client)}). "
-                f"dvc repro register makes one"
-            )
-        if version is None and "challenger" not in aliases:
-            raise UserError(f"MODEL: {name!r} given; it has no challenger. dvc repro register makes one")
-        after, before = version or aliases["challenger"], aliases.get("champion")
-        if after not in versions:
-            raise UserError(f"VERSION: {after!r} given; {name} has the versions {', '.join(sorted(versions, key=int))}")
+        rivals = [registry.find(client, name, version or "challenger")]
+        after, before = str(rivals[0].version), tracking.aliases(client, name).get("champion")
         if after == before:
             return None
-        rivals = [versions[number] for number in (after, before) if number is not None]
+        if before is not None:
+            rivals.append(registry.find(client, name, before))
         for found in rivals:
             if found.tags.get("data_digest") != meta["digest"]:
                 raise UserError(
@@ -85,7 +68,7 @@ def promote(
                     f"would say nothing. Bring those data back, or register both versions from these"
                 )
         test = load_split("test")
-        challenger, *others = _measure(name, rivals, test, params)
+        challenger, *others = _measure(rivals, test, params)
         truth = test.labels.numpy()
         verdict = judge(
             params.promote, params.evaluate, challenger, others[0] if others else None, truth, meta["classes"]
@@ -101,69 +84,31 @@ def promote(
     return Outcome(decision, report)
 
 
-def _measure(name: str, rivals: list, test: Labeled, params: Params) -> list[Candidate]:
+def _measure(rivals: list, test: Labeled, params: Params) -> list[Candidate]:
     """Load each version from the registry and have all answer the test images, turned by each angle where asked."""
-    images, truth = test.images.numpy(), test.labels.numpy()
-    turned = [0] if params.promote.rotation_margin == "none" else [0, *(angle for angle in ANGLES if angle)]
-    right: dict[tuple[str, int], np.ndarray] = {}
+    truth, size = test.labels.numpy(), params.evaluate.batch_size
+    angles = (0,) if params.promote.rotation_margin == "none" else ROTATION.amounts
+    right: list[list[np.ndarray]] = [[] for _ in rivals]  # of each version, at each angle
     with tempfile.TemporaryDirectory() as folder:
-        loaded = [_load(name, found, Path(folder) / str(found.version)) for found in rivals]
-        work = [(angle, found, model) for angle in turned for found, model in zip(rivals, loaded, strict=True)]
-        for angle, found, model in track("promote", work, len(work)):
-            shown = images if angle == 0 else turn(test, angle)
-            size = params.evaluate.batch_size
-            batches = [model.predict(shown[start : start + size])["class"] for start in range(0, len(shown), size)]
-            right[found.version, angle] = np.concatenate(batches) == truth
-        latencies = _latencies(loaded, images[:1])
+        paths = [registry.fetch(found, Path(folder) / str(found.version)) for found in rivals]
+        loaded = [mlflow.pyfunc.load_model(str(path)) for path in paths]
+        for angle in track("promote", angles, len(angles)):
+            shown = (ROTATION.apply(test.images, angle) if angle else test.images).numpy()
+            for model, of_model in zip(loaded, right, strict=True):
+                batches = [model.predict(shown[start : start + size])["class"] for start in range(0, len(shown), size)]
+                of_model.append(np.concatenate(batches) == truth)
+        latencies = _latencies(loaded, test.images[:1].numpy())
     return [
         Candidate(
             version=str(found.version),
             variant=found.tags["variant"],
             parameters=int(found.tags["parameters"]),
-            right=right[found.version, 0],
-            rotation_area=_area({angle: right[found.version, angle] for angle in turned}) if len(turned) > 1 else None,
+            right=of_model[angles.index(0)],
+            rotation_area=area(angles, [float(r.mean()) for r in of_model]) if len(angles) > 1 else None,
             latency_ms=latency,
         )
-        for found, latency in zip(rivals, latencies, strict=True)
+        for found, of_model, latency in zip(rivals, right, latencies, strict=True)
     ]
-
-
-def _load(name: str, found, folder: Path) -> Any:
-    """A version as MLflow loads it, once its files are known to be those that were registered."""
-    folder.mkdir()
-    where = f"version {found.version} of {name}"
-    try:
-        download_artifacts(f"models:/{name}/{found.version}", dst_path=str(folder))
-    except (MlflowException, OSError) as error:
-        raise WorldError(f"{where}: its files cannot be read ({error}); dvc repro --force register mends it") from None
-    digests = {key.removeprefix(DIGEST_TAG): value for key, value in found.tags.items() if key.startswith(DIGEST_TAG)}
-    for file, digest in digests.items():
-        path = next(iter(folder.rglob(file)), None)
-        if path is None:
-            raise WorldError(f"{where}: its file {file} is gone; nothing of it was loaded")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise WorldError(f"{where}: its file {file} is not the one that was registered; nothing of it was loaded")
-    if not digests:
-        raise WorldError(f"{where}: it has no tag {DIGEST_TAG}… to know its files by; nothing of it was loaded")
-    return mlflow.pyfunc.load_model(str(next(folder.rglob("MLmodel")).parent))
-
-
-def turn(test: Labeled, angle: float) -> np.ndarray:
-    """All images, uint8 (N, C, H, W), turned clockwise by ``angle`` degrees, what is uncovered black."""
-    height, width = test.images.shape[-2:]
-    one = torch.ones(1)
-    matrix = sampling_matrix(torch.deg2rad(angle * one), one, 0 * one, 0 * one, aspect=width / height)
-    chunks = [
-        distort(images.float(), matrix.expand(len(images), 2, 3), "zeros").round().clamp(0, 255).byte()
-        for images in test.images.split(1000)
-    ]
-    return torch.cat(chunks).numpy()
-
-
-def _area(right: dict[int, np.ndarray]) -> float:
-    """The area under the curve of accuracy over angles, over its width: the mean accuracy over rotations."""
-    angles = sorted(right)
-    return float(np.trapezoid([right[angle].mean() for angle in angles], angles) / (angles[-1] - angles[0]))
 
 
 def _latencies(models: list, image: np.ndarray, calls: int = 50) -> list[float]:
@@ -205,7 +150,7 @@ def _report(name: str, decision: champion.Decision, verdict: Verdict, candidates
     lines += [f"| {g.name} | {g.wanted} | {g.found} | {'passed' if g.passed else 'refused'} |" for g in verdict.gates]
     if verdict.difference is None:
         lines += ["", "There is no champion to compare with."]
-    if decision.reason:
+    if decision.outcome == champion.FORCED:
         lines += ["", f"Forced by {decision.by}: {decision.reason}"]
     return "\n".join(lines) + "\n"
 
@@ -224,16 +169,17 @@ def main() -> None:
     with tracking.needed("the champion is the same as before"):
         outcome = promote(name, load_params(), arguments.version, arguments.dry_run, arguments.force.strip())
     if outcome is None:
-        print(f"{name}: version {arguments.version or tracking.aliases(tracking.connect(), name)['challenger']} "
-              f"is the champion already")  # fmt: skip
+        version = f"version {arguments.version}" if arguments.version else "the challenger"
+        print(f"{name}: {version} is the champion already")
         return
     print(outcome.report)
     decision = outcome.decision
-    would = "would be " if arguments.dry_run else ""
     if not decision.moved:
-        raise GateRefused(f"{name}: version {decision.after} is {would}refused, the champion stays {decision.before}")
-    print(f"{name}: champion {'would move' if arguments.dry_run else 'moved'} from version {decision.before} "
-          f"to version {decision.after} ({decision.outcome})")  # fmt: skip
+        is_ = "would be" if arguments.dry_run else "is"
+        raise GateRefused(f"{name}: version {decision.after} {is_} refused, the champion stays {decision.before}")
+    moved = "would move" if arguments.dry_run else "moved"
+    way = f"from version {decision.before} to version {decision.after} ({decision.outcome})"
+    print(f"{name}: champion {moved} {way}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ twice it registers nothing twice.
 import hashlib
 import shutil
 import tempfile
+from io import BytesIO
 from pathlib import Path
 
 from pipelines.errors import run
@@ -19,13 +20,17 @@ import torch
 from torch import Tensor
 
 from pipelines import champion, tracking
+from pipelines.model_card import model_card, version_card
 from pipelines.prepared import load_meta, load_split
-from pipelines.state import read_json, state_dir, write_json
+from pipelines.state import read_json, replacing, state_dir, write_bytes, write_json
 from pipelines.trained import Trained, best_on_validation, load_trained
 from stn.classifiers import RawClassifier
+from stn.distortions import make_distortion
 
 REGISTERED = Path("registered.json")
-REPORTS = (Path("reports/report.html"), Path("reports/comparison.md"))
+PICTURES = Path("reports/pictures")
+COMPARISON = Path("reports/comparison.md")
+REPORTS = (Path("reports/report.html"), COMPARISON)
 
 
 def export(model: Trained, meta: dict, images: Tensor, path: Path) -> dict[str, Tensor]:
@@ -36,7 +41,9 @@ def export(model: Trained, meta: dict, images: Tensor, path: Path) -> dict[str, 
     """
     raw = RawClassifier(model.network, meta["mean"], meta["std"]).eval()
     program = torch.export.export(raw, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.export.save(program, path)
+    buffer = BytesIO()  # to a file, torch ends the whole process where a disk is full
+    torch.export.save(program, buffer)
+    write_bytes(path, buffer.getvalue())
     with torch.inference_mode():
         outputs, expected = torch.export.load(path).module()(images), raw(images)
     for name, values in expected.items():
@@ -44,10 +51,10 @@ def export(model: Trained, meta: dict, images: Tensor, path: Path) -> dict[str, 
     return outputs
 
 
-def model_digest(model: Trained, meta: dict) -> str:
+def digest_of(tensors: dict[str, Tensor], meta: dict) -> str:
     """SHA-256 over what makes a model: its tensors, and the mean and std it normalizes by. Never over archive bytes."""
     digest = hashlib.sha256(repr([meta["mean"], meta["std"], meta["classes"]]).encode())
-    for name, tensor in sorted(model.network.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode() + str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
@@ -59,6 +66,9 @@ def register(variants: list[str], tags: dict[str, str]) -> dict:
     client = tracking.connect()
     chosen = [best_on_validation(load_trained(variant, meta)) for variant in variants]
     versions = {model.variant: _register_one(client, name, model, meta, metrics, tags) for model in chosen}
+    for model in chosen:
+        _describe(client, name, versions[model.variant], model, meta, metrics)
+    client.update_registered_model(name, model_card(name, meta, COMPARISON.read_text(encoding="utf-8")))
 
     best = best_on_validation(chosen)
     challenger = versions[best.variant]
@@ -71,7 +81,8 @@ def register(variants: list[str], tags: dict[str, str]) -> dict:
 
     folder = state_dir("reports", meta["dataset"])
     for report in REPORTS:
-        shutil.copyfile(report, folder / report.name)
+        with replacing(folder / report.name) as beside:
+            shutil.copyfile(report, beside)
     registered = {"model": name, "versions": versions, "challenger": challenger, "champion": current}
     write_json(REGISTERED, registered)
     return registered
@@ -79,7 +90,7 @@ def register(variants: list[str], tags: dict[str, str]) -> dict:
 
 def _register_one(client, name: str, model: Trained, meta: dict, metrics: dict, tags: dict[str, str]) -> str:
     """The version of this very model: the registered one, else a new one."""
-    digest = model_digest(model, meta)
+    digest = digest_of(model.network.state_dict(), meta)
     for version in tracking.registered_versions(client, name):
         if (version.tags.get("model_digest"), version.tags.get("trained_in")) == (digest, model.run_id):
             for key, value in tags.items():
@@ -97,34 +108,52 @@ def _register_one(client, name: str, model: Trained, meta: dict, metrics: dict, 
         "parameters": str(of_variant["parameters"]),
         "model_digest": digest,
         "data_digest": meta["digest"],
-        "git_commit": model.record["git_commit"] or "none",
-        "git_dirty": str(model.record["git_dirty"]).lower(),
+        "git_commit": model.record["git_commit"],
+        "git_dirty": model.record["git_dirty"],
         "trained_in": model.run_id,
     }
+    if (origin := model.record["variant"]["origin"]) is not None:
+        all_tags |= {key: str(value) for key, value in origin.items()}
     images = load_split("validation").images[:1].repeat(2, 1, 1, 1)
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "network.pt2"
         outputs = {key: value.numpy() for key, value in export(model, meta, images, program).items()}
-        registered = tracking.register_network(name, model.variant, run_id, program, images.numpy(), outputs, all_tags)
+        registered = tracking.register_network(
+            name, model.variant, run_id, program, images.numpy(), outputs, _about(model, meta), all_tags
+        )
     return str(registered.version)
+
+
+def _about(model: Trained, meta: dict) -> dict:
+    transformer = model.record["variant"]["transformer"]
+    about = {key: meta[key] for key in ("dataset", "classes", "image_shape", "mean")}
+    about["canvas"] = make_distortion(**meta["distortion"]).canvas
+    return about | {"variant": model.variant, "padding_mode": transformer and transformer["padding_mode"]}
+
+
+def _describe(client, name: str, number: str, model: Trained, meta: dict, metrics: dict) -> None:
+    """Write the version's card, and put what it points to into the version's run."""
+    run = client.get_run(client.get_model_version(name, number).run_id)
+    tracking.log_files(
+        client, run.info.run_id, [*REPORTS, PICTURES / "robustness.png", PICTURES / "reliability.png"], "evaluation"
+    )
+    link = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    client.update_model_version(name, number, version_card(name, number, model, meta, metrics, link))
 
 
 def _restore_run(client, name: str, model: Trained, meta: dict, metrics: dict) -> str:
     """The run of a model whose own run is in another store, made anew from its recorded history and marked so."""
-    restored = tracking.TrainingRun(
-        client, tracking.experiment_id(client, name), f"restored-{model.run_id}", f"{model.variant}-{model.seed}"
-    )
-    settings = {f"train.{key}": value for key, value in model.record["train"].items() if key != "seeds"}
-    tags = {
-        "restored_from_run": model.run_id, "variant": model.variant, "seed": str(model.seed),
-        "data_digest": meta["digest"], "git_commit": model.record["git_commit"] or "none",
-    }  # fmt: skip
-    restored.describe(settings | {"train.seed": model.seed}, tags, meta)
-    for entry in model.history:
-        restored.log_epoch(entry)
-    tracking.log_metrics(client, restored.run_id, metrics["variants"][model.variant]["seeds"][str(model.seed)])
-    tracking.log_files(client, restored.run_id, sorted(Path("reports/pictures", model.variant).glob("*.png")), "theta")
-    restored.end("FINISHED")
+    key, experiment = f"restored-{model.run_id}", tracking.experiment_id(client, name)
+    with tracking.Delivery(client, key) as delivery:
+        restored = tracking.TrainingRun(delivery, experiment, key, f"{model.variant}-{model.seed}")
+        restored.describe_training(model.variant, model.seed, model.record, meta)
+        restored.describe(tags={"restored_from_run": model.run_id})
+        for entry in model.history:
+            restored.log_epoch(entry)
+        restored.log_figures(metrics["variants"][model.variant]["seeds"][str(model.seed)])
+        for picture in sorted((PICTURES / model.variant).glob("*.png")):
+            restored.log_file(picture, "theta")
+        restored.end("FINISHED")
     return restored.run_id
 
 

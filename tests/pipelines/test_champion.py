@@ -1,6 +1,7 @@
 """The champion's alias and its history, on a real store."""
 
 import multiprocessing
+import os
 import time
 
 import mlflow
@@ -81,6 +82,15 @@ def test_rollback_after_other_hands_moved_the_alias(client):
     assert rollback(NAME).after == "2"
 
 
+def test_a_clock_set_back_changes_no_order_of_decisions(client, monkeypatch):
+    start = time.time()
+    for hours, number in enumerate("1234"):
+        monkeypatch.setattr(champion.time, "time", lambda hours=hours: start - 3600 * hours)
+        promote(client, number)
+    assert [d.after for d in history(client, NAME)] == ["1", "2", "3", "4"]
+    assert [rollback(NAME).after for _ in range(3)] == ["3", "2", "1"]
+
+
 def test_rollback_of_what_is_not_there(client):
     with pytest.raises(UserError, match=f"'stn-other' given.*{NAME}"):
         rollback("stn-other")
@@ -117,8 +127,6 @@ def test_a_promotion_killed_halfway_is_settled_by_the_next(client, monkeypatch, 
 
 
 def _hold(folder: str, seconds: float, entered, done) -> None:
-    import os
-
     os.environ |= {"DVC_ROOT": folder, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
     with champion.held(tracking.connect(), NAME):
         entered.set()

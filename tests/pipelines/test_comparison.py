@@ -15,7 +15,7 @@ from pipelines.params import EvaluateParams
 
 
 def how(resamples=2000, confidence=0.95) -> EvaluateParams:
-    return EvaluateParams(batch_size=100, resamples=resamples, confidence=confidence)
+    return EvaluateParams(batch_size=100, resamples=resamples, confidence=confidence, robustness_images=50)
 
 
 def answers(only_first: int, only_second: int, both: int, neither: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from pipelines.params import EvaluateParams, PromoteParams
 
 CLASSES = ["cat", "dog", "eel", "fox"]
 TRUTH = np.arange(400) % 4
-HOW = EvaluateParams(batch_size=100, resamples=2000, confidence=0.95)
+HOW = EvaluateParams(batch_size=100, resamples=2000, confidence=0.95, robustness_images=50)
 NO_GATES = {
     "minimum_accuracy": "none", "margin": "none", "level": "none", "class_level": "none", "rotation_margin": "none",
     "max_parameters": "none", "variants": "any",
