@@ -21,7 +21,7 @@ import torch
 from ruamel.yaml import YAML
 
 from benchmarks.measure import report
-from pipelines.errors import run
+from pipelines.errors import UserError, run
 from pipelines.prepared import load_meta
 from pipelines.state import read_json
 
@@ -54,6 +54,8 @@ def main() -> None:
     arguments = parser.parse_args()
     load_meta()  # says what to do where nothing is prepared
     gpus = torch.cuda.device_count()
+    if gpus == 1:
+        raise UserError("this machine has one GPU: there is nothing to scale over; none or at least two are needed")
     many, threads = (gpus, "auto") if gpus > 1 else (2, 1)
     figures: dict[str, list[float]] = defaultdict(list)
     for number in range(arguments.repeats):

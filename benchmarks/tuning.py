@@ -28,6 +28,7 @@ from pipelines.fit import Fit, make_batches
 from pipelines.params import Params, VariantParams, load_params, load_variant
 from pipelines.prepare import prepare
 from pipelines.prepared import load_arrays, load_meta
+from pipelines.tracking import Delivery, connect
 from pipelines.tune import Tuning, study_name
 from stn.training import choose_precision
 
@@ -58,21 +59,22 @@ def ours() -> None:
     params = load_params()
     with opened(params) as one:
         limit = search_space.count_parameters(load_variant("seed"), load_meta())
-        tuning = Tuning(one, params, load_variant("seed"), load_meta(), limit)
-        with connected():
+        with connected(), Delivery(connect(), one.study_name) as delivery:
+            tuning = Tuning(one, delivery, params, load_variant("seed"), load_meta(), limit)
             tuning.hire()
             tuning.search()
-        tuning.parent.end("FINISHED")
+            tuning.parent.end("FINISHED")
 
 
 def theirs() -> None:
     """One trial, in this process."""
     params, meta = load_params(), load_meta()
-    limit = search_space.count_parameters(load_variant("seed"), meta)
+    seeds_variant = load_variant("seed")
+    limit = search_space.count_parameters(seeds_variant, meta)
     with opened(params) as one:
         while True:
             trial = one.ask()
-            variant = search_space.draw(trial, params.tune.search_space)
+            variant = search_space.draw(trial, params.tune.search_space, seeds_variant.classifier)
             if search_space.misfit(variant, meta, limit) is None:
                 break
             study.refuse(one, trial, "does not fit")
@@ -103,7 +105,8 @@ def best_at_full_length() -> tuple[int, float]:
         count = len(study.counted(one))
         values = one.best_trial.params
         seeds = study.SEEDS_NETWORK in one.best_trial.user_attrs
-    variant = load_variant("seed") if seeds else search_space.to_variant(values)
+    seeds_variant = load_variant("seed")
+    variant = seeds_variant if seeds else search_space.to_variant(values, seeds_variant.classifier)
     return count, train(params, variant, params.train.epochs, params.tune.final_seeds[0])
 
 

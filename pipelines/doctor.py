@@ -13,9 +13,11 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
+from pipelines import environment
+from pipelines.environment import shown
 from pipelines.errors import UserError, WorldError, run
 from pipelines.params import Params, load_params
-from pipelines.state import home, read_json
+from pipelines.state import home, read_json, state_dir
 
 
 def main() -> None:
@@ -45,6 +47,7 @@ def main() -> None:
         say("params.yaml", "not valid", str(error))
     _ray(say)
     _tracking(say)
+    _services(say)
     for problem in wrong:
         console.print(f"[red]wrong:[/red] {problem}")
     if wrong:
@@ -66,7 +69,7 @@ def _torch(say) -> None:
 
 
 def _data(say, params: Params) -> None:
-    from pipelines.sources import locate
+    from pipelines.sources import is_empty, locate
 
     prepared = Path("data/prepared/meta.json")
     if prepared.exists():
@@ -82,13 +85,12 @@ def _data(say, params: Params) -> None:
     except UserError as error:
         say("data source", params.data.source, str(error))
         return
-    folders = path.is_dir() and any(child.is_dir() for child in path.iterdir())
-    found = path.is_file() or folders
-    say("data source", f"{path}" if found else f"{path} is empty; {params.data.dataset} will be downloaded into it")
+    empty = f"{path} is empty; {params.data.dataset} will be downloaded into it"
+    say("data source", empty if is_empty(path) else f"{path}")
 
 
 def _ray(say) -> None:
-    address = os.environ.get("RAY_ADDRESS")
+    address = environment.value("RAY_ADDRESS")
     if not address:
         say("Ray", "RAY_ADDRESS is not set: each training starts a cluster on this machine's cores")
         return
@@ -105,17 +107,40 @@ def _ray(say) -> None:
         say("Ray", address, str(error))
 
 
+def _services(say) -> None:
+    from pipelines import services
+
+    checks = {
+        "Optuna's storage": services.optuna_storage, "checkpoints": services.checkpoint_storage,
+        "S3": services.s3, "DVC's remote": services.dvc_remote,
+    }  # fmt: skip
+    for what, check in checks.items():
+        try:
+            found = check()
+        except (UserError, WorldError) as error:
+            say(what, "not usable", shown(str(error)))
+        else:
+            if found:
+                say(what, found)
+
+
 def _tracking(say) -> None:
     from pipelines import tracking
+    from pipelines.delivery import folder_of
 
     try:
         client = tracking.connect()
     except WorldError as error:
-        say("tracking store", os.environ.get("MLFLOW_TRACKING_URI", ""), str(error))
+        say("tracking store", shown(environment.value("MLFLOW_TRACKING_URI") or ""), str(error))
         return
     uri = tracking.mlflow.get_tracking_uri()
+    for store in sorted(state_dir("delivery").glob("*/store")):
+        address = store.read_text().strip()
+        if store.parent != folder_of(client) and any(store.parent.glob("*.jsonl")):
+            mend = f"start that store, set MLFLOW_TRACKING_URI to it and run make doctor; or delete {store.parent}"
+            say("undelivered", f"entries of runs for {address}", mend)
     models = {model.name for model in client.search_registered_models()}
-    say("tracking store", f"{uri}, registered models: {', '.join(sorted(models)) or 'none yet'}")
+    say("tracking store", f"{shown(uri)}, registered models: {', '.join(sorted(models)) or 'none yet'}")
     if Path("registered.json").exists():
         recorded = read_json(Path("registered.json"))
         present = {str(v.version) for v in tracking.registered_versions(client, recorded["model"])}

@@ -15,52 +15,87 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # whole, with a password in it
+# Else a server with S3 behind it has its clients fetch files there, which they may well not reach.
+os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
+os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false")
 
 import mlflow
 import numpy as np
+import sqlalchemy
+from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.store.db.utils import create_sqlalchemy_engine
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.types import Schema, TensorSpec
+from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines.errors import WorldError
+from pipelines import environment
+from pipelines.delivery import KEY_TAG as KEY_TAG
+from pipelines.delivery import Delivery, Run, account, deliver_kept, log_figures, quick
+from pipelines.delivery import reason as reason  # for those who tell of a store that fails
+from pipelines.environment import shown
+from pipelines.errors import UserError, WorldError
 from pipelines.state import locked, state_dir
 
-KEY_TAG = "training_key"
+# Where a run keeps what is more than a tag: the record of its training, and what was not committed then.
+RECORD = "lineage/training.json"
+DIFF = "lineage/uncommitted.diff"
+DIGEST_TAG = "sha256_"  # and a file's name: its digest, on a version
+
+DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
+MEND_FILE = (
+    "make it a file that can be opened, or move it away: dvc repro -f -s register then registers what is trained here "
+    "in a new one"
+)
 
 for chatty in (
     "mlflow.system_metrics",
-    "mlflow.store.db.utils",
     "mlflow.tracking",
     "mlflow.models",
     "mlflow.pyfunc",
     "alembic",
 ):
     logging.getLogger(chatty).setLevel(logging.WARNING)
+# Prints a page for each error that it then raises.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def connect() -> MlflowClient:
     """A client of MLFLOW_TRACKING_URI's store where set, else of the sqlite database in the state's home.
 
-    The store is opened once under a lock: a new database that several processes migrate at once is ruined.
+    The store is opened once under a lock: a new database that several processes migrate at once is ruined. It is told
+    what earlier commands could not tell it.
 
     Raises:
-        WorldError: the store cannot be reached.
+        UserError: the server knows no such account, or its password is another.
+        WorldError: the store cannot be reached, or is damaged.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state_dir() / 'mlflow.db'}"
+    uri = environment.value("MLFLOW_TRACKING_URI") or f"sqlite:///{state_dir() / 'mlflow.db'}"
     mlflow.set_tracking_uri(uri)
-    client = MlflowClient(uri)
     with locked("mlflow"):
         try:
-            client.search_experiments(max_results=1)
-        except MlflowException as error:
-            raise WorldError(f"MLFLOW_TRACKING_URI: {uri}: the tracking store does not answer ({error})") from None
+            if uri.startswith(DATABASES):
+                sqlalchemy.inspect(create_sqlalchemy_engine(uri)).engine.dispose()
+            client = MlflowClient(uri)
+            with quick():
+                client.search_experiments(max_results=1)
+        except (MlflowException, SQLAlchemyError, CommandError) as error:
+            if getattr(error, "error_code", None) == "UNAUTHENTICATED":
+                raise UserError(
+                    f"{account()}; {shown(uri)} wants one that it knows, with its MLFLOW_TRACKING_PASSWORD"
+                ) from None
+            store = f"MLFLOW_TRACKING_URI: {shown(uri)}: the tracking store"
+            what_to_do = MEND_FILE if uri.startswith("sqlite") else "start it, or name another"
+            raise WorldError(f"{store} does not answer ({reason(error)}); {what_to_do}") from None
+    deliver_kept(client)
     return client
 
 
@@ -70,8 +105,8 @@ def needed(what: str):
     try:
         yield
     except MlflowException as error:
-        uri = mlflow.get_tracking_uri()
-        raise WorldError(f"tracking store {uri}: {error}; {what}; the next start goes on from here") from None
+        uri = shown(mlflow.get_tracking_uri())
+        raise WorldError(f"tracking store {uri}: {reason(error)}; {what}; the next start goes on from here") from None
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -87,23 +122,23 @@ def experiment_id(client: MlflowClient, name: str) -> str:
         return client.create_experiment(name, None if served else state_dir("artifacts", name).as_uri())
 
 
-class TrainingRun:
-    """The MLflow run of one model, found again by its key after a kill; each epoch is logged once."""
+class TrainingRun(Run):
+    """A run that is found by its key, or made, and described at once; the rest is delivered, each epoch once."""
 
-    def __init__(self, client: MlflowClient, experiment: str, key: str, name: str, parent: str | None = None):
-        self.client = client
-        found = client.search_runs([experiment], f"tags.{KEY_TAG} = '{key}'", max_results=1)
-        if found:
-            self.run_id = found[0].info.run_id
-        else:
-            tags = {KEY_TAG: key} | ({"mlflow.parentRunId": parent} if parent else {})
-            self.run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
-            client.update_run(self.run_id, status="SCHEDULED")
-        logged = client.get_metric_history(self.run_id, "train_loss") if found else []
-        self.logged = {metric.step for metric in logged}
-        self.monitor: SystemMetricsMonitor | None = None
+    def __init__(self, delivery: Delivery, experiment: str, key: str, name: str):
+        super().__init__(delivery, experiment, key)
+        self.client = delivery.client
+        found = delivery.find(experiment, key)
+        if not found:
+            delivery.make(experiment, key, name)
+            self.client.update_run(delivery.run_ids[key], status="SCHEDULED")
+        self.run_id = delivery.run_ids[key]
+        loads = self.client.get_metric_history(self.run_id, "system/cpu_utilization_percentage") if found else []
+        self.first_sample = max((metric.step + 1 for metric in loads), default=0)
+        self.logged = set(delivery.logged.get(key, ()))
+        self.monitor: Load | None = None
 
-    def describe(self, params: dict[str, Any], tags: dict[str, str], meta: dict, diff: str = "") -> None:
+    def describe_now(self, params: dict[str, Any], tags: dict[str, str], meta: dict, diff: str = "") -> None:
         """Log what the run is made from; a value that stands already is written again, to the same effect."""
         self.client.log_batch(
             self.run_id,
@@ -114,48 +149,61 @@ class TrainingRun:
         dataset = MetaDataset(source, name=meta["dataset"], digest=meta["digest"][:36])
         self.client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), [])])
         if diff:
-            self.client.log_text(self.run_id, diff, "lineage/uncommitted.diff")
+            self.client.log_text(self.run_id, diff, DIFF)
 
-    def describe_trial(self, params: dict[str, Any]) -> None:
-        """Log what a trial is made of."""
-        self.client.log_batch(self.run_id, params=[Param(key, str(value)) for key, value in params.items()])
-        self.client.update_run(self.run_id, status="RUNNING")
-
-    def end_trial(self, state: str, reason: str = "") -> None:
-        """Say what became of a trial: ``finished``, ``pruned`` or ``failed`` and why."""
-        tags = [RunTag("state", state)] + ([RunTag("reason", reason)] if reason else [])
-        self.client.log_batch(self.run_id, tags=tags)
-        self.end("FAILED" if state == "failed" else "FINISHED")
+    def describe_training(self, name: str, seed: int, record: dict, meta: dict) -> None:
+        """Log what a model is made from: ``record`` is that of the stage train, for the variant ``name``."""
+        settings = flat({"train": record["train"], "variant": record["variant"]})
+        del settings["train.seeds"]
+        tags = {"variant": name, "seed": str(seed), "data_digest": meta["digest"]}
+        tags |= {key: str(record[key]) for key in ("git_commit", "git_dirty", "workers", "threads", "gpu")}
+        tags |= {f"library.{library}": version for library, version in record["libraries"].items()}
+        self.describe_now({**settings, "train.seed": seed}, tags, meta, record["git_diff"])
+        self.client.log_dict(self.run_id, record, RECORD)
 
     def start(self) -> None:
         """Mark the run as running and record the machine's load (``system/`` metrics) until :meth:`end`."""
         if self.monitor is None:
-            self.client.update_run(self.run_id, status="RUNNING")
-            self.monitor = SystemMetricsMonitor(self.run_id, samples_before_logging=1, resume_logging=True)
+            self.status("RUNNING")
+            self.monitor = Load(self, self.first_sample)
             self.monitor.start()
 
     def log_epoch(self, entry: dict[str, float]) -> None:
-        """Log one epoch's metrics, unless its epoch has been logged before.
-
-        Their timestamps are those of the entry: MLflow drops what is sent again alike, and keeps it with another.
-        """
-        epoch = int(entry["epoch"])
-        if epoch in self.logged:
-            return
-        metrics = [
-            Metric(name, value, int(entry["timestamp"]), epoch)
-            for name, value in entry.items()
-            if name not in ("epoch", "timestamp")
-        ]
-        self.client.log_batch(self.run_id, metrics=metrics)
-        self.logged.add(epoch)
+        """Log one epoch's metrics, unless its epoch has been logged before."""
+        if int(entry["epoch"]) not in self.logged:
+            super().log_epoch(entry)
+            self.logged.add(int(entry["epoch"]))
 
     def end(self, status: str) -> None:
         """Stop watching the machine and set the run's status: FINISHED, FAILED or KILLED."""
         if self.monitor is not None:
             self.monitor.finish()
-            self.monitor = None
-        self.client.set_terminated(self.run_id, status)
+            self.first_sample, self.monitor = self.monitor.step, None
+        self.status(status)
+
+
+class Load(SystemMetricsMonitor):
+    """MLflow's monitor of the machine, whose own thread ends at the first request that fails, through a delivery."""
+
+    def __init__(self, run: TrainingRun, step: int):
+        super().__init__(run.run_id, samples_before_logging=1)
+        self.run, self.step = run, step
+
+    def finish(self) -> None:
+        self._shutdown_event.set()
+        if self._process is not None:
+            self._process.join()
+
+    def monitor(self) -> None:
+        while not self._shutdown_event.wait(self.sampling_interval):
+            self.collect_metrics()
+            try:
+                self.run.log_sample({f"system/{name}": v for name, v in self.aggregate_metrics().items()}, self.step)
+            except OSError:  # a full disk, of which the next epoch tells
+                return
+            self.step += 1
+            for monitor in self.monitors:
+                monitor.clear_metrics()
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -167,9 +215,8 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def log_metrics(client: MlflowClient, run_id: str, metrics: dict[str, float]) -> None:
-    """Log metrics that a run has once, such as its test accuracy."""
-    now = int(time.time() * 1000)
-    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
+    """As :func:`log_figures`, now."""
+    log_figures(client, run_id, metrics, int(time.time() * 1000))
 
 
 def log_files(client: MlflowClient, run_id: str, files: list[Path], folder: str) -> None:
@@ -204,18 +251,26 @@ def aliases(client: MlflowClient, name: str) -> dict[str, str]:
 
 
 def register_network(
-    name: str, variant: str, run_id: str, program: Path, example: np.ndarray, outputs: dict, tags: dict[str, str]
+    name: str,
+    variant: str,
+    run_id: str,
+    program: Path,
+    example: np.ndarray,
+    outputs: dict,
+    about: dict[str, Any],
+    tags: dict[str, str],
 ) -> ModelVersion:
     """Log an exported network (a ``.pt2`` file) to its run and register it as a new version of ``name``.
 
-    ``example`` and ``outputs`` are a batch of images and what the network answers: the model's signature.
+    ``example`` and ``outputs`` are a batch of images and what the network answers: the model's signature. ``about`` is
+    what its users need to know, such as the classes' names; a loaded model has it as ``metadata.metadata``.
     """
     code = Path(__file__).with_name("registered_model.py")
     free = {key: TensorSpec(value.dtype, (-1, *value.shape[1:]), key) for key, value in outputs.items()}
     signature = ModelSignature(
         inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]), outputs=Schema(list(free.values()))
     )
-    files = {f"sha256_{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in (program, code)}
+    files = {f"{DIGEST_TAG}{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in (program, code)}
     with mlflow.start_run(run_id=run_id, log_system_metrics=False):
         logged = mlflow.pyfunc.log_model(
             name=variant,
@@ -223,6 +278,7 @@ def register_network(
             artifacts={"network": str(program)},
             signature=signature,
             input_example=example,
+            metadata=about,
             pip_requirements=[
                 f"{package}=={metadata.version(package).split('+')[0]}" for package in ("torch", "numpy", "mlflow")
             ],
@@ -230,6 +286,6 @@ def register_network(
         )
         with tempfile.TemporaryDirectory() as folder:  # what names the code that is run on loading
             described = Path(download_artifacts(logged.model_uri, dst_path=folder)) / "MLmodel"
-            files[f"sha256_{described.name}"] = hashlib.sha256(described.read_bytes()).hexdigest()
+            files[f"{DIGEST_TAG}{described.name}"] = hashlib.sha256(described.read_bytes()).hexdigest()
     # The run's context manager never swallows an exception, though its type would allow it to.
     return mlflow.register_model(logged.model_uri, name, tags=tags | files)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -1,12 +1,13 @@
 """What runs in each Ray worker: all training seeds of one variant, one after another, with a checkpoint every epoch.
 
-A checkpoint holds everything: finished seeds with their weights and history, and the network, optimizer and
-schedule of the seed at work. Random numbers are drawn anew from (seed, epoch, rank) at each epoch's start, so a run
+A checkpoint holds everything: finished seeds with their weights, history and course of θ, and the network, optimizer
+and schedule of the seed at work. Random numbers are drawn anew from (seed, epoch, rank) at each epoch's start, so a run
 that was killed and started again goes the same way as one that was not.
 """
 
 import tempfile
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ray.train import Checkpoint
 from ray.train.torch import get_device
 
 from pipelines.fit import Fit, make_batches
+from pipelines.state import write_bytes
 from stn.training import NotFiniteError, choose_precision
 
 STATE_FILE = "state.pt"
@@ -41,7 +43,7 @@ def train_worker(config: dict[str, Any]) -> None:
         resumed = sum(len(done["history"]) for done in state["finished"].values())
         resumed += state["current"]["epoch"] if state["current"] else 0
         start = {"kind": "start", "time": time.time(), "device": str(device), "resumed": resumed, "notes": notes}
-        start |= {"precision": str(precision).removeprefix("torch."), "reason": reason}
+        start |= {"precision": str(precision).removeprefix("torch."), "reason": reason, "workers": world_size}
         config["mailbox"].put.remote(start)
     for seed in config["seeds"]:
         if seed not in state["finished"]:
@@ -67,7 +69,9 @@ def _train_seed(config, seed, state, training, validation, precision, rank, worl
         say = _teller(mailbox, seed, fit.done, fit.steps, settings["batch_size"]) if rank == 0 else None
         entry = fit.epoch(say)
         if fit.done == fit.epochs:
-            state["finished"][seed] = {"weights": fit.weights(), "history": fit.history}
+            state["finished"][seed] = {
+                "weights": fit.weights(), "history": fit.history, "watched": fit.watched, "course": fit.course,
+            }  # fmt: skip
             state["current"] = None
         else:
             state["current"] = {"seed": seed} | fit.state_dict()
@@ -107,7 +111,9 @@ def _report(state: dict, rank: int) -> None:
         ray.train.report({})
         return
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(state, Path(folder) / STATE_FILE)
+        buffer = BytesIO()  # to a file, torch ends the whole process where a disk is full
+        torch.save(state, buffer)
+        write_bytes(Path(folder) / STATE_FILE, buffer.getvalue())
         # Returns once the folder is in the storage.
         ray.train.report({}, checkpoint=Checkpoint.from_directory(folder))
 

@@ -1,4 +1,7 @@
-"""The tracking server: mlflow/server.sh takes everything from the environment, and serves what the stages wrote."""
+"""The tracking server: mlflow/server.sh takes everything from the environment, and its UI shows what the stages wrote.
+
+The UI is looked at in Debian's chromium (packages chromium and chromium-driver), where that is installed.
+"""
 
 import json
 import os
@@ -7,21 +10,24 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from contextlib import contextmanager
 
 import mlflow
 import psutil
 import pytest
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.slow
-def test_server_serves_the_store_of_the_environment_on_loopback(project, tmp_path):
-    store = f"sqlite:///{tmp_path}/runs.db"
-    client = mlflow.MlflowClient(store)
-    client.create_registered_model("stn-mine")
+@contextmanager
+def served(project):
+    """``make ui`` in a project: its process and its address, once it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    project.env |= {"MLFLOW_STORE": store, "MLFLOW_ARTIFACT_ROOT": str(tmp_path / "artifacts")}
     server = project.start("make", "-o", ".venv/.ready", "ui", f"PORT={port}")
     try:
         address = f"http://127.0.0.1:{port}"
@@ -32,6 +38,17 @@ def test_server_serves_the_store_of_the_environment_on_loopback(project, tmp_pat
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 assert server.poll() is None, server.communicate()[0]
                 time.sleep(0.1)
+        yield server, address
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+
+
+def test_server_serves_the_store_of_the_environment_on_loopback(project, tmp_path):
+    store = f"sqlite:///{tmp_path}/runs.db"
+    client = mlflow.MlflowClient(store)
+    client.create_registered_model("stn-mine")
+    project.env |= {"MLFLOW_STORE": store, "MLFLOW_ARTIFACT_ROOT": str(tmp_path / "artifacts")}
+    with served(project) as (server, address):
         found = json.load(urllib.request.urlopen(f"{address}/api/2.0/mlflow/registered-models/search", timeout=10))
         assert [model["name"] for model in found["registered_models"]] == ["stn-mine"]
         processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
@@ -42,5 +59,41 @@ def test_server_serves_the_store_of_the_environment_on_loopback(project, tmp_pat
             if connection.status == psutil.CONN_LISTEN
         }
         assert listening == {"127.0.0.1"}
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
+
+
+def test_the_ui_shows_the_model_its_champion_and_its_theta(demo, browser):
+    """From the list of models to the version, and by the links of its card to the pictures of its run."""
+    wait = WebDriverWait(browser, 60)
+
+    def shown(what: Callable) -> object:
+        return wait.until(lambda _: what())
+
+    def text() -> str:
+        return browser.find_element(By.TAG_NAME, "body").text
+
+    def picture_is_drawn() -> bool:
+        drawn = "return [...document.images].some(i => i.complete && i.naturalWidth > 500)"
+        return browser.execute_script(drawn) and "Path:" in text()
+
+    version = mlflow.MlflowClient(f"sqlite:///{demo.folder}/state/mlflow.db").get_model_version_by_alias(
+        "stn-digits", "champion"
+    )
+
+    def follow(link: str) -> None:  # by its address: hints that MLflow shows to newcomers lie over some
+        shown(lambda: browser.find_elements(By.LINK_TEXT, link))
+        browser.get(browser.find_element(By.LINK_TEXT, link).get_attribute("href"))
+
+    with served(demo) as (_, address):
+        browser.get(f"{address}/#/models")
+        follow("stn-digits")
+        shown(lambda: "@ champion" in text() and "Mean accuracy over a range of motions" in text())
+        browser.get(f"{address}/#/models/stn-digits/versions/{version.version}")
+        shown(lambda: "@ champion" in text() and "Weakest classes on the test images" in text())
+        assert f"{float(version.tags['test_accuracy']):.2%}" in text()
+        card = browser.current_url
+        for link in ("what the transformer does", "accuracy under rotation, scale and shift"):
+            follow(link)
+            shown(picture_is_drawn)
+            browser.get(card)
+        follow("comparison of all variants")
+        shown(lambda: "On the same test images" in text())

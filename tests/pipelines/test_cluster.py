@@ -1,10 +1,15 @@
 """plan: what is asked of Ray fits where Ray would put it, since it waits for ever for what does not."""
 
+import traceback
+
+import numpy as np
 import pytest
+import torch
+from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
 
 from pipelines import cluster
 from pipelines.errors import UserError
-from pipelines.params import TrainParams, load_params
+from pipelines.params import TrainParams, WorkerRange, load_params
 
 
 def train_params(**changes) -> TrainParams:
@@ -15,7 +20,8 @@ def on(monkeypatch, *nodes: tuple[int, int]) -> None:
     """A cluster whose nodes have so many (CPUs, GPUs)."""
     alive = [
         {"Alive": True, "Resources": {kind: float(n) for kind, n in (("CPU", cpu), ("GPU", gpu)) if n}}
-        for cpu, gpu in nodes
+        | {"NodeID": f"{number:x}", "NodeManagerAddress": f"10.0.0.{number}"}
+        for number, (cpu, gpu) in enumerate(nodes, 1)
     ]
     monkeypatch.setattr(
         cluster.ray, "nodes", lambda: [*alive, {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0}}]
@@ -38,6 +44,7 @@ def test_workers_fit_the_cluster(monkeypatch, nodes, workers, expected):
     on(monkeypatch, *nodes)
     plan = cluster.plan(train_params(workers=workers))
     assert (plan.number, plan.threads, plan.gpu) == expected
+    assert plan.least == plan.most == plan.number == plan.room()
     # The oracle: put them one by one where there is room.
     room = [list(node) for node in nodes]
     for _ in range(plan.number):
@@ -60,6 +67,50 @@ def test_what_would_wait_for_ever_is_refused(monkeypatch, nodes, changes):
     on(monkeypatch, *nodes)
     with pytest.raises(UserError, match=f"train.workers: {changes['workers']} given"):
         cluster.plan(train_params(**changes))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ([(0, 0), (8, 0), (8, 0)], (4, 4, False)),
+        ([(1, 0)], (1, 1, False)),  # as many as there is room for
+        ([(1, 0), (4, 0)], (4, 1, False)),
+        ([(4, 2), (4, 1)], (3, 2, True)),
+    ],
+)
+def test_elastic_workers_are_as_many_as_fit(monkeypatch, nodes, expected):
+    on(monkeypatch, *nodes)
+    plan = cluster.plan(train_params(workers=WorkerRange(min=1, max=4)))
+    assert (plan.number, plan.threads, plan.gpu) == expected
+    assert (plan.least, plan.most) == (1, 4)
+    assert f"{plan.number} worker{'s' * (plan.number > 1)} (1 to 4)" in str(plan)
+
+
+def test_fewer_than_the_least_are_refused(monkeypatch):
+    for nodes in ([(1, 0)], [(8, 1)], [(0, 0)]):
+        on(monkeypatch, *nodes)
+        with pytest.raises(UserError, match=r"train\.workers: 2 given"):
+            cluster.plan(train_params(workers=WorkerRange(min=2, max=4)))
+
+
+def test_hosts_that_leave_and_join_are_told_with_what_it_means(monkeypatch):
+    on(monkeypatch, (2, 0), (2, 0))
+    watch = cluster.HostWatch(cluster.plan(train_params(workers=WorkerRange(min=2, max=4), threads=1)))
+    assert watch.news() == []
+    on(monkeypatch, (2, 0))
+    (line,) = watch.news()
+    assert line == "host 10.0.0.2 is lost; training goes on: there is room for 2 of at most 4 worker(s)"
+    assert watch.news() == []
+    on(monkeypatch, (1, 0))
+    assert watch.news() == []  # the same host, whatever it lends
+    on(monkeypatch)
+    (line,) = watch.news()
+    assert line == (
+        "host 10.0.0.1 is lost; training waits for a replacement: it needs 2 worker(s), and there is room for 0"
+    )
+    on(monkeypatch, (8, 0))
+    (line,) = watch.news()
+    assert line == "host 10.0.0.1 has joined; training goes on: there is room for 4 of at most 4 worker(s)"
 
 
 @pytest.mark.parametrize(
@@ -89,3 +140,27 @@ def test_trials_fit_the_cluster(monkeypatch, nodes, share, number):
                 break
         else:
             pytest.fail("one would wait for ever")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: bytearray(2**62),
+        lambda: np.empty(2**60, dtype=np.uint8),
+        lambda: torch.empty(2**50, dtype=torch.uint8),
+        lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")),
+        lambda: (_ for _ in ()).throw(RayOutOfMemoryError("Task was killed due to the node running low on memory.")),
+    ],
+    ids=["Python", "NumPy", "PyTorch", "CUDA", "Ray"],
+)
+def test_memory_that_has_run_out_is_known_by_what_is_said(ask):
+    """As Ray hands it on, as the text of a traceback."""
+    with pytest.raises((MemoryError, RuntimeError, RayOutOfMemoryError)) as raised:
+        ask()
+    assert cluster.ran_out_of_memory("".join(traceback.format_exception(raised.value)))
+
+
+def test_what_is_no_lack_of_memory():
+    with pytest.raises(RuntimeError) as raised:
+        torch.dot(torch.zeros(2), torch.zeros(3))
+    assert not cluster.ran_out_of_memory(str(raised.value))

@@ -1,5 +1,25 @@
 """doctor: what the machine offers, and what is wrong."""
 
+from types import SimpleNamespace
+
+from pipelines import doctor
+
+
+def test_a_root_of_files_alone_is_not_empty(tmp_path, monkeypatch):
+    """As torchvision keeps SVHN."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    said = {}
+    root = tmp_path / "data/raw"
+    root.mkdir(parents=True)
+    (root / "README.md").touch()
+    params = SimpleNamespace(data=SimpleNamespace(dataset="svhn", source="data/raw"))
+    doctor._data(lambda what, value, problem="": said.update({what: value}), params)  # pyright: ignore[reportArgumentType]
+    assert said["data source"].endswith("is empty; svhn will be downloaded into it")
+    (root / "train_32x32.mat").touch()
+    doctor._data(lambda what, value, problem="": said.update({what: value}), params)  # pyright: ignore[reportArgumentType]
+    assert said["data source"] in (str(root), "data/raw")
+
 
 def test_doctor_says_what_there_is_and_what_is_wrong(project):
     well = project.stage("doctor")

@@ -1,0 +1,118 @@
+"""A cluster of several hosts: code and data travel, workers are spread, and one that is cut off is done without.
+
+The hosts are network namespaces, see :mod:`tools.hosts`. The project's folder, which they would share, is hidden from
+all but the driver's.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.pipelines.test_train import assert_each_epoch_once
+from tools.hosts import Cluster, hosts, why_not
+
+pytestmark = pytest.mark.slow
+EPOCHS = 30
+SMALL = (
+    "data.dataset=digits", f"train.epochs={EPOCHS}", "train.seeds=[0]", "train.workers={min: 1, max: 2}",
+    "train.precision=fp32", "train.optimizer=sgd", "train.lr=0.01",
+)  # fmt: skip
+
+
+@pytest.fixture
+def cluster(project) -> Iterator[Cluster]:
+    if reason := why_not():
+        pytest.skip(reason)
+    project.set(*SMALL)
+    project.stage("prepare")
+    # A short name, as that of tmp_path is not: of Ray's sockets, which lie beside it, no path may have 108 bytes.
+    with tempfile.TemporaryDirectory() as folder, hosts(3) as (head, *workers):
+        shared = Path(folder, "shared")
+        shared.mkdir()
+        for worker in workers:
+            worker.hidden.append(project.folder)
+        env = project.env | {"CHECKPOINT_STORAGE": str(shared)}
+        yield Cluster(head, workers, 1, env, Path(folder))
+
+
+def test_workers_on_two_hosts_of_which_one_is_cut_off(cluster, project, make_project):
+    driver = cluster.drive(project.folder, "-m", "pipelines.train", "--variant", "seed")
+    lines, sent, before = [], [], [worker.bytes_sent() for worker in cluster.workers]
+    assert driver.stdout
+    for line in driver.stdout:
+        lines.append(line)
+        if not sent and (done := re.match(r"seed: ([\d.]+)/", line)) and float(done[1]) >= 3:
+            sent = [worker.bytes_sent() - b for worker, b in zip(cluster.workers, before, strict=True)]
+            cluster.workers[1].cut_off()
+    output = "".join(lines)
+    assert driver.wait() == 0, output
+    assert sent and "on 2 workers (1 to 2)" in output, output
+    # More than twice the images, which each got once, and both alike: gradients went to and fro.
+    assert min(sent) > 1e6 and max(sent) < 2 * min(sent)
+    assert f"host {cluster.workers[1].address} is lost; training goes on: there is room for 1" in output
+    assert "1 worker(s) where there were 2" in output
+    assert re.search(rf"resumed after [1-9]\d* of {EPOCHS} epochs", output)
+    assert "Traceback" not in output
+    assert_each_epoch_once(project, seeds=1, epochs=EPOCHS)
+    record = json.loads((project.folder / "models/seed/training.json").read_text())
+    assert record["workers"] == 1
+    assert not list(Path(cluster.env["CHECKPOINT_STORAGE"]).rglob("state.pt")), "finished, and checkpoints left lying"
+
+    # The same batches, whoever computed them: what one worker trains alone on one host.
+    alone = make_project()
+    alone.set(*SMALL, "train.workers=1", "train.threads=1")
+    alone.stage("prepare")
+    alone.stage("train", "--variant", "seed")
+    histories = [
+        json.loads((project.folder / "models/seed/training.json").read_text())["runs"]["0"]["history"]
+        for project in (project, alone)
+    ]
+    for mine, theirs in zip(*histories, strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=2e-2)
+    weights = [load_file(project.folder / "models/seed/0.safetensors") for project in (project, alone)]
+    # Rounding grows on the way: by 0.002 at most where another batch moves them by tenths.
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-2)
+
+
+def test_a_fixed_number_of_workers_waits_for_a_replacement(cluster, project):
+    project.set("train.workers=2")
+    driver = cluster.drive(project.folder, "-m", "pipelines.train", "--variant", "seed")
+    lines, lost, cut = [], cluster.workers[1], False
+    assert driver.stdout
+    for line in driver.stdout:
+        lines.append(line)
+        if not cut and (done := re.match(r"seed: ([\d.]+)/", line)) and float(done[1]) >= 3:
+            lost.cut_off()
+            cut = True
+        if "is lost" in line:
+            lost.kill_all()
+            lost.reconnect()
+            cluster.join(lost)
+    output = "".join(lines)
+    assert driver.wait() == 0, output
+    assert "training waits for a replacement: it needs 2 worker(s), and there is room for 1" in output
+    assert f"host {lost.address} has joined; training goes on: there is room for 2 of at most 2" in output
+    assert re.search(rf"resumed after [1-9]\d* of {EPOCHS} epochs", output) and "Traceback" not in output
+    assert_each_epoch_once(project, seeds=1, epochs=EPOCHS)
+
+
+def test_a_cluster_whose_hosts_do_not_see_the_checkpoints_is_refused_and_tunes_all_the_same(cluster, project):
+    del cluster.env["CHECKPOINT_STORAGE"]
+    driver = cluster.drive(project.folder, "-m", "pipelines.train", "--variant", "seed")
+    output = driver.communicate()[0]
+    assert driver.returncode == 2, output
+    assert "CHECKPOINT_STORAGE: not set, but 2 host(s) of the cluster cannot read" in output
+    assert "Traceback" not in output
+
+    project.set("tune.trials=4", "tune.epochs=2", "tune.finalists=1", "train.epochs=2")
+    driver = cluster.drive(project.folder, "-m", "pipelines.tune")
+    output = driver.communicate()[0]
+    assert driver.returncode == 0, output
+    assert "2 at once" in output
+    assert json.loads((project.folder / "metrics/tune.json").read_text())["failed"] == 0
