@@ -1,0 +1,51 @@
+"""The settings of the experiment: its params.yaml, and the names that stand there."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from pipelines.params import Count, LearningRateFactor, RecipeParams, Seed
+from pipelines.settings_file import Section, load_settings
+
+FOLDER = Path("experiments/paper")
+ADDITION = "addition"
+Distortion = Literal["R", "RTS", "P", "E", "TC"]
+Network = Literal[
+    "FCN", "CNN", "ST-FCN-affine", "ST-FCN-projective", "ST-FCN-tps", "2xST-FCN-affine", "2xST-FCN-projective",
+    "2xST-FCN-tps", "ST-CNN-affine", "ST-CNN-projective", "ST-CNN-tps",
+]  # fmt: skip
+
+
+class PrepareParams(Section):
+    source: str = Field(min_length=1)
+    validation: float = Field(gt=0, lt=1)
+    seed: Seed
+
+
+class ParametersParams(Section):
+    FCN: Count
+    CNN: Count
+
+
+class TrainParams(RecipeParams):
+    parameters: ParametersParams
+    localization_lr: LearningRateFactor
+
+
+class Params(Section):
+    distortions: list[Distortion] = Field(min_length=1)
+    networks: list[Network] = Field(min_length=1)
+    addition: list[Network]
+    seeds: list[Seed] = Field(min_length=1)
+    prepare: PrepareParams
+    train: TrainParams
+
+
+def load_params() -> Params:
+    """Read and check the experiment's params.yaml.
+
+    Raises:
+        UserError: one line for each mistake.
+    """
+    return load_settings(FOLDER / "params.yaml", Params)

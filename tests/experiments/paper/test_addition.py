@@ -1,0 +1,43 @@
+"""The addition of digits: which images meet, and what is asked of them. Each image's pixels tell its number here."""
+
+import torch
+
+from experiments.paper.addition import Sums, pair
+from pipelines.prepared import Labeled
+
+COUNT = 40
+NUMBERS = torch.arange(COUNT)
+IMAGES = NUMBERS.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+LABELS = (NUMBERS * 7) % 10
+
+
+def sums() -> Sums:
+    return Sums(IMAGES, LABELS, [0.0], [1 / 255], torch.device("cpu"))
+
+
+def numbers(images: torch.Tensor) -> torch.Tensor:
+    """The numbers of the images in the two channels, (b, 2)."""
+    assert (images == images[:, :, :1, :1]).all()
+    return images[:, :, 0, 0].round().long()
+
+
+def test_each_image_meets_another_and_their_labels_are_added():
+    batches = list(sums().shuffled(10, seed=0, epoch=0))
+    pairs = torch.cat([numbers(images) for images, _ in batches])
+    assert torch.equal(torch.cat([labels for _, labels in batches]), LABELS[pairs].sum(1))
+    for column in pairs.unbind(1):
+        assert torch.equal(column.sort().values, NUMBERS)
+    assert (pairs[:, 0] != pairs[:, 1]).float().mean() > 0.8
+    again = torch.cat([numbers(images) for images, _ in sums().shuffled(10, seed=0, epoch=0)])
+    later = torch.cat([numbers(images) for images, _ in sums().shuffled(10, seed=0, epoch=1)])
+    assert torch.equal(pairs, again) and not torch.equal(pairs, later)
+
+
+def test_held_out_pairs_are_drawn_once():
+    paired = pair(Labeled(IMAGES, LABELS), seed=3)
+    assert paired.images.shape == (COUNT, 2, 4, 4) and paired.images.dtype == torch.uint8
+    members = numbers(paired.images.float())
+    assert torch.equal(members[:, 0], NUMBERS) and torch.equal(members[:, 1].sort().values, NUMBERS)
+    assert torch.equal(paired.labels, LABELS[members].sum(1))
+    assert torch.equal(pair(Labeled(IMAGES, LABELS), seed=3).images, paired.images)
+    assert not torch.equal(pair(Labeled(IMAGES, LABELS), seed=4).images, paired.images)

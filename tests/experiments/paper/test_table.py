@@ -1,0 +1,57 @@
+"""The paper's table: its figures against those worked out by hand."""
+
+import numpy as np
+import pytest
+
+from experiments.paper import table
+from experiments.paper.table import cell, figure, markdown
+from pipelines.errors import UserError
+from pipelines.state import write_json
+
+
+def result(task: str, network: str, seed: int, error: float) -> dict:
+    return {
+        "task": task, "network": network, "seed": seed, "test_error": error, "parameters": 54321, "epochs": 7,
+        "train_images": 60000, "test_images": 10000, "seconds": 12.3, "device": "CPU", "precision": "float32",
+    }  # fmt: skip
+
+
+RESULTS = [result("R", "CNN", seed, error) for seed, error in enumerate((1.0, 2.0, 3.0))]
+RESULTS += [result("TC", "FCN", 0, 20.0), result("addition", "2xST-FCN-tps", 0, 7.5)]
+
+
+def test_the_interval_is_students():
+    mean, half, n = cell([1.0, 2.0, 3.0])
+    # The standard deviation is 1, and t at 0.975 with two degrees of freedom 4.303, by any table of it.
+    assert (mean, n) == (2.0, 3) and half == pytest.approx(4.303 / 3**0.5, abs=1e-3)
+    assert str(cell([1.0, 2.0, 3.0])) == "2.00 ± 2.48 (3)" and str(cell([4.5])) == "4.50 (1)"
+
+
+def test_ours_stands_beside_the_papers():
+    lines = [
+        [entry.strip() for entry in line.split("|")[1:-1]] for line in markdown(RESULTS).splitlines() if "|" in line
+    ]
+    assert lines[0] == ["", "R", "paper", "TC", "paper", "addition", "paper", "parameters"]
+    assert {len(line) for line in lines} == {8}
+    rows = {line[0]: line[1:] for line in lines[2:]}
+    assert rows == {
+        "FCN": ["", "2.1", "20.00 (1)", "13.2", "", "47.7", "54,321"],
+        "CNN": ["2.00 ± 2.48 (3)", "1.2", "", "3.5", "", "14.7", "54,321"],
+        "2xST-FCN-tps": ["", "", "", "", "7.50 (1)", "5.8", "54,321"],
+    }
+    assert "5 trainings of 7 epochs over 60,000 images, 10,000 test images; CPU, float32" in markdown(RESULTS)
+
+
+def test_the_figure_has_a_point_for_each_network():
+    axes = figure(RESULTS).axes
+    assert [a.get_title() for a in axes] == ["R", "TC", "addition"]
+    shown = {(line.get_marker(), np.asarray(line.get_xdata()).item(0)) for line in axes[0].lines}
+    assert {("o", 2.0), ("D", 1.2)} <= shown and axes[0].get_yticklabels()[0].get_text() == "CNN"
+
+
+def test_without_results_it_says_how_to_make_some(monkeypatch, tmp_path):
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    with pytest.raises(UserError, match="make paper"):
+        table.load_results()
+    write_json(tmp_path / "R" / "CNN" / "0.json", RESULTS[0])
+    assert table.load_results() == RESULTS[:1]
