@@ -9,10 +9,13 @@ DASHBOARD_PORT ?= 8080
 MODEL ?= stn-cifar10
 ONLY ?= training_throughput time_to_accuracy scaling overhead inference tuning
 READY := .venv/.ready
+AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 # DVC's stages call `python`, and DVC itself is called by name.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PYTHONUNBUFFERED := 1
+# For programs that are not ours; what is set outside .env wins here, too.
+WITH_ENV := $(if $(wildcard .env),dotenv --file .env run --no-override --)
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +50,25 @@ dashboard: $(READY)  ## optuna-dashboard on the study of params.yaml; DASHBOARD_
 ui: $(READY)  ## MLflow's UI on 127.0.0.1; PORT=5000
 	@MLFLOW_PORT=$(PORT) mlflow/server.sh
 
+backup: $(READY)  ## the tracking store, database and artifacts, to a new folder; TO=folder
+	@python -m tools.backup to '$(TO)'
+
+restore: $(READY)  ## the tracking store from a backup, the server being stopped; FROM=folder [OVERWRITE=1]
+	@python -m tools.backup from '$(FROM)' $(if $(OVERWRITE),--overwrite)
+
+account: $(READY)  ## an account of MLFLOW_TRACKING_URI, or its new password; NAME=kim [PERMISSION=EDIT] [DELETE=1]
+	@python -m tools.account '$(NAME)' $(if $(PERMISSION),--permission '$(PERMISSION)') $(if $(DELETE),--delete)
+
+plots: $(READY)  ## DVC's plots as one page that opens without a network
+	@[ -e state/plots_page.html ] || python -m tools.plots_page
+	dvc plots show
+
+push: $(READY)  ## results and the run cache to DVC's remote, with the credentials of .env
+	@$(WITH_ENV) dvc push --run-cache
+
+pull: $(READY)  ## results and the run cache from DVC's remote, likewise; dvc repro then has nothing to run
+	@$(WITH_ENV) dvc pull --run-cache
+
 summary: $(READY)  ## the layers of a variant; VARIANT=seed
 	@python -m pipelines.summary $(VARIANT)
 
@@ -60,17 +82,39 @@ rollback: $(READY)  ## back to the champion before; MODEL=stn-cifar10 [REASON="w
 history: $(READY)  ## every decision on who is champion; MODEL=stn-cifar10
 	@python -m pipelines.history '$(MODEL)'
 
+provenance: $(READY)  ## what made a version; MODEL=stn-cifar10 [VERSION=n]; or what came of COMMIT= or DATA=
+	@python -m pipelines.provenance $(if $(COMMIT)$(DATA),,'$(MODEL)') $(if $(VERSION),--version '$(VERSION)') \
+		$(if $(COMMIT),--commit '$(COMMIT)') $(if $(DATA),--data '$(DATA)')
+
+reproduce: $(READY)  ## train a version again, compare the weights; MODEL=stn-cifar10 [VERSION=n]
+	@python -m pipelines.reproduce '$(MODEL)' $(if $(VERSION),--version '$(VERSION)')
+
+serve: PORT = 5001
+serve: $(READY)  ## the champion over HTTP on 127.0.0.1; MODEL=stn-cifar10 [VERSION=n] PORT=5001
+	@python -m pipelines.serve '$(MODEL)' $(if $(VERSION),--version '$(VERSION)') --port '$(PORT)'
+
+predict: $(READY)  ## classify images with the champion; MODEL=stn-cifar10 IMAGES="a.png b.jpg" [VERSION=n]
+	@python -m pipelines.predict '$(MODEL)' $(IMAGES) $(if $(VERSION),--version '$(VERSION)')
+
 bench: $(READY)  ## the benchmarks on the prepared CIFAR-10; ONLY="scaling overhead"
 	@for name in $(ONLY); do python -m benchmarks.$$name; done
+
+paper: ONLY =
+paper: $(READY)  ## the paper's table on MNIST, as far as it is not done yet; ONLY=R, R-ST-CNN or addition
+	@file=experiments/paper/dvc.yaml; stages=$$(dvc stage list --name-only $$file | awk -v only='$(ONLY)' '{ name = $$0; \
+			sub(/.*:train@/, "", name); sub(/.*:addition@/, "addition-", name); if (!only || index(name "-", only "-") == 1) print }'); \
+		[ -n "$$stages" ] || { echo "error: ONLY: '$(ONLY)' given; a distortion, or addition, and a network: R, R-ST-CNN" >&2; exit 2; }; \
+		dvc repro $$stages; \
+		dvc repro --single-item $$file:table
 
 doctor: $(READY)  ## what this machine offers, and what is wrong
 	@python -m pipelines.doctor
 
 test: $(READY)  ## all tests
-	pytest
+	pytest $(AT_ONCE)
 
 test-fast: $(READY)  ## the tests without the slow ones
-	pytest -m "not slow"
+	pytest $(AT_ONCE) -m "not slow"
 
 lint: $(READY)  ## ruff and basedpyright
 	ruff check .
@@ -81,9 +125,10 @@ lock: $(READY)  ## requirements.lock anew, from pyproject.toml
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate --no-header --upgrade \
 		--output-file requirements.lock
 
-clean:  ## delete what the stages made; the database, artifacts, raw data and DVC's cache stay
-	rm -rf data/prepared data/.prepared models metrics plots reports registered.json variants/tuned.yaml
-	rm -rf .pytest_cache .ruff_cache *.egg-info
-	find stn pipelines benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+clean: $(READY)  ## free what the stages made, saying what; database, artifacts, raw data and DVC's cache stay; [DRY_RUN=1]
+	@python -m pipelines.clean $(if $(DRY_RUN),--dry-run)
 
-.PHONY: help setup demo repro tune dashboard ui summary promote rollback history bench doctor test test-fast lint lock clean
+clean-all: $(READY)  ## the same, and .venv and what is kept of every training; [DRY_RUN=1]
+	@python -m pipelines.clean --all $(if $(DRY_RUN),--dry-run)
+
+.PHONY: help setup demo repro tune dashboard ui backup restore account plots push pull summary promote rollback history provenance reproduce serve predict bench paper doctor test test-fast lint lock clean clean-all

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stn.batches import Augmentation, Batches, mix
 from stn.classifiers import build_network
-from stn.distortions import Distortion
+from stn.distortions import make_distortion
 from stn.training import (
     NotFiniteError,
     check_finite,
@@ -27,12 +27,14 @@ from stn.training import (
     train_epoch,
 )
 
+WATCHED = 10  # validation images whose θ is kept after each epoch
+
 
 def make_batches(
     arrays: dict[str, np.ndarray], meta: dict, recipe: dict[str, Any], device: torch.device
 ) -> tuple[Batches, Batches]:
     """Training and validation images, of which the batches hold copies of their own, on ``device``."""
-    distortion = Distortion(**meta["distortion"])
+    distortion = make_distortion(**meta["distortion"])
     augmentations = {"train": Augmentation(recipe["flip"], recipe["shift"], distortion), "validation": Augmentation()}
     data = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     training, validation = (
@@ -52,6 +54,9 @@ class Fit:
         training, validation: of the same device, on which the network is trained.
         seed: of the weights, the order of the images, their augmentation and dropout.
         precision: the dtype of autocast.
+
+    Beside ``history``, which has an entry for each epoch, ``course`` has the θ (E, P) of the validation images
+    ``watched`` (E,) after each epoch, on the CPU; it stays empty without a transformer.
     """
 
     def __init__(
@@ -71,7 +76,9 @@ class Fit:
         self.rank, self.world_size = rank, world_size
         self.theta_penalty = variant["theta_penalty"]
         torch.manual_seed(seed)
-        network = build_network(meta["image_shape"], len(meta["classes"]), variant["transformer"], recipe["dropout"])
+        network = build_network(
+            meta["image_shape"], len(meta["classes"]), variant["transformer"], recipe["dropout"], variant["classifier"]
+        )
         network.to(training.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.network = network
         self.optimizer = make_optimizer(
@@ -82,6 +89,8 @@ class Fit:
         self.steps = len(training) // recipe["batch_size"]
         self.scheduler = one_cycle(self.optimizer, self.steps * self.epochs, recipe["warmup"])
         self.history: list[dict[str, float]] = []
+        self.watched = spread_over_classes(validation.labels.cpu(), WATCHED)
+        self.course: list[torch.Tensor] = []
         self.model = network if world_size == 1 else DistributedDataParallel(network)
 
     @property
@@ -123,12 +132,21 @@ class Fit:
             if name != "count"
         }
         self.history.append(entry)
+        if outputs[2] is not None:
+            self.course.append(self._of_watched(outputs[2]))
         return entry
+
+    def _of_watched(self, theta: torch.Tensor) -> torch.Tensor:
+        """The rows of the watched images, (E, P), on every rank; ``theta`` has those of this rank's share."""
+        mine = self.watched % self.world_size == self.rank  # as Batches.ordered deals them out
+        rows = torch.zeros(len(self.watched), theta.shape[1], device=theta.device)
+        rows[mine] = theta[self.watched[mine] // self.world_size]
+        return all_reduce(rows).cpu()
 
     def state_dict(self) -> dict[str, Any]:
         """All that :meth:`load_state_dict` needs to go on from here."""
         return {
-            "epoch": self.done, "history": self.history, "network": self.network.state_dict(),
+            "epoch": self.done, "history": self.history, "course": self.course, "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(),
         }  # fmt: skip
 
@@ -137,11 +155,26 @@ class Fit:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.history = state["history"]
+        self.history, self.course = state["history"], state["course"]
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The network's tensors on the CPU."""
         return {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+
+
+def spread_over_classes(labels: torch.Tensor, count: int) -> torch.Tensor:
+    """The indices of ``count`` images, given their labels (N,): the first of each class in turn, then the second, and
+    so on; of more classes than that, classes evenly apart.
+    """
+    order = labels.argsort(stable=True)
+    counts = labels.bincount()
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    turn = torch.arange(len(labels)) - starts  # the how-manyth of its class each image of ``order`` is
+    in_turn = order[turn.argsort(stable=True)]
+    classes = int((counts > 0).sum())
+    if classes > count:
+        return in_turn[torch.linspace(0, classes - 1, count).round().long()]
+    return in_turn[:count]
 
 
 def all_reduce(values: torch.Tensor) -> torch.Tensor:

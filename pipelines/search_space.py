@@ -7,13 +7,13 @@ import torch
 
 from pipelines.domains import FloatRange, IntRange
 from pipelines.errors import UserError
-from pipelines.params import SearchSpaceParams, VariantParams
+from pipelines.params import ClassifierParams, SearchSpaceParams, VariantParams
 from stn.classifiers import build_network
 
 DRAWS = 500
 
 
-def draw(trial: optuna.Trial, space: SearchSpaceParams) -> VariantParams:
+def draw(trial: optuna.Trial, space: SearchSpaceParams, classifier: ClassifierParams) -> VariantParams:
     """The variant that ``trial`` is to train, each of its values suggested by the study's sampler.
 
     The settings of a layer are suggested only where there is that layer.
@@ -22,7 +22,7 @@ def draw(trial: optuna.Trial, space: SearchSpaceParams) -> VariantParams:
     for name in _names(values["layers"]):
         if name not in values:
             values[name] = _suggest(trial, name, space)
-    return to_variant(values)
+    return to_variant(values, classifier)
 
 
 def draw_only(trial: optuna.Trial, space: SearchSpaceParams, names: list[str]) -> None:
@@ -31,8 +31,8 @@ def draw_only(trial: optuna.Trial, space: SearchSpaceParams, names: list[str]) -
         _suggest(trial, name, space)
 
 
-def to_variant(values: dict[str, Any]) -> VariantParams:
-    """Suggested values as the variant that they describe."""
+def to_variant(values: dict[str, Any], classifier: ClassifierParams) -> VariantParams:
+    """Suggested values as the variant that they describe, in front of this classifier."""
     layers = range(1, values["layers"] + 1)
     return VariantParams.model_validate(
         {
@@ -47,6 +47,7 @@ def to_variant(values: dict[str, Any]) -> VariantParams:
                     "downsample": values["downsample"],
                 },
             },
+            "classifier": classifier.model_dump(),
             "localization_lr": values["localization_lr"],
             "localization_weight_decay": values["localization_weight_decay"],
             "theta_penalty": values["theta_penalty"],
@@ -55,18 +56,21 @@ def to_variant(values: dict[str, Any]) -> VariantParams:
 
 
 def from_variant(variant: VariantParams, weight_decay: float) -> dict[str, Any]:
-    """The values that :func:`to_variant` would make ``variant`` of; ``weight_decay`` is the recipe's."""
+    """The values that :func:`to_variant` would make ``variant`` of; ``weight_decay`` is the recipe's. What no trial
+    can have, several hidden layers, is left out."""
     assert variant.transformer is not None
     localization = variant.transformer.localization
     decay = variant.localization_weight_decay
     values = {
         "transform": variant.transformer.transform, "padding_mode": variant.transformer.padding_mode,
-        "downsample": localization.downsample, "layers": len(localization.channels), "hidden": localization.hidden,
+        "downsample": localization.downsample, "layers": len(localization.channels),
         "activation": localization.activation, "localization_lr": variant.localization_lr,
         "localization_weight_decay": weight_decay if decay is None else decay, "theta_penalty": variant.theta_penalty,
     }  # fmt: skip
     for i, (channels, kernel) in enumerate(zip(localization.channels, localization.kernel_sizes, strict=True), start=1):
         values |= {f"channels_{i}": channels, f"kernel_size_{i}": kernel}
+    if isinstance(localization.hidden, int):
+        values["hidden"] = localization.hidden
     return values
 
 
@@ -92,7 +96,7 @@ def misfit(variant: VariantParams, meta: dict, max_parameters: int | None) -> st
     return None
 
 
-def check_space(space: SearchSpaceParams, meta: dict, max_parameters: int | None) -> None:
+def check_space(space: SearchSpaceParams, classifier: ClassifierParams, meta: dict, max_parameters: int | None) -> None:
     """Refuse a space in which, as far as random draws can tell, nothing can be trained.
 
     Raises:
@@ -100,7 +104,7 @@ def check_space(space: SearchSpaceParams, meta: dict, max_parameters: int | None
     """
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(DRAWS):
-        refusal = misfit(draw(study.ask(), space), meta, max_parameters)
+        refusal = misfit(draw(study.ask(), space, classifier), meta, max_parameters)
         if refusal is None:
             return
     raise UserError(f"tune.search_space: none of {DRAWS} combinations can be trained; the last: {refusal}")  # pyright: ignore[reportPossiblyUnboundVariable]
@@ -112,8 +116,11 @@ def count_parameters(variant: VariantParams, meta: dict) -> int:
     Raises:
         ValueError: the images are too small for it.
     """
+    settings = variant.model_dump()
     with torch.device("meta"):
-        network = build_network(meta["image_shape"], len(meta["classes"]), variant.model_dump()["transformer"])
+        network = build_network(
+            meta["image_shape"], len(meta["classes"]), settings["transformer"], classifier=settings["classifier"]
+        )
     return sum(parameter.numel() for parameter in network.parameters())
 
 

@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from pipelines import environment
 from pipelines.errors import UserError, WorldError
 from pipelines.params import TuneParams
 from pipelines.state import locked, state_dir
@@ -26,13 +27,15 @@ MAX_RETRIES = 2
 SEEDS_NETWORK = "seeds_network"  # marks the trial of variants/seed.yaml
 BEAT_EVERY_S = 10.0
 DEAD_AFTER_S = 120.0
+# Found once: the start of a process moves with the clock.
+ME = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def location(name: str) -> str:
     """Where the study ``name`` is kept: OPTUNA_STORAGE where set, else a journal of its own in the state's home."""
-    return os.environ.get("OPTUNA_STORAGE") or str(state_dir("tuning") / f"{name}.log")
+    return environment.value("OPTUNA_STORAGE") or str(state_dir("tuning") / f"{name}.log")
 
 
 @contextmanager
@@ -44,23 +47,30 @@ def opened(name: str, settings: TuneParams) -> Iterator[optuna.Study]:
         UserError: OPTUNA_STORAGE is no database's address.
     """
     with locked(name, wait=False):
-        storage = _storage(name)
-        study = optuna.create_study(
-            study_name=name, storage=storage, direction="maximize", load_if_exists=True,
-            pruner=_pruner(settings),
-        )  # fmt: skip
+        try:
+            study = optuna.create_study(
+                study_name=name, storage=_storage(name), direction="maximize", load_if_exists=True,
+                pruner=_pruner(settings),
+            )  # fmt: skip
+        except (ValueError, LookupError, TypeError) as error:  # of a line in the middle that is not what Optuna wrote
+            raise WorldError(
+                f"{location(name)}: damaged ({error}); move it away to begin the study anew: what its trials gave "
+                f"stays in MLflow"
+            ) from None
         # A resumed sampler with the first start's seed would draw the first start's values again.
         study.sampler = _sampler(settings, settings.seed + len(study.trials))
         try:
             beat(study)
-            if os.environ.get("OPTUNA_STORAGE"):
+            if environment.value("OPTUNA_STORAGE"):
                 time.sleep(1)  # of two that came at the same moment the one that wrote last stays
                 beat(study)
             yield study
-        except (sqlalchemy.exc.OperationalError, optuna.exceptions.StorageInternalError) as error:
-            raise WorldError(f"OPTUNA_STORAGE: the database does not answer ({error}); the study is kept") from None
+        except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError) as error:
+            reason = str(getattr(error, "orig", error)).partition("\n")[0]
+            raise WorldError(f"OPTUNA_STORAGE: the database does not answer ({reason}); the study is kept") from None
         finally:
-            with suppress(sqlalchemy.exc.OperationalError, optuna.exceptions.StorageInternalError):
+            # Must not hide why the block ended.
+            with suppress(sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError, OSError):
                 if _is_me(study.user_attrs.get("driver")):
                     study.set_user_attr("driver", None)
 
@@ -77,22 +87,21 @@ def beat(study: optuna.Study) -> None:
             f"tune: process {driver['pid']} on {driver['host']} is at work on the study {study.study_name}; wait for "
             f"it, or stop it and try again in {DEAD_AFTER_S:.0f} s"
         )
-    study.set_user_attr("driver", {**_me(), "time": time.time()})
-
-
-def _me() -> dict:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    study.set_user_attr("driver", {**ME, "time": time.time()})
 
 
 def _is_me(driver: dict | None) -> bool:
-    return driver is not None and driver | _me() == driver
+    return driver is not None and driver | ME == driver
 
 
 def _is_alive(driver: dict) -> bool:
-    """Whether a driver that left this mark is still there; of another machine's only its silence tells."""
+    """Whether a driver that left this mark is still there; of another machine's only its silence tells.
+
+    A mark from the future is one from before the clock was set back: a driver that lives has left another since.
+    """
     if driver["host"] == socket.gethostname() and not psutil.pid_exists(driver["pid"]):
         return False
-    return time.time() - driver["time"] <= DEAD_AFTER_S
+    return abs(time.time() - driver["time"]) <= DEAD_AFTER_S
 
 
 def recover(study: optuna.Study) -> Iterator[FrozenTrial]:
@@ -147,14 +156,15 @@ def _superseded(study: optuna.Study) -> set[int]:
 
 def _storage(name: str) -> BaseStorage:
     place = location(name)
-    if os.environ.get("OPTUNA_STORAGE"):
+    if environment.value("OPTUNA_STORAGE"):
         try:
             return RDBStorage(place, engine_kwargs={"pool_pre_ping": True})
         except (sqlalchemy.exc.ArgumentError, ImportError, ValueError) as error:
             # The address holds a password: it is not repeated.
             raise UserError(f"OPTUNA_STORAGE: not the address of a database that can be used here: {error}") from None
-        except sqlalchemy.exc.OperationalError as error:
-            raise WorldError(f"OPTUNA_STORAGE: the database does not answer: {error.orig}") from None
+        except sqlalchemy.exc.DatabaseError as error:
+            reason = str(error.orig).partition("\n")[0]
+            raise WorldError(f"OPTUNA_STORAGE: the database does not answer: {reason}") from None
     # This process alone holds the study: what a killed one left is a lock to remove and half a line to cut off.
     for left in state_dir("tuning").glob(f"{name}.log.lock*"):
         left.unlink()

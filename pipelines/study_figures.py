@@ -13,6 +13,8 @@ from matplotlib import pyplot as plt
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as drawings
 
+from pipelines.state import replacing
+
 PICTURES = {
     "history": drawings.plot_optimization_history,
     "parallel-coordinates": drawings.plot_parallel_coordinate,
@@ -26,7 +28,6 @@ def save_figures(study: optuna.Study, folder: Path) -> list[Path]:
 
     The importance of settings needs trials that differ in their result; where there are none that picture is left out.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     values = {trial.value for trial in study.trials if trial.state == TrialState.COMPLETE}
     paths = []
     for name, draw in PICTURES.items():
@@ -41,6 +42,7 @@ def save_figures(study: optuna.Study, folder: Path) -> list[Path]:
             elif name == "parallel-coordinates":
                 figure.set_size_inches(16, 6)
             paths.append(folder / f"{name}.png")
-            figure.savefig(paths[-1], dpi=100, bbox_inches="tight")
+            with replacing(paths[-1]) as beside:
+                figure.savefig(beside, dpi=100, bbox_inches="tight")
         plt.close("all")
     return paths

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
 
 from pipelines.errors import UserError
+from pipelines.prepared import load_tensors
 from pipelines.state import read_json
 from stn.classifiers import Network, build_network
 
@@ -41,11 +42,26 @@ def load_trained(variant: str, meta: dict, folder: Path = MODELS) -> list[Traine
     record = read_json(path)
     models = []
     for seed, run in record["runs"].items():
-        transformer = record["variant"]["transformer"]
-        network = build_network(meta["image_shape"], len(meta["classes"]), transformer, record["train"]["dropout"])
-        network.load_state_dict(load_file(folder / variant / f"{seed}.safetensors"))
+        settings = record["variant"]
+        network = build_network(
+            meta["image_shape"], len(meta["classes"]), settings["transformer"], record["train"]["dropout"],
+            settings["classifier"],
+        )  # fmt: skip
+        network.load_state_dict(load_tensors(folder / variant / f"{seed}.safetensors"))
         models.append(Trained(variant, int(seed), network.eval(), run["run_id"], run["history"], record))
     return models
+
+
+class Course(NamedTuple):
+    """The θ (epochs, E, P) of a few validation images after each epoch; ``images`` (E,) are their indices."""
+
+    images: Tensor
+    theta: Tensor
+
+
+def load_course(model: Trained, folder: Path = MODELS) -> Course:
+    """What was kept of a model with a transformer while it was trained."""
+    return Course(**load_tensors(folder / model.variant / f"{model.seed}.course.safetensors"))
 
 
 def best_on_validation(models: list[Trained]) -> Trained:

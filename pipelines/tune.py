@@ -7,12 +7,13 @@ python -m pipelines.tune --location     where that study is kept
 import argparse
 import statistics
 import time
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.errors import UserError, WorldError, run
-from pipelines.params import TUNED, Params, VariantParams, load_params, load_variant, variant_file
+from pipelines.params import TUNED, Origin, Params, VariantParams, load_params, load_variant, variant_file
 
 if __name__ == "__main__":
     run(load_params)  # a mistake in the settings is answered before torch and Ray take seconds to import
@@ -22,11 +23,11 @@ from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 
 from pipelines import search_space, study, tracking
-from pipelines.cluster import connected
+from pipelines.cluster import connected, ran_out_of_memory
 from pipelines.lineage import current_commit, digest_code
 from pipelines.prepared import check, load_arrays, load_meta
 from pipelines.progress import progress
-from pipelines.state import key_of, read_json, state_dir, write_json
+from pipelines.state import key_of, read_json, state_dir, write_json, write_text
 from pipelines.study_figures import save_figures
 from pipelines.trials import Epoch, Failure, Pool, Task
 from pipelines.trials_table import TrialsTable
@@ -34,6 +35,7 @@ from pipelines.trials_table import TrialsTable
 SEED = "seed"  # the variant that every other has to beat
 METRICS = Path("metrics/tune.json")
 PICTURES = Path("plots/tune")
+NEED_LESS_MEMORY = "lower train.batch_size, or raise tune.gpus_per_trial, so that fewer share a GPU,"
 NO_CONCERN_OF_TRIALS = {"epochs", "seeds", "final_fit", "workers", "threads", "max_failures"}  # in the section train
 
 
@@ -62,17 +64,21 @@ def tune(params: Params, seeds_variant: VariantParams) -> dict[str, Any]:
     if seeds_variant.transformer is None:
         raise UserError(f"{variant_file(SEED)}: transformer: null given; there is nothing to tune")
     if not params.tune.trials:
-        origin = ["The seed's own network: no trials were run (tune.trials: 0)."]
+        story = ["The seed's own network: no trials were run (tune.trials: 0)."]
         nothing = {"finished": 0, "pruned": 0, "failed": 0, "finalists": {}, "winner": SEED}
-        return conclude(seeds_variant, origin, nothing)
+        return conclude(seeds_variant, story, nothing)
     limit = params.tune.max_parameters
     limit = search_space.count_parameters(seeds_variant, meta) if limit == "seed" else limit
     max_parameters = None if limit == "none" else limit
-    search_space.check_space(params.tune.search_space, meta, max_parameters)
+    search_space.check_space(params.tune.search_space, seeds_variant.classifier, meta, max_parameters)
     name, made_of = study_name(params, seeds_variant, meta)
     _say_what_changed(params.data.dataset, name, made_of)
-    with tracking.needed("the study is kept"), study.opened(name, params.tune) as opened:
-        tuning = Tuning(opened, params, seeds_variant, meta, max_parameters)
+    with (
+        tracking.needed("the study is kept"),
+        study.opened(name, params.tune) as opened,
+        tracking.Delivery(tracking.connect(), name) as delivery,
+    ):
+        tuning = Tuning(opened, delivery, params, seeds_variant, meta, max_parameters)
         try:
             if tuning.left() > 0 or tuning.finals_left():
                 with connected():
@@ -81,7 +87,8 @@ def tune(params: Params, seeds_variant: VariantParams) -> dict[str, Any]:
                     tuning.train_finalists()
             return tuning.choose()
         except BaseException:
-            tuning.parent.end("FAILED")
+            with suppress(OSError):  # must not hide why the study ended
+                tuning.parent.end("FAILED")
             raise
 
 
@@ -113,31 +120,30 @@ class Tuning:
     def __init__(
         self,
         opened: optuna.Study,
+        delivery: tracking.Delivery,
         params: Params,
         seeds_variant: VariantParams,
         meta: dict,
         max_parameters: int | None,
     ):
         self.study, self.params, self.seeds_variant, self.meta = opened, params, seeds_variant, meta
+        self.delivery, self.commit = delivery, current_commit()
         self.max_parameters = max_parameters
         self.settings = params.tune
         self.beaten = time.monotonic()
         self.seeds_values = search_space.from_variant(seeds_variant, params.train.weight_decay)
-        self.client, self.commit = tracking.connect(), current_commit()
-        self.experiment = tracking.experiment_id(self.client, f"stn-{meta['dataset']}")
-        self.parent = tracking.TrainingRun(self.client, self.experiment, opened.study_name, f"tune-{meta['dataset']}")
+        self.experiment = tracking.experiment_id(delivery.client, f"stn-{meta['dataset']}")
+        self.parent = tracking.TrainingRun(delivery, self.experiment, opened.study_name, f"tune-{meta['dataset']}")
         # A parameter is logged once and for all; what may change within a study is a tag.
         made_of = self.settings.model_dump(include={"search_space", "max_parameters", "epochs", "seed"})
         may_change = self.settings.model_dump(exclude=set(made_of))
         tags = {name: str(value) for name, value in tracking.flat({"tune": may_change}).items()}
         tags |= self.commit.tags | {"data_digest": meta["digest"], "study": opened.study_name}
         recipe = params.train.model_dump(exclude=NO_CONCERN_OF_TRIALS)
-        self.parent.describe(tracking.flat({"tune": made_of, "train": recipe}), tags, meta, self.commit.diff)
+        self.parent.describe_now(tracking.flat({"tune": made_of, "train": recipe}), tags, meta, self.commit.diff)
         for trial in study.recover(opened):
             print(f"tune: trial {trial.number} was left unfinished when its driver was killed", flush=True)
-            run = self._run_of(trial.number)
-            run.describe_trial(trial.params)
-            run.end_trial("failed", study.reason(trial))
+            _end_run(self._run_of(trial), "failed", study.reason(trial))
         if not opened.trials:
             values = search_space.inside(self.seeds_values, self.settings.search_space)
             study.queue(opened, values, **{study.SEEDS_NETWORK: True})
@@ -172,8 +178,7 @@ class Tuning:
                     running = _Running(trial, Task(str(trial.number), variant.model_dump(), epochs, self.settings.seed))
                     at_work[running.task.key] = running
                     self.pool.start(running.task)
-                    running.run = self._run_of(trial.number)
-                    running.run.describe_trial(trial.params)
+                    running.run = self._run_of(trial)
                 if not at_work:
                     break
                 for task, answer in self.pool.wait(timeout=0.5):
@@ -185,10 +190,10 @@ class Tuning:
                 self._beat()
         counted = study.counted(self.study)
         if counted and all(trial.state == TrialState.FAIL for trial in counted):
-            raise WorldError(
-                f"tune: all {len(counted)} trials failed; the first: {study.reason(counted[0])}; mend it and raise "
-                f"tune.trials to try others"
-            )
+            first = study.reason(counted[0])
+            mend = NEED_LESS_MEMORY if ran_out_of_memory(first) else "mend it"
+            all_failed = f"tune: all {len(counted)} trials failed; the first: {first}"
+            raise WorldError(f"{all_failed}; {mend} and raise tune.trials to try others")
 
     def _beat(self) -> None:
         if time.monotonic() - self.beaten > study.BEAT_EVERY_S:
@@ -202,7 +207,7 @@ class Tuning:
                 values = search_space.inside(self.seeds_values, self.settings.search_space)
                 search_space.draw_only(trial, self.settings.search_space, list(values))
                 return trial, self.seeds_variant
-            variant = search_space.draw(trial, self.settings.search_space)
+            variant = search_space.draw(trial, self.settings.search_space, self.seeds_variant.classifier)
             refusal = search_space.misfit(variant, self.meta, self.max_parameters)
             if refusal is None:
                 return trial, variant
@@ -216,7 +221,7 @@ class Tuning:
         trial, task = running.trial, running.task
         if isinstance(answer, Failure):
             trial.set_user_attr("reason", answer.reason)
-            running.run.end_trial("failed", answer.reason)
+            _end_run(running.run, "failed", answer.reason)
             self.study.tell(trial, state=TrialState.FAIL)
             return True
         running.history.append(answer.entry)
@@ -231,18 +236,25 @@ class Tuning:
             return False
         self.pool.end(task)
         running.run.log_epoch(answer.entry)
-        trial.set_user_attr("overhead", time.time() - running.started - running.trained)
-        running.run.end_trial("pruned" if pruned else "finished")
+        trial.set_user_attr("overhead", time.monotonic() - running.started - running.trained)
+        _end_run(running.run, "pruned" if pruned else "finished")
         if pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, accuracy)
         return True
 
-    def _run_of(self, number: int) -> tracking.TrainingRun:
-        name = f"trial-{number}"
-        key = f"{self.study.study_name}/{name}"
-        return tracking.TrainingRun(self.client, self.experiment, key, name, self.parent.run_id)
+    def _run_of(self, trial: optuna.Trial | FrozenTrial) -> tracking.Run:
+        name = f"trial-{trial.number}"
+        return self._open_run(name, name, trial.params)
+
+    def _open_run(self, key: str, name: str, params: dict[str, Any]) -> tracking.Run:
+        """A run below the study's own; the store may be away."""
+        run = tracking.Run(self.delivery, self.experiment, f"{self.study.study_name}/{key}")
+        run.open(name, self.parent.run_id)
+        run.describe(params)
+        run.status("RUNNING")
+        return run
 
     def finalists(self) -> list[Finalist]:
         """The seed's network and the best of the trials, no network twice."""
@@ -251,7 +263,7 @@ class Tuning:
         for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
             if study.SEEDS_NETWORK in trial.user_attrs or len(found) > self.settings.finalists:
                 continue
-            variant = search_space.to_variant(trial.params)
+            variant = search_space.to_variant(trial.params, self.seeds_variant.classifier)
             if all(variant != other.variant for other in found):
                 found.append(Finalist(trial.number, variant))
         return found
@@ -269,7 +281,7 @@ class Tuning:
         """Train the finalists for ``train.epochs``; each result is kept in the study as soon as there is one."""
         waiting = self.finals_left()
         total = len(waiting) * self.params.train.epochs
-        at_work: dict[str, tuple[Finalist, int, tracking.TrainingRun]] = {}
+        at_work: dict[str, tuple[Finalist, int, tracking.Run]] = {}
         epochs = 0
         with progress("finalists", total) as reporter:
             while waiting or at_work:
@@ -277,17 +289,14 @@ class Tuning:
                     finalist, seed = waiting.pop(0)
                     key = self._final_key(finalist, seed)
                     self.pool.start(Task(key, finalist.variant.model_dump(), self.params.train.epochs, seed))
-                    name = f"final-{finalist.name}-{seed}"
-                    run = tracking.TrainingRun(
-                        self.client, self.experiment, f"{self.study.study_name}/{key}", name, self.parent.run_id
-                    )
-                    run.describe_trial(search_space.from_variant(finalist.variant, self.params.train.weight_decay))
+                    tried = search_space.from_variant(finalist.variant, self.params.train.weight_decay)
+                    run = self._open_run(key, f"final-{finalist.name}-{seed}", tried)
                     at_work[key] = (finalist, seed, run)
                 for task, answer in self.pool.wait(timeout=0.5):
                     finalist, seed, run = at_work[task.key]
                     if isinstance(answer, Failure):
                         del at_work[task.key]
-                        run.end_trial("failed", answer.reason)
+                        _end_run(run, "failed", answer.reason)
                         if answer.lost or finalist.trial is None:  # no word on the network: the next start tries again
                             raise WorldError(f"tune: {finalist.name} could not be trained: {answer.reason}")
                         print(f"tune: {finalist.name} failed at full length: {answer.reason}", flush=True)
@@ -303,7 +312,7 @@ class Tuning:
                     self.pool.end(task)
                     del at_work[task.key]
                     run.log_epoch(answer.entry)
-                    run.end_trial("finished")
+                    _end_run(run, "finished")
                     self.study.set_user_attr(task.key, {"validation_accuracy": accuracy})
                     print(f"tune: {finalist.name}, training seed {seed}: validation {accuracy:.2%}", flush=True)
                 self._beat()
@@ -319,10 +328,9 @@ class Tuning:
                 results[name] = statistics.fmean(values)
         winner = max(results, key=lambda name: results[name])  # the first of equals, and the seed's comes first
 
-        PICTURES.mkdir(parents=True, exist_ok=True)
-        tracking.log_files(self.client, self.parent.run_id, save_figures(self.study, PICTURES), "study")
-        final = {f"final_accuracy_{name}": value for name, value in results.items()}
-        tracking.log_metrics(self.client, self.parent.run_id, final)
+        for picture in save_figures(self.study, PICTURES):
+            self.parent.log_file(picture, "study")
+        self.parent.log_figures({f"final_accuracy_{name}": value for name, value in results.items()})
         self.parent.end("FINISHED")
 
         counted = study.counted(self.study)
@@ -333,9 +341,11 @@ class Tuning:
             "pruned": states[TrialState.PRUNED], "failed": states[TrialState.FAIL],
             "overhead_seconds": statistics.median(overheads), "finalists": results, "winner": winner,
         }  # fmt: skip
-        return conclude(finalists[winner].variant, self._origin(finalists[winner], results), metrics)
+        origin = Origin(study=self.study.study_name, trial=finalists[winner].trial)
+        variant = finalists[winner].variant.model_copy(update={"origin": origin})
+        return conclude(variant, self._story(finalists[winner], results), metrics)
 
-    def _origin(self, winner: Finalist, results: dict[str, float]) -> list[str]:
+    def _story(self, winner: Finalist, results: dict[str, float]) -> list[str]:
         """Where the winner's settings come from, in lines."""
         lines = [f"The seed's own network: none of the study {self.study.study_name} was better at full length."]
         if winner.trial is not None:
@@ -349,24 +359,27 @@ class Tuning:
 class _Running:
     """A trial that a worker is training."""
 
-    run: tracking.TrainingRun
+    run: tracking.Run
 
     def __init__(self, trial: optuna.Trial, task: Task):
         self.trial, self.task = trial, task
         self.history: list[dict[str, float]] = []
-        self.started, self.trained = time.time(), 0.0
+        self.started, self.trained = time.monotonic(), 0.0
 
 
-def conclude(winner: VariantParams, origin: list[str], metrics: dict[str, Any]) -> dict[str, Any]:
-    """Write the winner, with its origin as a comment above, and the metrics, which are returned."""
+def _end_run(run: tracking.Run, state: str, reason: str = "") -> None:
+    """Say what became of a trial: ``finished``, ``pruned`` or ``failed`` and why."""
+    run.describe(tags={"state": state} | ({"reason": reason} if reason else {}))
+    run.status("FAILED" if state == "failed" else "FINISHED")
+
+
+def conclude(winner: VariantParams, story: list[str], metrics: dict[str, Any]) -> dict[str, Any]:
+    """Write the winner, with its story as a comment above, and the metrics, which are returned."""
     yaml, text = YAML(), StringIO()
     yaml.default_flow_style = None  # lists in one line, mappings not
     yaml.dump(winner.model_dump(), text)
-    lines = ["Written by the stage tune; edit the section tune of params.yaml, not this file.", *origin]
-    target = variant_file(TUNED)
-    beside = target.with_name(f".{target.name}")
-    beside.write_text("".join(f"# {line}\n" for line in lines) + text.getvalue(), encoding="utf-8")
-    beside.replace(target)
+    lines = ["Written by the stage tune; edit the section tune of params.yaml, not this file.", *story]
+    write_text(variant_file(TUNED), "".join(f"# {line}\n" for line in lines) + text.getvalue())
     PICTURES.mkdir(parents=True, exist_ok=True)
     write_json(METRICS, metrics)
     return metrics

@@ -1,6 +1,8 @@
 """Fixtures shared by all tests: throwaway copies of the project, and one run of the demo for the whole session."""
 
+import contextlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -8,8 +10,74 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+from tests.servers import make_database, postgresql_server, s3  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """The demo first: it takes longest, and others wait for what it leaves."""
+    items.sort(key=lambda item: item.path.name != "test_demo.py")
+
+
+@pytest.fixture
+def files_of_at_most():
+    """Within ``files_of_at_most(n)`` the system refuses to write more than n bytes to a file, as to a full disk."""
+
+    @contextlib.contextmanager
+    def limit(size: int):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit
+
+
+class SmallDisk:
+    """A file system of its own at a folder; it holds 64 MiB."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.ballast = folder, folder / "ballast"
+
+    def fill(self) -> None:
+        """Leave no room on it."""
+        with self.ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+
+    def clear(self) -> None:
+        """Make room again."""
+        self.ballast.unlink()
+
+
+@pytest.fixture
+def small_disk():
+    """Mounts a :class:`SmallDisk` at a folder; the test is skipped where this process may not."""
+    mounted = []
+
+    def mount(folder: Path) -> SmallDisk:
+        folder.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], capture_output=True, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"mount: {done.stderr}")
+        mounted.append(folder)
+        return SmallDisk(folder)
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+OF_OTHERS = ("MLFLOW_", "DVC_", "RAY_", "OPTUNA_", "AWS_", "CHECKPOINT_", "PG", "MAKE", "MFLAGS")  # variables
 
 
 class Project:
@@ -21,7 +89,8 @@ class Project:
         self.env = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("MLFLOW_", "DVC_", "RAY_", "OPTUNA_"))
+            # MAKE…: a make under `make test` would tell its folder, and take over that one's variables.
+            if not name.startswith(OF_OTHERS)
         }
         self.env |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 
@@ -71,6 +140,12 @@ def copy_project(folder: Path) -> Project:
     return project
 
 
+@pytest.fixture(scope="module")
+def copy_of_project(tmp_path_factory) -> Project:
+    """A throwaway copy of the project that the tests of a module share."""
+    return copy_project(tmp_path_factory.mktemp("project") / "project")
+
+
 @pytest.fixture
 def make_project(tmp_path: Path) -> Callable[[], Project]:
     """Makes throwaway copies of the project."""
@@ -94,11 +169,34 @@ def project(make_project) -> Project:
 def demo(tmp_path_factory) -> Project:
     """A copy in which ``make demo``'s script has run; ``demo.output`` is what it printed. Shared: change nothing.
 
-    Its params.yaml is one that a user has edited, for data that the demo must not touch.
+    Its params.yaml is one that a user has edited, for data that the demo must not touch. There is one for all processes
+    that run tests at once.
     """
-    project = copy_project(tmp_path_factory.mktemp("demo") / "project")
-    params = project.folder / "params.yaml"
-    params.write_text(params.read_text().replace("source: data/raw", "source: /data/of/the/users/own"))
-    project.commit("A user's own data")
-    project.output = project.run("tools/demo.sh").stdout
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    project, output = Project(folder / "demo/project"), folder / "demo/output"
+    with FileLock(folder / "demo.lock"):
+        if not output.exists():
+            copy_project(project.folder)
+            params = project.folder / "params.yaml"
+            params.write_text(params.read_text().replace("source: data/raw", "source: /data/of/the/users/own"))
+            project.commit("A user's own data")
+            output.write_text(project.run("tools/demo.sh").stdout)
+    project.output = output.read_text()
     return project
+
+
+@pytest.fixture
+def browser():
+    """Debian's chromium, of desktop size and without a window."""
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if None in programs.values():
+        pytest.skip("no browser here: Debian's packages chromium and chromium-driver have one")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs["chromium"] or ""
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1600"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=Service(programs["chromedriver"]))
+    yield driver
+    driver.quit()

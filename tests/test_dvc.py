@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from pipelines.clean import OUTPUTS
 from pipelines.tune import NO_CONCERN_OF_TRIALS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,8 +63,8 @@ def test_a_stage_bears_one_name_everywhere(stage):
 
 def test_every_section_is_some_stages():
     tracked = {name.partition(".")[0] for stage in STAGES.values() for name in stage["params"]}
-    # The train stage takes the variants' names from its matrix; promoting is no stage, but a decision of a person's.
-    assert tracked | {"promote"} == set(PARAMS)
+    # The train stage takes the variants' names from its matrix; promoting and cleaning are a person's decisions.
+    assert tracked | {"promote", "clean"} == set(PARAMS)
     assert STAGES["train"]["matrix"]["variant"] == "${variants}"
 
 
@@ -109,6 +110,11 @@ def test_outs_are_kept_by_dvc_and_by_nothing_else():
         (stage, path) for stage in STAGES for path, o in outs(stage, "outs").items() if o.get("cache", True) is False
     ]
     assert uncached == [("register", "registered.json")]
+
+
+def test_make_clean_knows_all_outs():
+    made = {path for stage in STAGES for path in outs(stage, "outs", "metrics", "plots")}
+    assert [path for path in made if not any(f"{path}/".startswith(f"{known}/") for known in OUTPUTS)] == []
 
 
 def test_the_folder_mlflow_does_not_hide_the_library():

@@ -4,6 +4,8 @@ The stages run in this process, from the file to what they write, on 96 tiny ima
 which here calls the worker at once, and of MLflow's store.
 """
 
+import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -25,15 +27,16 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
-from pipelines import champion, cluster, comparison, register, study, tracking, trials, visualize, worker
+from pipelines import champion, clean, cluster, comparison, register, study, tracking, trials, visualize, worker
 from pipelines import train as train_stage
 from pipelines import tune as tune_stage
-from pipelines.errors import UserError
+from pipelines.errors import UserError, WorldError
 from pipelines.evaluate import evaluate
 from pipelines.gates import Candidate, judge
-from pipelines.params import Params, load_params, load_variant
+from pipelines.params import ClassifierParams, Params, load_params, load_variant
 from pipelines.prepare import prepare
 from pipelines.prepared import Labeled, load_meta, load_split
+from pipelines.robustness import MOTIONS
 from pipelines.search_space import count_parameters, to_variant
 from pipelines.state import read_json, write_json
 from pipelines.train import train
@@ -126,6 +129,8 @@ class Bench:
             for i, image in enumerate(digits.images[digits.target == label][first : first + 24]):
                 Image.fromarray(np.uint8(image * 15)).save(target / f"{i:02}.png")
 
+    node = {"Alive": True, "NodeID": "0a" * 28, "NodeManagerAddress": "127.0.0.1"}  # noqa: RUF012
+
     def _stand_in_for_ray(self) -> None:
         bench = self
 
@@ -147,7 +152,7 @@ class Bench:
             shutil.copytree(checkpoint.path, storage / f"checkpoint_{len(list(storage.glob('*')))}")
 
         context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
-        self.patch.setattr(train_stage, "Mailbox", SimpleNamespace(remote=Mailbox))
+        self.patch.setattr(train_stage, "Mailbox", SimpleNamespace(options=lambda **_: SimpleNamespace(remote=Mailbox)))
         self.patch.setattr(train_stage, "connected", nullcontext)
         self.patch.setattr(ray.train.torch, "TorchTrainer", Trainer)
         self.patch.setattr(ray.train, "get_context", lambda: context)
@@ -171,14 +176,17 @@ class Bench:
         self.patch.setattr(tune_stage, "save_figures", lambda *_: [])  # takes seconds and reads no setting
         self.patch.setattr(ray, "wait", lambda waiting, **_: (waiting[:1], waiting[1:]))
         self.patch.setattr(ray, "put", lambda value: value)
-        self.patch.setattr(ray, "get", lambda value: value.value if isinstance(value, Answer) else value)
+        self.patch.setattr(ray, "get", lambda value, **_: value.value if isinstance(value, Answer) else value)
         self.patch.setattr(cluster.ray, "cluster_resources", lambda: self.resources)
-        self.patch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": self.resources}])
+        self.patch.setattr(cluster.ray, "nodes", lambda: [self.node | {"Resources": self.resources}])
+        self.patch.setattr(
+            cluster.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: self.node["NodeID"])
+        )
         self.patch.setattr(worker, "get_device", lambda: torch.device("cpu"))
         self.patch.setattr(torch, "set_num_threads", self.threads.append)
 
     def _stand_in_for_mlflow(self) -> None:
-        for name in ("connect", "experiment_id", "TrainingRun", "log_metrics", "log_files"):
+        for name in ("connect", "experiment_id", "Delivery", "TrainingRun", "log_metrics", "log_files"):
             self.patch.setattr(tracking, name, MagicMock())
         # Its id goes into a file.
         self.patch.setattr(tracking, "TrainingRun", lambda *_: MagicMock(run_id="a1"))
@@ -414,12 +422,26 @@ def _(bench: Bench) -> None:
     assert splits["test"].images.shape == (24, 1, 30, 30) and meta["image_shape"] == [1, 30, 30]
 
 
+@check("data.skip_broken")
+def _(bench: Bench) -> None:
+    damaged = bench.folder / "damaged"
+    shutil.copytree(bench.folder / "source", damaged)
+    (damaged / "0" / "24.png").write_bytes(b"no image")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TINY, "data.source", str(damaged))
+        with pytest.raises(WorldError, match=r"0/24\.png"):
+            bench.prepare({})
+        meta, _ = bench.prepare({"data.skip_broken": True})
+    assert list(meta["broken"]) == ["0/24.png"] and sum(meta["counts"].values()) == 96
+
+
 @check("data.channels")
 def _(bench: Bench) -> None:
     meta, splits = bench.prepare({"data.channels": 3})
     assert splits["test"].images.shape == (24, 3, 28, 28) and len(meta["mean"]) == 3
 
 
+changes_distortion("data.distortion.protocol", "E")
 changes_distortion("data.distortion.rotation", 60)
 changes_distortion("data.distortion.scale", [0.5, 0.6])
 changes_distortion("data.distortion.shift", 0.3)
@@ -487,7 +509,7 @@ def _(bench: Bench) -> None:
 def _(bench: Bench) -> None:
     def largest(tuned: Tuned) -> int:
         meta = {"image_shape": (1, 28, 28), "classes": range(4)}
-        return max(count_parameters(to_variant(trial.params), meta) for trial in tuned.trials)
+        return max(count_parameters(to_variant(trial.params, ClassifierParams()), meta) for trial in tuned.trials)
 
     # The seed's network has 27,054 of them, here with four classes.
     assert largest(bench.tuned()) > 27_054 >= largest(bench.tune({"tune.max_parameters": "seed"}))
@@ -565,9 +587,9 @@ straightens("localization_lr")
 
 @check("train.seeds")
 def _(bench: Bench) -> None:
-    assert bench.trained().files == {"0.safetensors", "training.json"}
+    assert bench.trained().files == {"0.safetensors", "0.course.safetensors", "training.json"}
     both = bench.train({"train.seeds": [7, 0]})
-    assert both.files == {"7.safetensors", "0.safetensors", "training.json"}
+    assert both.files == bench.trained().files | {"7.safetensors", "7.course.safetensors"}
     assert same(both.weights, bench.trained().weights), "a seed's model depends on the seed trained before it"
     assert not same(load_file("models/seed/7.safetensors"), both.weights)
 
@@ -634,6 +656,8 @@ def _(bench: Bench) -> None:
     assert (before.num_workers, after.num_workers) == (1, 2)
     # `threads: auto` shares the machine's eight cores.
     assert (before.resources_per_worker, after.resources_per_worker) == ({"CPU": 8}, {"CPU": 4})
+    elastic = bench.train({"train.workers": {"min": 1, "max": 2}}).asked.scaling_config
+    assert elastic.num_workers == (1, 2)
 
 
 @check("train.threads")
@@ -649,12 +673,42 @@ def _(bench: Bench) -> None:
     assert [run.asked.run_config.failure_config.max_failures for run in (before, after)] == [3, 5]
 
 
+@check("clean.checkpoints")
+def _(bench: Bench) -> None:
+    before, after = bench.trained(), bench.train({"clean.checkpoints": 5})
+    assert [run.asked.run_config.checkpoint_config.num_to_keep for run in (before, after)] == [2, 5]
+
+
+def frees_one_more(leaf: str, value: int) -> None:
+    """Check that of three trainings of a variant, two recorded by DVC and an older one not finished, one more goes."""
+
+    @check(leaf)
+    def _(bench: Bench) -> None:
+        def freed(changes: dict[str, Any]) -> int:
+            params = bench.settings(changes)
+            for number in range(3):
+                folder = Path(f"state/training/seed-{number}")
+                folder.mkdir(parents=True)
+                if number:
+                    write_json(folder / "result/metrics.json", {})
+                    write_json(Path(f".dvc/cache/runs/a/b/{number}"), hashlib.md5(b"{}\n").hexdigest())
+                os.utime(folder, (number, number))
+            return len([item for item in clean.plan(params) if "state/training" in str(item.path)])
+
+        assert (freed({}), freed({leaf: value})) == (0, 1)
+
+
+frees_one_more("clean.experiments", 1)
+frees_one_more("clean.superseded", 0)
+
+
 @check("evaluate.batch_size")
 def _(bench: Bench) -> None:
     before, sizes, _ = bench.evaluate({})
-    assert sizes == [10, 10, 4] * 2
+    passes = 1 + sum(len(motion.amounts) for motion in MOTIONS)  # once as they are, then moved by each amount
+    assert sizes == [10, 10, 4] * 2 * passes
     after, sizes, _ = bench.evaluate({"evaluate.batch_size": 20})
-    assert sizes == [20, 4] * 2
+    assert sizes == [20, 4] * 2 * passes
     before, after = tracking.flat(before), tracking.flat(after)
     # A kernel may round otherwise for a batch of another size: that shows in the losses alone.
     losses = {name for name in before if name.endswith("_loss")}
@@ -685,6 +739,12 @@ def _(bench: Bench) -> None:
     assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"] and "50% interval" in table
 
 
+@check("evaluate.robustness_images")
+def _(bench: Bench) -> None:
+    _, sizes, _ = bench.evaluate({"evaluate.robustness_images": 7})
+    assert sizes[:6] == [10, 10, 4] * 2 and set(sizes[6:]) == {7}
+
+
 @check("visualize.examples")
 def _(bench: Bench) -> None:
     def images_shown(changes: dict[str, Any]) -> int:
@@ -699,7 +759,7 @@ def _(bench: Bench) -> None:
             patch.setattr(visualize, "sampling_grids", watched)
             patch.setattr(Figure, "savefig", lambda _, path, **__: Path(path).write_bytes(b"a picture"))
             visualize.visualize(params.variants, params.visualize)
-        (figure,) = figures  # plain has no transformer
+        figure, _ = figures  # the first images and the worst; plain has no transformer
         return sum(len(axes.images) for axes in figure.axes)
 
     # Each image is shown as it is and rectified.

@@ -8,7 +8,8 @@ dvc exp run --temp \
   -S 'variants=[plain,seed,tuned]' \
   -S data.dataset=digits -S data.source=data/raw -S data.size=null -S data.channels=null \
   -S train.epochs=null -S train.batch_size=null -S train.lr=null -S train.flip=null -S train.shift=null \
-  -S data.distortion.rotation=90 -S 'data.distortion.scale=[0.3,1.0]' -S data.distortion.shift=0.3 \
+  -S data.distortion.protocol=none -S data.distortion.rotation=90 -S 'data.distortion.scale=[0.3,1.0]' \
+  -S data.distortion.shift=0.3 \
   -S prepare.validation=0.2 \
   -S tune.trials=16 -S tune.epochs=null -S tune.finalists=3 -S 'tune.final_seeds=[1000,1001]' \
   -S 'train.seeds=[0,1,2]'

@@ -1,16 +1,17 @@
 """The search space: what is drawn lies in it, fits the image, and changes what is trained."""
 
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 import pytest
 import torch
 
 from pipelines.fit import Fit
-from pipelines.params import VariantParams, load_params, load_variant
+from pipelines.params import ClassifierParams, SearchSpaceParams, Transform, VariantParams, load_params, load_variant
 from pipelines.search_space import count_parameters, draw, draw_only, from_variant, inside, misfit, to_variant
 from stn.batches import Batches
 
+CLASSIFIER = ClassifierParams(channels=[12], kernel_sizes=[3], hidden=[])
 CIFAR = {"image_shape": (3, 32, 32), "classes": range(10)}
 
 
@@ -21,14 +22,14 @@ def space():
 
 def drawn(space, count: int) -> list[tuple[optuna.Trial, VariantParams]]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    return [(trial, draw(trial, space)) for trial in (study.ask() for _ in range(count))]
+    return [(trial, draw(trial, space, CLASSIFIER)) for trial in (study.ask() for _ in range(count))]
 
 
 def test_what_is_drawn_lies_in_the_space_and_is_what_is_recorded(space):
     trials = drawn(space, 200)
     for trial, variant in trials:
         assert inside(trial.params, space) == trial.params
-        assert to_variant(trial.params) == variant
+        assert to_variant(trial.params, CLASSIFIER) == variant
         # Back again: the variant says all that was drawn, and nothing else.
         assert from_variant(variant, weight_decay=0.5) == trial.params
     assert {len(variant.transformer.localization.channels) for _, variant in trials if variant.transformer} == {1, 2}
@@ -73,8 +74,11 @@ CHANGES = {
     "transformer.localization.channels": [4, 10], "transformer.localization.kernel_sizes": [3, 5],
     "transformer.localization.hidden": 20, "transformer.localization.activation": "tanh",
     "transformer.localization.downsample": 2, "localization_lr": 0.5, "localization_weight_decay": 0.9,
-    "theta_penalty": 0.5,
+    "theta_penalty": 0.5, "transformer.parallel": 2, "transformer.scale": 0.5, "transformer.control_points": 3,
+    "transformer.bound": 0.01, "transformer.output_size": 20, "transformer.antialias": 2,
+    "classifier.channels": [10, 12], "classifier.kernel_sizes": [3, 5], "classifier.hidden": [],
 }  # fmt: skip
+OF_FAMILY = {"transformer.scale": "attention", "transformer.control_points": "tps"}
 
 
 def leaves(tree: dict, prefix: str = "") -> set[str]:
@@ -100,12 +104,16 @@ def trained(variant: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def test_every_tuned_setting_is_checked_below(space):
     ((_, variant),) = drawn(space, 1)
-    assert leaves(variant.model_dump()) == CHANGES.keys()
+    # Where a variant comes from is told of it, and builds nothing.
+    assert leaves(variant.model_dump()) == CHANGES.keys() | {"origin"}
 
 
 @pytest.mark.parametrize("leaf", CHANGES)
 def test_a_tuned_setting_changes_what_train_builds(leaf):
     before, after = load_variant("seed").model_dump(), load_variant("seed").model_dump()
+    for variant in (before, after):
+        assert variant["transformer"] is not None
+        variant["transformer"]["transform"] = OF_FAMILY.get(leaf, "affine")
     *sections, key = leaf.split(".")
     place = after
     for section in sections:
@@ -116,3 +124,12 @@ def test_a_tuned_setting_changes_what_train_builds(leaf):
     assert not same_shapes or any(not torch.equal(tensor, other[name]) for name, tensor in one.items())
     again = trained(before)
     assert all(torch.equal(tensor, again[name]) for name, tensor in one.items()), "it changes without a change"
+
+
+@pytest.mark.parametrize("family", get_args(Transform))
+def test_every_family_may_be_tuned(family, space):
+    """By its name in the list; what is drawn then is that family, and fits."""
+    narrow = SearchSpaceParams.model_validate(space.model_dump() | {"transform": [family], "layers": [1]})
+    for _, variant in drawn(narrow, 3):
+        assert variant.transformer is not None and variant.transformer.transform == family
+        assert misfit(variant, CIFAR, None) is None

@@ -9,8 +9,11 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from pipelines.state import home, key_of, read_json, state_dir, write_json
+from pipelines.errors import WorldError
+from pipelines.state import home, key_of, read_json, replacing, state_dir, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,22 +40,32 @@ def test_the_home_of_state(folder, monkeypatch):
     assert state_dir("a", "b") == folder / "state/a/b" and (folder / "state/a/b").is_dir()
 
 
-def test_json_that_cannot_be_written_leaves_what_was_there(folder, monkeypatch):
+def test_json_that_cannot_be_written_leaves_what_was_there(folder, files_of_at_most):
     path = folder / "made" / "value.json"
     write_json(path, {"a": [1.5, None, "ü"]})
     assert read_json(path) == {"a": [1.5, None, "ü"]}
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, {"a": float("nan")})
 
-    def full(self, *_args, **_options):
-        self.write_bytes(b'{"a"')
-        raise OSError("No space left on device")
+    with files_of_at_most(1000), pytest.raises(OSError, match=rf"File too large: '{path}'"):
+        write_json(path, ["a"] * 1000)
+    assert read_json(path) == {"a": [1.5, None, "ü"]} and list(path.parent.iterdir()) == [path]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
-        with pytest.raises(OSError, match="No space"):
-            write_json(path, {"a": 2})
-    assert read_json(path) == {"a": [1.5, None, "ü"]}
+
+def test_safetensors_own_exception_names_the_file_too(folder, files_of_at_most):
+    with (
+        pytest.raises(OSError, match=r"File too large: 'model\.safetensors'"),
+        files_of_at_most(1000),
+        replacing(Path("model.safetensors")) as beside,
+    ):
+        save_file({"w": torch.zeros(10_000)}, beside)
+    assert not list(folder.iterdir())
+
+
+def test_json_that_is_cut_off_is_named(folder):
+    (folder / "value.json").write_text('{"a": [1, 2')
+    with pytest.raises(WorldError, match=r"value.json: cut off or damaged \(.*\); delete it, and dvc repro"):
+        read_json(folder / "value.json")
 
 
 def test_a_reader_never_sees_half_a_file(folder):

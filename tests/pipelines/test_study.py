@@ -1,12 +1,8 @@
 """The study: what counts after kills, who may work on it, and where it is kept."""
 
-import contextlib
 import os
 import re
-import shutil
-import signal
 import socket
-import subprocess
 import time
 from pathlib import Path
 
@@ -166,6 +162,68 @@ def test_what_a_kill_leaves_of_the_journal_is_mended(settings):
     assert time.monotonic() - started < 20, "Optuna's own grace period for a lock is 30 s"
 
 
+@pytest.mark.parametrize("damage", [b'{"op_code": 4, "wor', b"\xff\xfe\x00", b'{"op_code": 4}', b'["no record"]'])
+def test_a_line_in_the_middle_of_the_journal_that_is_none_is_told(damage, settings):
+    for _ in range(2):
+        with study.opened("s", settings) as opened:
+            opened.tell(drawn(opened), 0.5)
+    journal = Path(study.location("s"))
+    lines = journal.read_bytes().splitlines()
+    lines[len(lines) // 2] = damage
+    journal.write_bytes(b"\n".join(lines) + b"\n")
+    with (
+        pytest.raises(WorldError, match=rf"{journal}: damaged \(.*move it away") as raised,
+        study.opened("s", settings),
+    ):
+        pass
+    assert "\n" not in str(raised.value)
+
+
+def test_a_full_disk_loses_no_trial_and_counts_none_twice(settings, files_of_at_most):
+    with study.opened("s", settings) as opened:
+        opened.tell(drawn(opened), 0.5)
+    journal = Path(study.location("s"))
+
+    def work(room: int) -> None:
+        with files_of_at_most(journal.stat().st_size + room), study.opened("s", settings) as opened:
+            list(study.recover(opened))
+            for _ in range(20):
+                drawn(opened)
+
+    for room in range(5, 800, 90):
+        with pytest.raises(OSError, match="File too large"):
+            work(room)
+        with study.opened("s", settings) as opened:
+            list(study.recover(opened))
+            values = [trial.value for trial in study.counted(opened) if trial.state == TrialState.COMPLETE]
+            assert values == [0.5]
+            states = [trial.state for trial in opened.trials]
+            assert TrialState.RUNNING not in states
+            assert len(study._superseded(opened)) == len(
+                [trial for trial in opened.trials if "retry_of" in trial.user_attrs]
+            ), "queued twice"
+
+
+def test_a_clock_set_back_takes_the_study_from_no_one(settings, monkeypatch):
+    """Neither from the driver at work, nor from whoever comes after one that has gone; and all trials stay."""
+    now = time.time()
+    clock = {"now": now}
+    monkeypatch.setattr(study.time, "time", lambda: clock["now"])
+    monkeypatch.setattr(study.psutil.Process, "create_time", lambda _: clock["now"] - 10)  # moves with the clock
+    with study.opened("s", settings) as opened:
+        opened.tell(drawn(opened), 0.5)
+        clock["now"] = now - 7200
+        study.beat(opened)
+        opened.tell(drawn(opened), 0.6)
+        mark = {"host": "elsewhere", "pid": 123, "started": 1.0}
+        opened.set_user_attr("driver", {**mark, "time": now})  # left before, by one that has gone
+    with study.opened("s", settings) as opened:
+        assert [trial.value for trial in study.counted(opened)] == [0.5, 0.6]
+        opened.set_user_attr("driver", {**mark, "time": now - 7200})
+        with pytest.raises(WorldError, match="process 123 on elsewhere"):
+            study.beat(opened)
+
+
 @pytest.mark.parametrize(
     "address", ["nonsense", "postgresql+nodriver://user:secret@host/db", "postgresql://user:secret@host:54x/db"]
 )
@@ -176,47 +234,8 @@ def test_an_address_that_is_none_is_the_users_mistake(address, settings, monkeyp
     assert "secret" not in str(raised.value)
 
 
-@pytest.fixture
-def postgresql(tmp_path_factory):
-    """The address of a PostgreSQL server of this machine's own programs, on a loopback port."""
-    programs = [shutil.which("initdb"), *map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
-    if not any(programs):
-        pytest.skip("PostgreSQL is not installed here (initdb not found)")
-    folder = Path(next(filter(None, programs))).resolve().parent
-    data = tmp_path_factory.mktemp("postgresql")
-    root = os.geteuid() == 0  # which the server refuses to be
-    user = "nobody" if root else None
-    if root:
-        shutil.chown(data, "nobody")
-        for parent in (data.parent, data.parent.parent):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    subprocess.run(
-        [folder / "initdb", "-D", data / "db", "-U", "tester", "-A", "trust"],
-        check=True,
-        capture_output=True,
-        user=user,
-    )
-    options = ["-k", data, "-c", "listen_addresses=127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(
-        [folder / "postgres", "-D", data / "db", *options],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        user=user,
-    )
-    for _ in range(100):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            break
-        time.sleep(0.1)
-    time.sleep(1)
-    yield f"postgresql://tester@127.0.0.1:{port}/postgres"
-    server.send_signal(signal.SIGINT)  # SIGTERM would wait for every client to close its connection
-    server.wait(30)
-
-
-def test_a_study_in_postgresql(postgresql, settings, monkeypatch):
+def test_a_study_in_postgresql(make_database, settings, monkeypatch):
+    postgresql = make_database()
     monkeypatch.setenv("OPTUNA_STORAGE", postgresql)
     with study.opened("s", settings) as opened:
         opened.tell(drawn(opened), 0.5)

@@ -1,0 +1,119 @@
+"""A registry with real versions in a real store, for the tests of whatever reads it or moves its aliases."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipelines import champion, tracking
+from pipelines.params import Params, load_params, set_value
+from pipelines.promote import promote
+from pipelines.state import write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME, CLASSES, COUNT = "stn-mine", ["cat", "dog", "eel", "fox"], 200
+QUARTER_TURN = [[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]  # a θ
+TRUTH = np.arange(COUNT) % 4
+# Which of the 200 test images each version gets right.
+RIGHT = {
+    "1 champion": np.arange(COUNT) < 150,
+    "2 better": np.arange(COUNT) < 165,
+    "3 equal": np.arange(COUNT) >= 50,
+    "4 worse": np.arange(COUNT) < 120,
+    "5 biased": (TRUTH != 2) | (np.arange(COUNT) >= 120),
+}
+
+
+class Answers(nn.Module):
+    """Answers by a table, looked up by the first pixel, which numbers the test images; θ is always a quarter turn."""
+
+    def __init__(self, right: np.ndarray):
+        super().__init__()
+        self.table: Tensor
+        self.theta: Tensor
+        self.register_buffer("table", torch.from_numpy(np.where(right, TRUTH, (TRUTH + 1) % 4)))
+        self.register_buffer("theta", torch.tensor([QUARTER_TURN]))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        answer = self.table[images[:, 0, 0, 0].long()]
+        probabilities = 0.1 + 0.6 * nn.functional.one_hot(answer, 4)
+        return {"class": answer, "probabilities": probabilities, "theta": self.theta.repeat(images.shape[0], 1, 1)}
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory) -> Path:
+    """A folder with prepared data and a store with the five versions, the first one champion."""
+    folder = tmp_path_factory.mktemp("registry")
+    for split in ("train", "validation", "test"):
+        images = torch.zeros(COUNT, 1, 8, 8, dtype=torch.uint8)
+        images[:, 0, 0, 0] = torch.arange(COUNT)
+        images[:, 0, 2:6, 2:4] = 200
+        (folder / "data/prepared").mkdir(parents=True, exist_ok=True)
+        labels = torch.from_numpy(TRUTH)
+        save_file({"images": images, "labels": labels}, folder / f"data/prepared/{split}.safetensors")
+    meta = {"dataset": "mine", "digest": "d1", "classes": CLASSES, "image_shape": [1, 8, 8]}
+    write_json(folder / "data/prepared/meta.json", meta)
+    for file in ("params.yaml", "variants/plain.yaml", "variants/seed.yaml"):
+        (folder / file).parent.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / file, folder / file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(folder)
+        client = tracking.connect()
+        experiment = tracking.experiment_id(client, NAME)
+        example = np.zeros((2, 1, 8, 8), dtype=np.uint8)
+        for number, right in RIGHT.items():
+            answers = Answers(right).eval()
+            shapes = ({0: torch.export.Dim("batch")},)
+            program = torch.export.export(answers, (torch.from_numpy(example),), dynamic_shapes=shapes)
+            torch.export.save(program, folder / "network.pt2")
+            outputs = {key: value.numpy() for key, value in answers(torch.from_numpy(example)).items()}
+            run_id = client.create_run(experiment).info.run_id
+            tags = {"variant": "seed", "parameters": "100", "data_digest": "d1", "number": number, "git_commit": "none"}
+            about = {"classes": CLASSES, "image_shape": [1, 8, 8], "mean": [0.0], "variant": "seed"}
+            about["padding_mode"] = "zeros"
+            tracking.register_network(NAME, "seed", run_id, folder / "network.pt2", example, outputs, about, tags)
+        client.set_registered_model_alias(NAME, "champion", "1")
+    return folder
+
+
+class Store:
+    """The registry, as the test finds it and can change it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.client = tracking.connect()
+
+    def params(self, *settings: str) -> Params:
+        for setting in settings:
+            set_value(setting)
+        return load_params()
+
+    def promote(self, version: str, *settings: str, **options) -> champion.Decision:
+        outcome = promote(NAME, self.params(*settings), version, **options)
+        assert outcome is not None
+        return outcome.decision
+
+    @property
+    def champion(self) -> str:
+        return tracking.aliases(self.client, NAME)["champion"]
+
+
+@pytest.fixture
+def store(registry, tmp_path, monkeypatch) -> Store:
+    """A copy of the store's database and of the settings, to be changed at will."""
+    for file in ("params.yaml", "variants"):
+        copy = shutil.copytree if (registry / file).is_dir() else shutil.copyfile
+        copy(registry / file, tmp_path / file)
+    (tmp_path / "state").mkdir()
+    shutil.copyfile(registry / "state/mlflow.db", tmp_path / "state/mlflow.db")
+    shutil.copytree(registry / "data", tmp_path / "data")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return Store(tmp_path)
