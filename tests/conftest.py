@@ -94,7 +94,7 @@ class Project:
         }
         self.env |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 
-    def run(self, *command: str, check: bool = True, env: dict | None = None, timeout: float = 900):
+    def run(self, *command: str, check: bool = True, env: dict | None = None, timeout: float = 2400):
         """Run a command there; its standard output and error are kept together in ``stdout``."""
         done = subprocess.run(
             command, cwd=self.folder, env=self.env | (env or {}), timeout=timeout, text=True,

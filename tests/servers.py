@@ -69,17 +69,17 @@ def postgresql_server(tmp_path_factory):
     )
     address = f"postgresql://tester:of%20the%20tests@127.0.0.1:{port}"
     try:
-        for attempt in range(100):
+        for attempt in range(1200):
             try:
                 psycopg.connect(f"{address}/postgres").close()
                 break
             except psycopg.OperationalError:
-                assert attempt < 99 and server.poll() is None
+                assert attempt < 1199 and server.poll() is None
                 time.sleep(0.1)
         yield address
     finally:
         server.send_signal(signal.SIGINT)  # SIGTERM would wait for every client to close its connection
-        server.wait(30)
+        server.wait(120)
 
 
 @pytest.fixture(scope="session")
@@ -141,15 +141,15 @@ def s3(tmp_path_factory) -> Iterator[S3]:
         address = f"http://127.0.0.1:{ports['s3']}"
         answers(f"{address}/healthz", server)
         served = S3(address, reached | {"AWS_ENDPOINT_URL": address})
-        for attempt in range(300):  # the bucket is made after the server answers
+        for attempt in range(1200):  # the bucket is made after the server answers
             if served.client.list_buckets()["Buckets"]:
                 break
-            assert attempt < 299
+            assert attempt < 1199
             time.sleep(0.1)
         yield served
     finally:
         server.kill()
-        server.wait(30)
+        server.wait(120)
 
 
 class Server:

@@ -346,7 +346,7 @@ def test_the_champion_over_http(applied, client, monkeypatch):
     server = applied.start("make", "-o", ".venv/.ready", "serve", "MODEL=stn-digits", which, f"PORT={port}")
     try:
         connection = http.client.HTTPConnection("127.0.0.1", port)
-        for _ in range(600):
+        for _ in range(1800):
             try:
                 connection.connect()
                 break
@@ -362,7 +362,7 @@ def test_the_champion_over_http(applied, client, monkeypatch):
     assert said.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(said[name], values, atol=1e-5)
-    assert "Application shutdown complete" in server.communicate(timeout=60)[0]
+    assert "Application shutdown complete" in server.communicate(timeout=300)[0]
 
 
 def test_three_lines_load_it_where_this_project_is_not(demo, tmp_path):

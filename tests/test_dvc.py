@@ -37,7 +37,7 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def imported() -> dict[str, list[str]]:
     command = [sys.executable, "-c", LIST_IMPORTS, str(ROOT), *STAGES]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=900)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -31,7 +31,7 @@ def served(project):
     server = project.start("make", "-o", ".venv/.ready", "ui", f"PORT={port}")
     try:
         address = f"http://127.0.0.1:{port}"
-        for _ in range(600):
+        for _ in range(1800):
             try:
                 assert urllib.request.urlopen(f"{address}/health", timeout=1).status == 200
                 break
@@ -49,7 +49,7 @@ def test_server_serves_the_store_of_the_environment_on_loopback(project, tmp_pat
     client.create_registered_model("stn-mine")
     project.env |= {"MLFLOW_STORE": store, "MLFLOW_ARTIFACT_ROOT": str(tmp_path / "artifacts")}
     with served(project) as (server, address):
-        found = json.load(urllib.request.urlopen(f"{address}/api/2.0/mlflow/registered-models/search", timeout=10))
+        found = json.load(urllib.request.urlopen(f"{address}/api/2.0/mlflow/registered-models/search", timeout=60))
         assert [model["name"] for model in found["registered_models"]] == ["stn-mine"]
         processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
         listening = {

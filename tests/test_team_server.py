@@ -164,7 +164,7 @@ def test_a_password_is_changed_and_an_account_deleted(server, monkeypatch, capsy
         return capsys.readouterr().out
 
     def may(password: str) -> bool:
-        answer = requests.get(f"{server.address}/version", auth=("max", password), timeout=30)
+        answer = requests.get(f"{server.address}/version", auth=("max", password), timeout=120)
         assert answer.status_code in (200, 401)
         return answer.ok
 
@@ -193,7 +193,7 @@ def test_the_ui_asks_for_the_account_and_shows_a_picture_from_s3(kims, client, s
     def text() -> str:
         return browser.find_element(By.TAG_NAME, "body").text
 
-    assert requests.get(server.address, timeout=30).status_code == 401
+    assert requests.get(server.address, timeout=120).status_code == 401
     browser.get(server.address.replace("//", f"//lee:{LEE['MLFLOW_TRACKING_PASSWORD'].replace(' ', '%20')}@"))
     browser.get(f"{server.address}/#/models/stn-digits/versions/{version.version}")
     wait.until(lambda _: "@ champion" in text() or "@ challenger" in text())

@@ -140,8 +140,8 @@ def test_the_second_of_two_promotions_waits(client, tmp_path):
     entered, done = context.Event(), context.Queue()
     other = context.Process(target=_hold, args=(str(tmp_path), 3.0, entered, done))
     other.start()
-    assert entered.wait(60)
+    assert entered.wait(300)
     with champion.held(client, NAME):
         done.put("second")
     other.join()
-    assert [done.get(timeout=5), done.get(timeout=5)] == ["first", "second"]
+    assert [done.get(timeout=60), done.get(timeout=60)] == ["first", "second"]

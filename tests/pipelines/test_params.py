@@ -362,9 +362,9 @@ def test_a_value_that_aliases_make_huge_is_refused_at_once():
     edit("train.lr", "HERE")
     text = Path("params.yaml").read_text().replace("HERE", "*x8")
     Path("params.yaml").write_text("\n".join(lines) + "\n" + text)
-    started = time.monotonic()
+    started = time.process_time()
     said = refusal()
-    assert time.monotonic() - started < 2 and len(said) < 400 and "more mistakes" in said
+    assert time.process_time() - started < 2 and len(said) < 400 and "more mistakes" in said
 
 
 def test_a_shift_as_large_as_the_image_is_refused():
@@ -455,7 +455,7 @@ def test_a_stage_refuses_bad_settings_before_anything_heavy_is_imported(stage, t
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", *f"pipelines.{stage}".split()],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)  # processor time, which other work beside does not stretch
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -120,7 +120,7 @@ class Holder:
         return self.process.stdout.readline().strip()
 
     def go_on(self) -> str:
-        return self.process.communicate("\n", timeout=30)[0].strip()
+        return self.process.communicate("\n", timeout=300)[0].strip()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ print(json.dumps([f.relative_to(Path.cwd()).as_posix() for f in files if f.is_re
 def test_a_stages_code_is_what_it_imports(stage):
     module = STAGES[stage]["cmd"].split()[2]
     command = [sys.executable, "-c", LIST_IMPORTS, module]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=900)
     imported = {name for name in json.loads(done.stdout.splitlines()[-1]) if not name.startswith(".")}
     assert {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")} == imported
 
@@ -46,7 +46,7 @@ def make_paper(tmp_path):
 
     def run(only: str) -> tuple[list[str], subprocess.CompletedProcess]:
         command = ["make", "-o", ".venv/.ready", "paper", f"ONLY={only}", f"PATH={tmp_path}:{os.environ['PATH']}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
         lines = told.read_text().splitlines() if told.exists() else []
         return [line.replace("experiments/paper/dvc.yaml:", "") for line in lines], done
 
