@@ -19,8 +19,8 @@ from pathlib import Path
 HIDE = 'while [ "$1" != -- ]; do mount -t tmpfs tmpfs "$1"; shift; done; shift; exec "$@"'
 
 
-# As docs/cluster.md has it, and more so: a host whose packets vanish is given up after some 20 seconds, and one that is
-# slow because all of them share two busy processors is not.
+# As docs/cluster.md has it, with more patience: a host whose packets vanish is given up after some 20 seconds, and one
+# that is slow because all of them share two busy processors is not.
 IMPATIENT = '{"health_check_period_ms": 1000, "health_check_timeout_ms": 4000, "health_check_failure_threshold": 4}'
 
 
