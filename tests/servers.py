@@ -55,8 +55,9 @@ def postgresql_server(tmp_path_factory):
     user = "nobody" if root else None
     if root:
         shutil.chown(data, "nobody")
-        for parent in (data.parent, data.parent.parent):
-            parent.chmod(parent.stat().st_mode | 0o011)
+        for parent in data.parents:  # of which pytest's own let nobody through
+            if not parent.stat().st_mode & 0o001:
+                parent.chmod(parent.stat().st_mode | 0o011)
     port = free_port()
     initdb = [folder / "initdb", "-D", data / "db", "-U", "tester", "-A", "scram-sha-256"]
     subprocess.run([*initdb, f"--pwfile={data}/password"], check=True, user=user, stdout=subprocess.DEVNULL)
