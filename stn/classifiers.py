@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stn.composition import Parallel, Series
+from stn.convolution import Conv2d
 from stn.localization import Localization, check_layers, conv_pool_size
 from stn.pooling import MaxPool2x2
 from stn.spatial_transformer import SpatialTransformer
@@ -43,7 +44,7 @@ class ConvClassifier(nn.Sequential):
         height, width = conv_pool_size(height, width, kernel_sizes, "classifier")
         layers: list[nn.Module] = []
         for i, (out_channels, kernel) in enumerate(zip(channels, kernel_sizes, strict=True), 1):
-            layers.append(nn.Conv2d(in_channels, out_channels, kernel))
+            layers.append(Conv2d(in_channels, out_channels, kernel))
             if i == len(channels):
                 layers.append(nn.Dropout2d(dropout))
             layers += [MaxPool2x2(), nn.ReLU()]

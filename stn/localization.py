@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from stn.convolution import Conv2d
 from stn.pooling import MaxPool2x2
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -83,7 +84,7 @@ class Localization(nn.Module):
 
         layers: list[nn.Module] = [nn.AvgPool2d(downsample)] if downsample > 1 else []
         for out_channels, kernel in zip(channels, kernel_sizes, strict=True):
-            layers += [nn.Conv2d(in_channels, out_channels, kernel), MaxPool2x2(), activate()]
+            layers += [Conv2d(in_channels, out_channels, kernel), MaxPool2x2(), activate()]
             in_channels = out_channels
         self.features = nn.Sequential(*layers)
         head: list[nn.Module] = [nn.Flatten()]

@@ -1,0 +1,54 @@
+"""The fast gradient of gray images against PyTorch's own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stn.convolution import Conv2d, gradient_of_gray, run_length
+
+# (B, H, W), kernel, output channels: the tutorial's, the paper's, a prime width, one pixel out, an empty batch
+CASES = [((3, 28, 28), 5, 10), ((2, 28, 28), 9, 32), ((2, 9, 15), 3, 4), ((1, 7, 7), 7, 5), ((0, 12, 12), 5, 8)]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("shape", "kernel", "channels"), CASES)
+def test_values_and_gradients_are_those_of_torch(shape, kernel, channels, layout):
+    batch, height, width = shape
+    images = torch.randn(batch, 1, height, width, dtype=torch.float64).requires_grad_()
+    ours = Conv2d(1, channels, kernel).double().to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+    theirs = F.conv2d(images, ours.weight, ours.bias)
+    output = ours(images)
+    torch.testing.assert_close(output, theirs)
+    upstream = torch.randn_like(theirs)
+    inputs = (images, ours.weight, ours.bias)
+    for mine, expected in zip(
+        torch.autograd.grad(output, inputs, upstream), torch.autograd.grad(theirs, inputs, upstream), strict=True
+    ):
+        torch.testing.assert_close(mine, expected)
+
+
+def test_under_autocast_it_is_as_exact_as_bf16():
+    images = torch.randn(4, 1, 28, 28, requires_grad=True)
+    ours = Conv2d(1, 32, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = ours(images)
+    assert output.dtype == torch.bfloat16
+    upstream = torch.randn(output.shape).bfloat16()
+    (mine,) = torch.autograd.grad(output, images, upstream)
+    (expected,) = torch.autograd.grad(F.conv2d(images, ours.weight, ours.bias), images, upstream.float())
+    assert mine.dtype == torch.float32
+    assert (mine - expected).norm() < 0.01 * expected.norm()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("learned", [True, False], ids=["behind a transformer", "first"])
+def test_the_fast_way_is_taken_for_gray_images_that_have_a_gradient(channels, learned):
+    output = Conv2d(channels, 4, 3)(torch.randn(2, channels, 8, 8, requires_grad=learned))
+    assert ("_GrayConvolution" in type(output.grad_fn).__name__) == (learned and channels == 1)
+
+
+def test_whole_rows_where_no_run_fits():
+    assert [run_length(width, 5) for width in (24, 20, 13, 4)] == [6, 5, 13, 4]
+    gradient, weight = torch.randn(2, 3, 6, 13), torch.randn(3, 1, 5, 5)
+    whole = torch.nn.grad.conv2d_input((2, 1, 10, 17), weight, gradient)
+    torch.testing.assert_close(gradient_of_gray(gradient, weight), whole)
