@@ -100,10 +100,10 @@ bench: $(READY)  ## the benchmarks on the prepared CIFAR-10; ONLY="scaling overh
 	@for name in $(ONLY); do python -m benchmarks.$$name; done
 
 paper: ONLY =
-paper: $(READY)  ## the paper's table on MNIST, as far as it is not done yet; ONLY=R, R-ST-CNN or addition
+paper: $(READY)  ## the paper's table on MNIST, as far as it is not done yet; ONLY=R, R-ST-CNN, addition or colocalization
 	@file=experiments/paper/dvc.yaml; stages=$$(dvc stage list --name-only $$file | awk -v only='$(ONLY)' '{ name = $$0; \
-			sub(/.*:train@/, "", name); sub(/.*:addition@/, "addition-", name); if (!only || index(name "-", only "-") == 1) print }'); \
-		[ -n "$$stages" ] || { echo "error: ONLY: '$(ONLY)' given; a distortion, or addition, and a network: R, R-ST-CNN" >&2; exit 2; }; \
+			sub(/.*:(train@)?/, "", name); sub(/@/, "-", name); if (!only || index(name "-", only "-") == 1) print }'); \
+		[ -n "$$stages" ] || { echo "error: ONLY: '$(ONLY)' given; a distortion or addition, and a network: R, R-ST-CNN; or colocalization" >&2; exit 2; }; \
 		dvc repro $$stages; \
 		dvc repro --single-item $$file:table
 

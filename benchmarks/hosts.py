@@ -29,19 +29,17 @@ from tools.hosts import Cluster, hosts, why_not
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS, TRIALS = 3, 6
-SETTINGS = {
-    "train": {"epochs": EPOCHS, "seeds": [0], "workers": 2, "threads": 1},
-    "tune": {"trials": TRIALS, "epochs": 1, "finalists": 1, "pruner": "none"},
-}
+TRAIN = {"train": {"epochs": EPOCHS, "seeds": [0], "workers": 2, "threads": 1}}
+TUNE = {"train": {"epochs": 1}, "tune": {"trials": TRIALS, "epochs": 1, "finalists": 1, "pruner": "none"}}
 
 
-def work(cluster: Cluster, *command: str) -> tuple[str, float, Path]:
-    """Run a stage on a cluster in a folder of its own; what it printed, seconds of its trials, the folder."""
+def work(cluster: Cluster, settings: dict[str, dict], *command: str) -> tuple[float, Path]:
+    """Run a stage on a cluster in a folder of its own; seconds of its trials, the folder."""
     folder = Path(tempfile.mkdtemp())
     yaml = YAML()
     values = yaml.load((ROOT / "params.yaml").read_text())
-    for section, settings in SETTINGS.items():
-        values[section] |= settings
+    for section, changed in settings.items():
+        values[section] |= changed
     yaml.dump(values, folder / "params.yaml")
     for name in ("variants", "stn", "pipelines"):  # the code, since Ray ships that of the current folder
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -57,13 +55,13 @@ def work(cluster: Cluster, *command: str) -> tuple[str, float, Path]:
             times.append(time.monotonic())
     if driver.wait():
         raise WorldError(f"{' '.join(command)}: {''.join(lines)}")
-    return "".join(lines), times[-1] - times[min(1, len(times) - 1)], folder
+    return times[-1] - times[min(1, len(times) - 1)], folder
 
 
 def train(cluster: Cluster) -> tuple[float, float]:
     """Images a second, and megabytes that leave a worker's host for each epoch."""
     before = cluster.workers[0].bytes_sent()
-    _, _, folder = work(cluster, "pipelines.train", "--variant", "seed")
+    _, folder = work(cluster, TRAIN, "pipelines.train", "--variant", "seed")
     history = read_json(folder / "models/seed/training.json")["runs"]["0"]["history"]
     shutil.rmtree(folder)
     speed = statistics.fmean(entry["images_per_second"] for entry in history[1:])
@@ -72,7 +70,7 @@ def train(cluster: Cluster) -> tuple[float, float]:
 
 def tune(cluster: Cluster) -> float:
     """Trials an hour."""
-    _, seconds, folder = work(cluster, "pipelines.tune")
+    seconds, folder = work(cluster, TUNE, "pipelines.tune")
     shutil.rmtree(folder)
     return TRIALS / seconds * 3600
 
@@ -100,7 +98,9 @@ def main() -> None:
             figures["trials an hour on two hosts of 1 CPU"].append(trials[1])
             figures["two hosts / one host, trials an hour"].append(trials[1] / trials[0])
             print(
-                f"repeat {number + 1}: {spread:,.0f} / {alone:,.0f} images a second, {sent:.1f} MB an epoch", flush=True
+                f"repeat {number + 1}, two hosts / one: {spread:,.0f} / {alone:,.0f} images a second, {sent:.1f} MB an "
+                f"epoch; {trials[1]:.0f} / {trials[0]:.0f} trials an hour",
+                flush=True,
             )
     report("hosts", dict(figures))
 

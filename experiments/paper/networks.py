@@ -12,19 +12,19 @@ DIGIT = 28  # pixels of MNIST's side: what a transformer makes of a larger canva
 # Of the classifier's layers. Convolutions in steps of 16, as vector registers are: 33 filters take twice as long as 32.
 WIDTHS = {"FCN": range(4, 513, 4), "CNN": range(16, 257, 16)}
 LOCALIZATIONS: dict[str, dict[str, Any]] = {
-    "FCN": {"channels": [], "kernel_sizes": [], "hidden": [32, 32]},
-    "CNN": {"channels": [20, 20], "kernel_sizes": [5, 5], "hidden": 20},
+    "FCN": {"channels": [], "kernel_sizes": [], "hidden": [32, 32], "activation": "tanh"},
+    "CNN": {"channels": [20, 20], "kernel_sizes": [5, 5], "hidden": 64, "activation": "tanh"},
 }
 
 
 def paper_network(name: str, image_shape: tuple[int, int, int], classes: int, settings: TrainParams) -> VariantParams:
     """A network of the paper's by its name in params.yaml, for images (C, H, W).
 
-    CNN: convolutions of 9×9 and 7×7, each with a 2×2 max-pool, and one linear layer. FCN: two hidden layers. An ST-FCN
-    has three linear layers to predict θ, an ST-CNN two 5×5 convolutions of 20 filters and two linear layers. On a
-    canvas larger than a digit the localization network sees it at half its size, and the transformer returns the size
-    of a digit, each pixel the mean of 2×2 samples. Of the possible widths of the classifier's layers that one is taken
-    by which the whole network comes nearest to the setting ``parameters``.
+    CNN: convolutions of 9×9 and, with twice the filters, 7×7, each with a 2×2 max-pool, and one linear layer. FCN: two
+    hidden layers. An ST-FCN has three linear layers to predict θ, an ST-CNN two 5×5 convolutions of 20 filters and two
+    linear layers. On a canvas larger than a digit the localization network sees it at half its size, and the
+    transformer returns the size of a digit, each pixel the mean of 2×2 samples. Of the possible widths of the
+    classifier's layers that one is taken by which the whole network comes nearest to the setting ``parameters``.
 
     Args:
         settings: the section ``train`` of the experiment's params.yaml.
@@ -41,7 +41,7 @@ def paper_network(name: str, image_shape: tuple[int, int, int], classes: int, se
         }  # fmt: skip
 
     def of_width(width: int) -> VariantParams:
-        classifier = {"channels": [width, width], "kernel_sizes": [9, 7], "hidden": []}
+        classifier = {"channels": [width, 2 * width], "kernel_sizes": [9, 7], "hidden": []}
         if kind == "FCN":
             classifier = {"channels": [], "kernel_sizes": [], "hidden": [width, width]}
         variant = {"transformer": transformer, "classifier": classifier, "localization_lr": settings.localization_lr}

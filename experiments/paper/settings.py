@@ -1,7 +1,7 @@
 """The settings of the experiment: its params.yaml, and the names that stand there."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ from pipelines.settings_file import Section, load_settings
 
 FOLDER = Path("experiments/paper")
 ADDITION = "addition"
+COLOCALIZATION = "colocalization"
 Distortion = Literal["R", "RTS", "P", "E", "TC"]
 Network = Literal[
     "FCN", "CNN", "ST-FCN-affine", "ST-FCN-projective", "ST-FCN-tps", "2xST-FCN-affine", "2xST-FCN-projective",
@@ -33,6 +34,21 @@ class TrainParams(RecipeParams):
     localization_lr: LearningRateFactor
 
 
+class ColocalizationParams(Section):
+    digits: list[Annotated[int, Field(ge=0, le=9)]] = Field(min_length=1)
+    images: int = Field(ge=2, le=1000)
+    clutter: int = Field(ge=0, le=1000)
+    encoder_epochs: Count
+    encoder_lr: float = Field(gt=0, le=10)
+    starts: Count
+    steps: Count
+    lr: float = Field(gt=0, le=10)
+    margin: float = Field(gt=0)
+    noise: float = Field(ge=0)
+    ramp: float = Field(gt=0, le=1)
+    seed: Seed
+
+
 class Params(Section):
     distortions: list[Distortion] = Field(min_length=1)
     networks: list[Network] = Field(min_length=1)
@@ -40,6 +56,7 @@ class Params(Section):
     seeds: list[Seed] = Field(min_length=1)
     prepare: PrepareParams
     train: TrainParams
+    colocalization: ColocalizationParams
 
 
 def load_params() -> Params:

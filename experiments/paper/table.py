@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import t
 
-from experiments.paper.settings import ADDITION, FOLDER, load_params
+from experiments.paper.settings import ADDITION, COLOCALIZATION, FOLDER, load_params
 from pipelines.errors import UserError, run
 from pipelines.state import read_json
 
@@ -62,6 +62,27 @@ def load_results() -> list[dict]:
     if not results:
         raise UserError(f"{RESULTS}: no results here; make some with: make paper ONLY=R")
     return results
+
+
+def load_colocalization() -> list[dict]:
+    """The results of co-localization, one for each digit that there is one of."""
+    return [read_json(path) for path in sorted((RESULTS / COLOCALIZATION).glob("*.json"))]
+
+
+def colocalization_table(results: list[dict]) -> str:
+    """A column for each digit: the shares of images in which it was found, among nothing and among clutter."""
+    digits = [str(result["digit"]) for result in results]
+    lines = [
+        "Co-localization: percent of the images whose crop overlaps the digit by more than half of both together.",
+        "",
+        f"| digit | {' | '.join(digits)} | mean | paper |",
+        "|---" * (len(digits) + 3) + "|",
+    ]
+    for name, title, theirs in (("T", "translated", "100"), ("TC", "translated, cluttered", "75 to 93")):
+        shares = [result[name] for result in results]
+        cells = [f"{share:.0f}" for share in shares]
+        lines.append(f"| {title} | {' | '.join(cells)} | {np.mean(shares):.1f} | {theirs} |")
+    return "\n".join([*lines, ""])
 
 
 def _by_cell(results: list[dict]) -> dict[str, dict[str, Cell]]:
@@ -141,6 +162,8 @@ def main() -> None:
     load_params()
     results = load_results()
     text = markdown(results)
+    if found := load_colocalization():
+        text += "\n" + colocalization_table(found)
     TABLE.write_text(text, encoding="utf-8")
     figure(results).savefig(FIGURE, dpi=110)
     print(text)

@@ -34,6 +34,7 @@ def test_a_stages_code_is_what_it_imports(stage):
 def test_the_matrix_is_that_of_the_settings():
     assert list(STAGES["train"]["matrix"].values()) == ["${distortions}", "${networks}", "${seeds}"]
     assert list(STAGES["addition"]["matrix"].values()) == ["${addition}", "${seeds}"]
+    assert list(STAGES["colocalization"]["matrix"].values()) == ["${colocalization.digits}"]
 
 
 @pytest.fixture
@@ -58,6 +59,7 @@ def make_paper(tmp_path):
     [
         ("R-CNN", "train@R-CNN-0 train@R-CNN-1 train@R-CNN-2"),
         ("TC-ST-FCN-tps-1", "train@TC-ST-FCN-tps-1"),
+        ("colocalization-7", "colocalization@7"),
         ("addition-2xST-FCN-affine", " ".join(f"addition@2xST-FCN-affine-{seed}" for seed in range(3))),
     ],
 )

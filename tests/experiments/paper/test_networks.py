@@ -34,8 +34,8 @@ def test_the_layers_are_those_of_the_paper():
     learned = [row for row in table if row[0] in ("Conv2d", "Linear")]
     # 60 halved is 30: two 5×5 convolutions and pools leave 4×4; then 9×9 and 7×7 on a digit's 28×28.
     assert learned == [
-        ("Conv2d", (20, 26, 26)), ("Conv2d", (20, 9, 9)), ("Linear", (20,)), ("Linear", (6,)),
-        ("Conv2d", (32, 20, 20)), ("Conv2d", (32, 4, 4)), ("Linear", (10,)),
+        ("Conv2d", (20, 26, 26)), ("Conv2d", (20, 9, 9)), ("Linear", (64,)), ("Linear", (6,)),
+        ("Conv2d", (32, 20, 20)), ("Conv2d", (64, 4, 4)), ("Linear", (10,)),
     ]  # fmt: skip
     shapes = [tuple(p.shape[2:]) for p in build("ST-CNN-affine", (1, 28, 28)).parameters() if p.ndim == 4]
     assert shapes == [(5, 5), (5, 5), (9, 9), (7, 7)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.paper import table
-from experiments.paper.table import cell, figure, markdown
+from experiments.paper.table import cell, colocalization_table, figure, markdown
 from pipelines.errors import UserError
 from pipelines.state import write_json
 
@@ -47,6 +47,16 @@ def test_the_figure_has_a_point_for_each_network():
     assert [a.get_title() for a in axes] == ["R", "TC", "addition"]
     shown = {(line.get_marker(), np.asarray(line.get_xdata()).item(0)) for line in axes[0].lines}
     assert {("o", 2.0), ("D", 1.2)} <= shown and axes[0].get_yticklabels()[0].get_text() == "CNN"
+
+
+def test_each_digit_has_a_column_and_all_a_mean():
+    found = [{"digit": 3, "T": 100.0, "TC": 75.0}, {"digit": 7, "T": 90.0, "TC": 84.0}]
+    lines = [line for line in colocalization_table(found).splitlines() if line.startswith("| ")]
+    assert lines == [
+        "| digit | 3 | 7 | mean | paper |",
+        "| translated | 100 | 90 | 95.0 | 100 |",
+        "| translated, cluttered | 75 | 84 | 79.5 | 75 to 93 |",
+    ]
 
 
 def test_without_results_it_says_how_to_make_some(monkeypatch, tmp_path):

@@ -1,0 +1,74 @@
+"""Co-localization: images of which it is known where the digit lies, and the loss, against plain loops."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from experiments.paper.colocalization import CANVAS, REACH, SHARE, localize, overlap, place, random_places, triplet_loss
+from experiments.paper.settings import load_params
+from stn.localization import Localization
+from stn.spatial_transformer import SpatialTransformer
+from stn.transforms import Attention
+
+DIGITS = torch.randint(1, 256, (20, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def crop(images: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+    family = Attention(scale=SHARE)
+    localization = Localization((1, CANVAS, CANVAS), family.identity, [], [])
+    return SpatialTransformer(localization, "border", family, (28, 28)).warp(images, centers)
+
+
+@pytest.mark.parametrize("clutter", [0, 16])
+def test_the_digit_lies_where_it_is_said_to(clutter):
+    images, centers = place(DIGITS, DIGITS.flip(0), clutter, seed=3)
+    assert images.shape == (20, 1, CANVAS, CANVAS) and centers.abs().max() <= REACH + 1e-6
+    assert len(centers.unique(dim=0)) == 20
+    seen = crop(images.float(), centers).round()
+    if not clutter:
+        assert torch.equal(seen, DIGITS.float()) and torch.equal(images.flatten(1).sum(1), DIGITS.flatten(1).sum(1))
+    else:
+        assert (seen >= DIGITS).all() and (images.flatten(1).sum(1) > DIGITS.flatten(1).sum(1)).all()
+
+
+def test_overlap_is_that_of_counted_pixels():
+    corners = torch.tensor([[0, 0, 0, 0], [10, 20, 14, 15], [0, 0, 28, 3], [5, 5, 50, 50], [3, 7, 3, 20]])
+    for x1, y1, x2, y2 in corners.tolist():
+        masks = torch.zeros(2, CANVAS, CANVAS, dtype=torch.bool)
+        masks[0, y1 : y1 + 28, x1 : x1 + 28] = masks[1, y2 : y2 + 28, x2 : x2 + 28] = True
+        expected = (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum()
+        centers = (torch.tensor([[x1, y1], [x2, y2]]) + 14) * 2 / CANVAS - 1
+        assert overlap(centers[:1], centers[1:]).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_the_loss_is_the_mean_hinge_of_all_pairs():
+    crops, patches = torch.randn(2, 6, 5)
+    hinges = [
+        max(0.0, (0.5 * (one - other).square().sum() - (one - patch).square().sum() + 2).item())
+        for one, patch in zip(crops, patches, strict=True)
+        for other in crops
+    ]
+    assert triplet_loss(crops, patches, margin=2, pull=0.5).item() == pytest.approx(sum(hinges) / 36, rel=1e-5)
+
+
+def test_patches_lie_within_the_image_and_all_over_it():
+    places = random_places(torch.empty(1000, 2))
+    assert places.abs().max() <= REACH
+    assert places.min() < -0.95 * REACH and places.max() > 0.95 * REACH
+
+
+@pytest.mark.slow
+def test_the_common_shape_is_found_and_the_loss_tells_how_well():
+    """A cross in each of 60 images; pixels averaged over squares of 4×4 are the encoding, and it is nothing's label."""
+    torch.manual_seed(0)
+    shape = torch.zeros(60, 1, 28, 28, dtype=torch.uint8)
+    shape[:, :, 11:17, 3:25] = shape[:, :, 3:25, 11:17] = 255
+    images, centers = place(shape, shape, 0, seed=1)
+    encoder = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
+    length = encoder(shape.float()).norm(dim=1).mean()
+    settings = load_params().colocalization.model_copy(update={"steps": 150})
+    found, loss = localize(images.float(), lambda crops: encoder(crops) / length, settings)
+    assert (overlap(found, centers) > 0.5).float().mean() > 0.9
+    elsewhere = F.relu(torch.tensor(settings.margin)).item()  # crops of nothing, and patches of nothing
+    assert loss < 0.6 * elsewhere
