@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.grad import conv2d_input
 
 from stn.convolution import Conv2d, gradient_of_gray, run_length
 
@@ -20,7 +21,7 @@ def test_values_and_gradients_are_those_of_torch(shape, kernel, channels, layout
     output = ours(images)
     torch.testing.assert_close(output, theirs)
     upstream = torch.randn_like(theirs)
-    inputs = (images, ours.weight, ours.bias)
+    inputs = (images, *ours.parameters())
     for mine, expected in zip(
         torch.autograd.grad(output, inputs, upstream), torch.autograd.grad(theirs, inputs, upstream), strict=True
     ):
@@ -50,5 +51,5 @@ def test_the_fast_way_is_taken_for_gray_images_that_have_a_gradient(channels, le
 def test_whole_rows_where_no_run_fits():
     assert [run_length(width, 5) for width in (24, 20, 13, 4)] == [6, 5, 13, 4]
     gradient, weight = torch.randn(2, 3, 6, 13), torch.randn(3, 1, 5, 5)
-    whole = torch.nn.grad.conv2d_input((2, 1, 10, 17), weight, gradient)
+    whole = conv2d_input((2, 1, 10, 17), weight, gradient)
     torch.testing.assert_close(gradient_of_gray(gradient, weight), whole)
