@@ -16,7 +16,8 @@ from stn.transforms import ALIGN_CORNERS, Affine, Projective, ThinPlateSpline
 CONTROL_POINTS = 4
 # The distortions of MNIST in Jaderberg et al. (2015), section 4.1, lengths as shares of its 28 pixels, so that they are
 # the same for images of any size. The number of control points, and where on the canvas a scaled digit may lie, are
-# choices of this library.
+# choices of this library, and so is the reading of P: corners "stretched by an amount", one for each. Moved by two
+# independent ones, x and y, many digits are beyond reading, and errors are four times the paper's (LOG.md).
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "R": {"rotation": 90},
     "RTS": {"rotation": 45, "scale": (0.7, 1.2), "canvas": 42 / 28},
@@ -35,8 +36,9 @@ class Distortion:
         scale: smallest and largest factor, uniform; below 1 shrinks the content.
         shift: at most this share of the image's width and height to either side, uniform.
         padding_mode: what fills the uncovered area: ``zeros`` (black), ``border`` or ``reflection``.
-        corners: each of the image's corners is moved by a normal distribution of this standard deviation, a share of
-            the image's width and height, and all between them by the homography through the four.
+        corners: each of the image's corners is stretched out from the middle, or pushed in, by one normally distributed
+            number of this standard deviation, a share of the image's width in x and the same of its height in y, and
+            all between them by the homography through the four.
         warp: each point of a regular 4×4 grid looks at the image this far away, normally distributed likewise, and all
             between them by the thin plate spline through the sixteen.
         canvas: the image lies in the middle of a black one so many times as large, see :meth:`framed`, and is placed on
@@ -87,7 +89,7 @@ class Distortion:
             shift_x, shift_y = self._place(uniform[2], scale, width), self._place(uniform[3], scale, height)
         matrices = sampling_matrix(angle, scale, shift_x, shift_y, aspect=width / height)
         if self.corners > 0:
-            moved = _CORNERS + 2 * self.corners * torch.randn(count, 4, 2, generator=generator)
+            moved = _CORNERS * (1 + 2 * self.corners * torch.randn(count, 4, 1, generator=generator))
             return _in_homogeneous(matrices) @ _unmoved_corners(moved)
         if self.warp > 0:
             points = _spline(torch.device("cpu")).centers_N2

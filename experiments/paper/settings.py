@@ -29,9 +29,31 @@ class ParametersParams(Section):
     CNN: Count
 
 
+class OverrideParams(Section):
+    """What one task has in place of the section's own; what is not named is the section's."""
+
+    epochs: Count | None = None
+    lr: float | None = Field(default=None, gt=0, le=10)
+    localization_lr: LearningRateFactor | None = None
+
+
+class OverridesParams(Section):
+    R: OverrideParams = OverrideParams()
+    RTS: OverrideParams = OverrideParams()
+    P: OverrideParams = OverrideParams()
+    E: OverrideParams = OverrideParams()
+    TC: OverrideParams = OverrideParams()
+    addition: OverrideParams = OverrideParams()
+
+
 class TrainParams(RecipeParams):
     parameters: ParametersParams
     localization_lr: LearningRateFactor
+    overrides: OverridesParams
+
+    def of(self, task: str) -> "TrainParams":
+        """The settings of one task: a distortion, or the addition."""
+        return self.model_copy(update=getattr(self.overrides, task).model_dump(exclude_none=True))
 
 
 class ColocalizationParams(Section):

@@ -38,10 +38,11 @@ def train(task: str, network: str, seed: int, params: Params) -> dict[str, Any]:
         UserError: there are no prepared data.
         WorldError: the loss became infinite or NaN.
     """
-    recipe = params.train.model_dump()
+    settings = params.train.of(task)
+    recipe = settings.model_dump(exclude={"overrides"})  # a checkpoint outlives a change of other tasks' settings
     meta, training, validation, test = load_data(task, recipe)
-    variant = paper_network(network, meta["image_shape"], len(meta["classes"]), params.train)
-    precision, _ = choose_precision(params.train.precision, device())
+    variant = paper_network(network, meta["image_shape"], len(meta["classes"]), settings)
+    precision, _ = choose_precision(settings.precision, device())
     fit = Fit(recipe, variant.model_dump(), meta, training, validation, seed, precision)
     key = key_of(task, network, seed, recipe, meta["digest"], digest_code("stn", "pipelines.fit", "experiments.paper"))
     checkpoint = state_dir("paper") / f"{task}-{network}-{seed}-{key}.pt"
