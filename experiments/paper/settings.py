@@ -12,6 +12,7 @@ FOLDER = Path("experiments/paper")
 ADDITION = "addition"
 COLOCALIZATION = "colocalization"
 Distortion = Literal["R", "RTS", "P", "E", "TC"]
+Bound = Annotated[float, Field(gt=0, le=10)]
 Network = Literal[
     "FCN", "CNN", "ST-FCN-affine", "ST-FCN-projective", "ST-FCN-tps", "2xST-FCN-affine", "2xST-FCN-projective",
     "2xST-FCN-tps", "ST-CNN-affine", "ST-CNN-projective", "ST-CNN-tps",
@@ -35,6 +36,7 @@ class OverrideParams(Section):
     epochs: Count | None = None
     lr: float | None = Field(default=None, gt=0, le=10)
     localization_lr: LearningRateFactor | None = None
+    bound: Bound | None = None
 
 
 class OverridesParams(Section):
@@ -49,6 +51,7 @@ class OverridesParams(Section):
 class TrainParams(RecipeParams):
     parameters: ParametersParams
     localization_lr: LearningRateFactor
+    bound: Bound | None
     overrides: OverridesParams
 
     def of(self, task: str) -> "TrainParams":
