@@ -84,7 +84,8 @@ class Cluster:
         self._start(worker, f"--address={self.head.address}:6379", f"--num-cpus={self.cpus}")
 
     def _start(self, host: Host, *arguments: str) -> None:
-        command = host.command("ray", "start", "--node-ip-address", host.address, *arguments)
+        ray = str(Path(sys.executable).with_name("ray"))  # of this environment, whether it is activated or not
+        command = host.command(ray, "start", "--node-ip-address", host.address, *arguments)
         done = subprocess.run(
             command, env=self.env, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
