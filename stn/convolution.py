@@ -37,7 +37,17 @@ class _GrayConvolution(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         images, weight = ctx.saved_tensors
         _, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient, images, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True]
+            gradient,
+            images,
+            weight,
+            [len(weight)],
+            [1, 1],
+            [0, 0],
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            [False, *ctx.needs_input_grad[1:]],
         )
         return gradient_of_gray(gradient, weight), of_weight, of_bias
 
@@ -46,28 +56,32 @@ def gradient_of_gray(gradient: Tensor, weight: Tensor) -> Tensor:
     """The gradient (B, 1, H, W) of images convolved by ``weight`` (O, 1, k, l), from that of the result, (B, O, h, w).
 
     Each row of the result is cut into runs of n pixels. A run comes from k rows of the image, each of n + l - 1 pixels,
-    so that its n · O numbers by a matrix of the weight, shifted for each pixel, are its share in all of those.
+    so that its n · O numbers by a matrix of the weight, shifted for each pixel, are its share in all of those. Where
+    runs do not fit exactly the last is filled up with zeros.
     """
     batch, out_channels, height, width = gradient.shape
     _, _, rows, columns = weight.shape
     run = run_length(width, columns)
-    runs, seen = width // run, run + columns - 1
+    runs, seen = -(-width // run), run + columns - 1
     shifted = torch.stack([F.pad(weight[:, 0], (i, run - 1 - i)) for i in range(run)])
-    gradient_BHWO = gradient.permute(0, 2, 3, 1).reshape(batch * height * runs, run * out_channels)
-    shares = (gradient_BHWO @ shifted.view(run * out_channels, rows * seen)).view(batch, height, runs, rows, seen)
+    gradient_BHWO = F.pad(gradient.permute(0, 2, 3, 1), (0, 0, 0, runs * run - width))
+    gradient_of_runs = gradient_BHWO.reshape(batch * height * runs, run * out_channels)
+    shares = (gradient_of_runs @ shifted.view(run * out_channels, rows * seen)).view(batch, height, runs, rows, seen)
     # Rows first, runs thereafter: fewer and longer sums than for each of both.
     strips = torch.zeros(batch, height + rows - 1, runs, seen, dtype=torch.promote_types(shares.dtype, torch.float32))
     for row in range(rows):
         strips[:, row : row + height] += shares[:, :, :, row]
-    images = strips.new_zeros(batch, 1, height + rows - 1, width + columns - 1)
+    images = strips.new_zeros(batch, 1, height + rows - 1, runs * run + columns - 1)
     for i in range(runs):
         images[:, 0, :, i * run : i * run + seen] += strips[:, :, i]
-    return images.to(gradient.dtype)
+    return images[..., : width + columns - 1].to(gradient.dtype)
 
 
 def run_length(width: int, columns: int) -> int:
-    """How many pixels of a row are taken at once, a divisor of its ``width``, by a kernel of so many ``columns``.
+    """How many pixels of a row of ``width`` are taken at once, by a kernel of so many ``columns``.
 
-    Of longer runs more of the matrix is zeros, of shorter ones more is to be summed thereafter.
+    Of longer runs more of the matrix is zeros, of shorter ones more is to be summed thereafter; a divisor of the width
+    needs no filling up.
     """
-    return min((n for n in range(1, width + 1) if width % n == 0 and n >= columns), default=width)
+    fitting = (n for n in range(columns, 2 * columns) if width % n == 0)
+    return next(fitting, -(-width // max(1, width // columns)))

@@ -17,7 +17,7 @@ CONTROL_POINTS = 4
 # The distortions of MNIST in Jaderberg et al. (2015), section 4.1, lengths as shares of its 28 pixels, so that they are
 # the same for images of any size. The number of control points, and where on the canvas a scaled digit may lie, are
 # choices of this library, and so is the reading of P: corners "stretched by an amount", one for each. Moved by two
-# independent ones, x and y, many digits are beyond reading, and errors are four times the paper's (LOG.md).
+# independent ones, x and y, many digits are beyond reading, and errors are three to four times the paper's (LOG.md).
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "R": {"rotation": 90},
     "RTS": {"rotation": 45, "scale": (0.7, 1.2), "canvas": 42 / 28},
@@ -39,8 +39,8 @@ class Distortion:
         corners: each of the image's corners is stretched out from the middle, or pushed in, by one normally distributed
             number of this standard deviation, a share of the image's width in x and the same of its height in y, and
             all between them by the homography through the four.
-        warp: each point of a regular 4×4 grid looks at the image this far away, normally distributed likewise, and all
-            between them by the thin plate spline through the sixteen.
+        warp: each point of a regular 4×4 grid looks at the image this far away, x and y each normally distributed, and
+            all between them by the thin plate spline through the sixteen.
         canvas: the image lies in the middle of a black one so many times as large, see :meth:`framed`, and is placed on
             it at random, uniformly, so that the scaled image stays inside; ``shift`` then says nothing.
         clutter: so many small pieces of other images lie on it, see :mod:`stn.clutter`.

@@ -1,16 +1,18 @@
-"""colocalization: where is the same digit in a hundred images? Nobody tells which digit it is, nor where it lies.
+"""colocalization: where is the same digit in a hundred images? Nobody tells where it lies, nor shows it alone.
 
 Jaderberg et al. (2015), appendix A.2. A transformer that only moves a crop of a digit's size learns from one demand:
-the crops of any two images shall be more alike than either is to a random patch of its own image.
+the crops of any two images shall be more alike than either is to a random patch of its own image. How alike they are
+is what a classifier's features say, which has learned from labels to tell upright digits apart.
 
 python -m experiments.paper.colocalization 3
 """
 
 import argparse
+import math
 from collections.abc import Callable
 
 from experiments.paper.settings import COLOCALIZATION, FOLDER, ColocalizationParams, Params, load_params
-from pipelines.errors import run
+from pipelines.errors import WorldError, run
 
 if __name__ == "__main__":
     run(load_params)  # a mistake in the settings is answered before torch takes seconds to import
@@ -30,6 +32,7 @@ from stn.batches import mix
 from stn.distortions import Distortion, distort_once
 from stn.localization import Localization
 from stn.spatial_transformer import SpatialTransformer
+from stn.training import NotFiniteError
 from stn.transforms import Attention
 
 CANVAS = 84  # pixels of an image's side
@@ -119,6 +122,7 @@ def make_encoder(params: Params) -> tuple[Callable[[Tensor], Tensor], dict, Tens
 
     Raises:
         UserError: there are no prepared data.
+        WorldError: the loss became infinite or NaN.
     """
     folder = FOLDER / "data" / "R"  # where training images are not turned yet
     meta, split = load_meta(folder), load_split("train", folder)
@@ -130,7 +134,10 @@ def make_encoder(params: Params) -> tuple[Callable[[Tensor], Tensor], dict, Tens
     fit = Fit(recipe, variant, meta, training, training, settings.seed, torch.float32)
     with progress("encoder", fit.epochs) as reporter:
         while fit.done < fit.epochs:
-            fit.epoch(lambda step: reporter.update(fit.done + step / fit.steps))
+            try:
+                fit.epoch(lambda step: reporter.update(fit.done + step / fit.steps))
+            except NotFiniteError as error:
+                raise WorldError(f"encoder: {error}; a smaller colocalization.encoder_lr may help") from None
     layers = list(fit.network.eval().requires_grad_(False).classifier.children())
     features = nn.Sequential(*layers[:-1])
     images, _ = next(training.ordered(1000))
@@ -144,6 +151,7 @@ def colocalize(digit: int, params: Params) -> dict:
 
     Raises:
         UserError: there are no prepared data.
+        WorldError: the encoder's loss, or that of all starts, became infinite or NaN.
     """
     settings = params.colocalization
     encode, meta, images, labels = make_encoder(params)
@@ -163,7 +171,10 @@ def colocalize(digit: int, params: Params) -> dict:
                 starts.append(
                     localize(normalized, encode, settings, lambda step, done=done: reporter.update(done + step))
                 )
-        found, _ = min(starts, key=lambda start: start[1])
+        finite = [start for start in starts if math.isfinite(start[1])]
+        if not finite:
+            raise WorldError(f"digit {digit} {name}: no start has a finite loss; a smaller colocalization.lr may help")
+        found, _ = min(finite, key=lambda start: start[1])
         result[name] = 100 * (overlap(found.cpu(), centers) > 0.5).double().mean().item()
     return result
 
@@ -171,7 +182,7 @@ def colocalize(digit: int, params: Params) -> dict:
 def main() -> None:
     params = load_params()
     parser = argparse.ArgumentParser(prog="python -m experiments.paper.colocalization", description="Find a digit.")
-    parser.add_argument("digit", type=int, choices=params.colocalization.digits)
+    parser.add_argument("digit", type=int, choices=params.digits)
     digit = parser.parse_args().digit
     result = colocalize(digit, params)
     write_json(RESULTS / f"{digit}.json", result)

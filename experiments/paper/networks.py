@@ -35,7 +35,8 @@ def paper_network(name: str, image_shape: tuple[int, int, int], classes: int, se
     if family:
         on_canvas = image_shape[1] > DIGIT
         transformer = {
-            "transform": family, "padding_mode": "border", "parallel": 2 if front == "2x" else 1, "bound": settings.bound,
+            "transform": family, "bound": settings.bound, "parallel": 2 if front == "2x" else 1,
+            "padding_mode": "border",
             "localization": LOCALIZATIONS[kind] | {"downsample": 2 if on_canvas else 1},
             "output_size": DIGIT if on_canvas else None, "antialias": 2 if on_canvas else 1,
         }  # fmt: skip

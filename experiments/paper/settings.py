@@ -30,37 +30,31 @@ class ParametersParams(Section):
     CNN: Count
 
 
-class OverrideParams(Section):
-    """What one task has in place of the section's own; what is not named is the section's."""
-
-    epochs: Count | None = None
-    lr: float | None = Field(default=None, gt=0, le=10)
-    localization_lr: LearningRateFactor | None = None
-    bound: Bound | None = None
-
-
-class OverridesParams(Section):
-    R: OverrideParams = OverrideParams()
-    RTS: OverrideParams = OverrideParams()
-    P: OverrideParams = OverrideParams()
-    E: OverrideParams = OverrideParams()
-    TC: OverrideParams = OverrideParams()
-    addition: OverrideParams = OverrideParams()
-
-
 class TrainParams(RecipeParams):
     parameters: ParametersParams
     localization_lr: LearningRateFactor
     bound: Bound | None
-    overrides: OverridesParams
 
-    def of(self, task: str) -> "TrainParams":
-        """The settings of one task: a distortion, or the addition."""
-        return self.model_copy(update=getattr(self.overrides, task).model_dump(exclude_none=True))
+
+class OverrideParams(Section):
+    """What one task has in place of the section ``train``'s; what is not named is that section's."""
+
+    epochs: Count = Field(default=None)
+    lr: float = Field(default=None, gt=0, le=10)
+    localization_lr: LearningRateFactor = Field(default=None)
+    bound: Bound | None = None
+
+
+class OverridesParams(Section):
+    R: OverrideParams
+    RTS: OverrideParams
+    P: OverrideParams
+    E: OverrideParams
+    TC: OverrideParams
+    addition: OverrideParams
 
 
 class ColocalizationParams(Section):
-    digits: list[Annotated[int, Field(ge=0, le=9)]] = Field(min_length=1)
     images: int = Field(ge=2, le=1000)
     clutter: int = Field(ge=0, le=1000)
     encoder_epochs: Count
@@ -79,9 +73,15 @@ class Params(Section):
     networks: list[Network] = Field(min_length=1)
     addition: list[Network]
     seeds: list[Seed] = Field(min_length=1)
+    digits: list[Annotated[int, Field(ge=0, le=9)]] = Field(min_length=1)
     prepare: PrepareParams
     train: TrainParams
+    overrides: OverridesParams
     colocalization: ColocalizationParams
+
+    def train_of(self, task: str) -> TrainParams:
+        """The section ``train`` as it is for one task, a distortion or the addition."""
+        return self.train.model_copy(update=getattr(self.overrides, task).model_dump(exclude_unset=True))
 
 
 def load_params() -> Params:

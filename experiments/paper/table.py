@@ -127,8 +127,9 @@ def _trained(results: list[dict]) -> str:
     tasks = {task: sorted({result["epochs"] for result in results if result["task"] == task}) for task in PAPER}
     epochs = ", ".join(f"{task} {' or '.join(map(str, counts))}" for task, counts in tasks.items() if counts)
     return (
-        f"{len(results)} trainings over {said('train_images', '{:,}')} images, {said('test_images', '{:,}')} test images; "
-        f"epochs: {epochs}; {said('device')}, {said('precision')}; {min(seconds):.0f} to {max(seconds):.0f} s each."
+        f"{len(results)} trainings over {said('train_images', '{:,}')} images, "
+        f"{said('test_images', '{:,}')} test images; epochs: {epochs}; {said('device')}, {said('precision')}; "
+        f"{min(seconds):.0f} to {max(seconds):.0f} s each."
     )
 
 

@@ -38,8 +38,8 @@ def train(task: str, network: str, seed: int, params: Params) -> dict[str, Any]:
         UserError: there are no prepared data.
         WorldError: the loss became infinite or NaN.
     """
-    settings = params.train.of(task)
-    recipe = settings.model_dump(exclude={"overrides"})  # a checkpoint outlives a change of other tasks' settings
+    settings = params.train_of(task)
+    recipe = settings.model_dump()
     meta, training, validation, test = load_data(task, recipe)
     variant = paper_network(network, meta["image_shape"], len(meta["classes"]), settings)
     precision, _ = choose_precision(settings.precision, device())

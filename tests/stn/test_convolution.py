@@ -48,8 +48,19 @@ def test_the_fast_way_is_taken_for_gray_images_that_have_a_gradient(channels, le
     assert ("_GrayConvolution" in type(output.grad_fn).__name__) == (learned and channels == 1)
 
 
-def test_whole_rows_where_no_run_fits():
-    assert [run_length(width, 5) for width in (24, 20, 13, 4)] == [6, 5, 13, 4]
-    gradient, weight = torch.randn(2, 3, 6, 13), torch.randn(3, 1, 5, 5)
-    whole = conv2d_input((2, 1, 10, 17), weight, gradient)
+@pytest.mark.parametrize("width", [1, 4, 13, 20, 24, 47, 111])
+def test_rows_are_cut_into_short_runs_whatever_their_width(width):
+    run = run_length(width, 5)
+    assert run == width if width < 10 else 5 <= run < 10
+    gradient, weight = torch.randn(2, 3, 6, width), torch.randn(3, 1, 5, 5)
+    whole = conv2d_input((2, 1, 10, width + 4), weight, gradient)
     torch.testing.assert_close(gradient_of_gray(gradient, weight), whole)
+
+
+def test_frozen_weights_get_no_gradient():
+    frozen = Conv2d(1, 4, 3).requires_grad_(False)
+    images = torch.randn(2, 1, 8, 8, requires_grad=True)
+    frozen(images).sum().backward()
+    assert (
+        images.grad is not None and frozen.weight.grad is None and frozen.bias is not None and frozen.bias.grad is None
+    )

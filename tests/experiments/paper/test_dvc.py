@@ -34,7 +34,7 @@ def test_a_stages_code_is_what_it_imports(stage):
 def test_the_matrix_is_that_of_the_settings():
     assert list(STAGES["train"]["matrix"].values()) == ["${distortions}", "${networks}", "${seeds}"]
     assert list(STAGES["addition"]["matrix"].values()) == ["${addition}", "${seeds}"]
-    assert list(STAGES["colocalization"]["matrix"].values()) == ["${colocalization.digits}"]
+    assert list(STAGES["colocalization"]["matrix"].values()) == ["${digits}"]
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from experiments.paper.settings import FOLDER, load_params
 from pipelines.errors import UserError
 
 
-def write(tmp_path, monkeypatch, old: str, new: str) -> None:
-    """The experiment's params.yaml with one line of it changed."""
+def write(tmp_path, monkeypatch, new: str, old: str = "R: {epochs: 15}") -> None:
+    """The experiment's params.yaml with a setting of it changed."""
     text = (FOLDER / "params.yaml").read_text()
     assert old in text
     (tmp_path / "params.yaml").write_text(text.replace(old, new))
@@ -16,18 +16,26 @@ def write(tmp_path, monkeypatch, old: str, new: str) -> None:
 
 
 def test_a_task_has_its_own_settings_where_it_names_them(tmp_path, monkeypatch):
-    write(tmp_path, monkeypatch, "R: {epochs: 15}", "P: {epochs: 77, lr: 0.5}")
-    train = load_params().train
-    own, common = train.of("P").model_dump(), train.of("R").model_dump()
-    assert common == train.model_dump()
-    assert {name: own[name] for name in own if own[name] != common[name]} == {"epochs": 77, "lr": 0.5}
+    write(tmp_path, monkeypatch, "R: {epochs: 77, bound: null}")
+    params = load_params()
+    params = params.model_copy(update={"train": params.train.model_copy(update={"bound": 0.5})})
+    own, common = params.train_of("R").model_dump(), params.train_of("P").model_dump()
+    assert common == params.train.model_dump()
+    assert {name: own[name] for name in own if own[name] != common[name]} == {"epochs": 77, "bound": None}
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [("S: {epochs: 15}", "train.overrides.S"), ("R: {epochs: 0}", "train.overrides.R.epochs"), ("R: {epoch: 9}", "epochs")],
+    [
+        ("S: {epochs: 15}", "overrides.S: unknown setting"),
+        ("R: {epochs: 0}", "overrides.R.epochs: 0 given"),
+        ("R: {epochs: null}", "overrides.R.epochs: None given"),
+        ("R: {epoch: 9}", "overrides.R.epoch: unknown setting; did you mean epochs?"),
+        ("R: 9", "overrides.R: 9 given"),
+    ],
 )
 def test_mistakes_in_them_are_told(tmp_path, monkeypatch, wrong, said):
-    write(tmp_path, monkeypatch, "R: {epochs: 15}", wrong)
-    with pytest.raises(UserError, match=said):
+    write(tmp_path, monkeypatch, wrong)
+    with pytest.raises(UserError) as caught:
         load_params()
+    assert said in str(caught.value)

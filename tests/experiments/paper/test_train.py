@@ -18,7 +18,9 @@ SPLITS = {"train": 96, "validation": 32, "test": 64}
 def params():
     given = load_params()
     recipe = {"epochs": 3, "batch_size": 32, "precision": "fp32"}
-    return given.model_copy(update={"train": given.train.model_copy(update=recipe)})
+    own = given.overrides.addition.model_validate({"epochs": 2, "bound": 0.5})
+    overrides = given.overrides.model_copy(update={"addition": own})
+    return given.model_copy(update={"train": given.train.model_copy(update=recipe), "overrides": overrides})
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +97,7 @@ def test_two_digits_are_added(params):
     assert [len(labels) for labels in held_out] == [32, 64]
     result = train.train(ADDITION, "2xST-FCN-affine", 0, params)
     assert result["test_images"] == 64 and 0 <= result["test_error"] <= 100
+    assert result["epochs"] == 2  # its own, where other tasks have 3
 
 
 def test_without_data_it_says_so(params):
