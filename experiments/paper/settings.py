@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.params import Count, LearningRateFactor, RecipeParams, Seed
 from pipelines.settings_file import Section, load_settings
@@ -39,10 +39,17 @@ class TrainParams(RecipeParams):
 class OverrideParams(Section):
     """What one task has in place of the section ``train``'s; what is not named is that section's."""
 
-    epochs: Count = Field(default=None)
-    lr: float = Field(default=None, gt=0, le=10)
-    localization_lr: LearningRateFactor = Field(default=None)
-    bound: Bound | None = None
+    epochs: Count | None = None
+    lr: float | None = Field(default=None, gt=0, le=10)
+    localization_lr: LearningRateFactor | None = None
+    bound: Bound | None = None  # null: none, though the section has one
+
+    @model_validator(mode="after")
+    def _says_something(self):
+        for name in ("epochs", "lr", "localization_lr"):
+            if name in self.model_fields_set and getattr(self, name) is None:
+                raise ValueError(f"{name}: null given; a number, or leave it out to have that of train")
+        return self
 
 
 class OverridesParams(Section):

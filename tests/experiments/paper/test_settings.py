@@ -29,7 +29,7 @@ def test_a_task_has_its_own_settings_where_it_names_them(tmp_path, monkeypatch):
     [
         ("S: {epochs: 15}", "overrides.S: unknown setting"),
         ("R: {epochs: 0}", "overrides.R.epochs: 0 given"),
-        ("R: {epochs: null}", "overrides.R.epochs: None given"),
+        ("R: {epochs: null}", "overrides.R.epochs: null given"),
         ("R: {epoch: 9}", "overrides.R.epoch: unknown setting; did you mean epochs?"),
         ("R: 9", "overrides.R: 9 given"),
     ],
