@@ -1,12 +1,17 @@
 """Co-localization: images of which it is known where the digit lies, and the loss, against plain loops."""
 
+import itertools
+from math import nan
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from experiments.paper import colocalization
 from experiments.paper.colocalization import CANVAS, REACH, SHARE, localize, overlap, place, random_places, triplet_loss
 from experiments.paper.settings import load_params
+from pipelines.errors import WorldError
 from stn.localization import Localization
 from stn.spatial_transformer import SpatialTransformer
 from stn.transforms import Attention
@@ -56,6 +61,38 @@ def test_patches_lie_within_the_image_and_all_over_it():
     places = random_places(torch.empty(1000, 2))
     assert places.abs().max() <= REACH
     assert places.min() < -0.95 * REACH and places.max() > 0.95 * REACH
+
+
+def centers_of(images: torch.Tensor) -> torch.Tensor:
+    """Where the 28×28 pixels lie that are not black."""
+    pixels = images[:, 0] > images.min()
+    x, y = pixels.any(1).int().argmax(1), pixels.any(2).int().argmax(1)
+    return (torch.stack((x, y), 1) + 14) * 2 / CANVAS - 1
+
+
+@pytest.mark.parametrize(
+    ("losses", "found"), [((0.9, 0.1, nan), 100.0), ((0.1, 0.9, 0.5), 0.0), ((nan, nan, nan), None)]
+)
+def test_of_several_starts_the_one_with_the_lowest_loss_counts(monkeypatch, losses, found):
+    """Of which the second one finds the digits, and the others look elsewhere."""
+    loss = itertools.cycle(losses)
+
+    def localized(images, *_):
+        centers, of_start = centers_of(images), next(loss)
+        return (centers if of_start == losses[1] else -centers.sign() * REACH), of_start
+
+    encoder = (lambda crops: crops), {"mean": [0.0], "std": [1.0]}, DIGITS, torch.full((20,), 4)
+    monkeypatch.setattr(colocalization, "make_encoder", lambda params: encoder)
+    monkeypatch.setattr(colocalization, "localize", localized)
+    params = load_params()
+    own = params.colocalization.model_copy(update={"starts": 3, "clutter": 0})
+    params = params.model_copy(update={"colocalization": own})
+    if found is None:
+        with pytest.raises(WorldError, match="digit 4 T: no start has a finite loss"):
+            colocalization.colocalize(4, params)
+    else:
+        result = colocalization.colocalize(4, params)
+        assert (result["digit"], result["images"], result["T"], result["TC"]) == (4, 20, found, found)
 
 
 @pytest.mark.slow
