@@ -36,18 +36,9 @@ class _GrayConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         images, weight = ctx.saved_tensors
+        wanted = [False, *ctx.needs_input_grad[1:]]
         _, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient,
-            images,
-            weight,
-            [len(weight)],
-            [1, 1],
-            [0, 0],
-            [1, 1],
-            False,
-            [0, 0],
-            1,
-            [False, *ctx.needs_input_grad[1:]],
+            gradient, images, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, wanted
         )
         return gradient_of_gray(gradient, weight), of_weight, of_bias
 
@@ -64,7 +55,9 @@ def gradient_of_gray(gradient: Tensor, weight: Tensor) -> Tensor:
     run = run_length(width, columns)
     runs, seen = -(-width // run), run + columns - 1
     shifted = torch.stack([F.pad(weight[:, 0], (i, run - 1 - i)) for i in range(run)])
-    gradient_BHWO = F.pad(gradient.permute(0, 2, 3, 1), (0, 0, 0, runs * run - width))
+    gradient_BHWO = gradient.permute(0, 2, 3, 1)
+    if missing := runs * run - width:  # F.pad copies even where there is nothing to fill up
+        gradient_BHWO = F.pad(gradient_BHWO, (0, 0, 0, missing))
     gradient_of_runs = gradient_BHWO.reshape(batch * height * runs, run * out_channels)
     shares = (gradient_of_runs @ shifted.view(run * out_channels, rows * seen)).view(batch, height, runs, rows, seen)
     # Rows first, runs thereafter: fewer and longer sums than for each of both.

@@ -17,7 +17,8 @@ CONTROL_POINTS = 4
 # The distortions of MNIST in Jaderberg et al. (2015), section 4.1, lengths as shares of its 28 pixels, so that they are
 # the same for images of any size. The number of control points, and where on the canvas a scaled digit may lie, are
 # choices of this library, and so is the reading of P: corners "stretched by an amount", one for each. Moved by two
-# independent ones, x and y, many digits are beyond reading, and errors are three to four times the paper's (LOG.md).
+# independent ones, x and y, one image in twenty has the horizon in it, or nearly, and errors are three to four times
+# the paper's (LOG.md).
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "R": {"rotation": 90},
     "RTS": {"rotation": 45, "scale": (0.7, 1.2), "canvas": 42 / 28},

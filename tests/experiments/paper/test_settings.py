@@ -7,8 +7,9 @@ from experiments.paper.settings import FOLDER, load_params
 from pipelines.errors import UserError
 
 
-def write(tmp_path, monkeypatch, new: str, old: str = "R: {epochs: 15}") -> None:
-    """The experiment's params.yaml with a setting of it changed."""
+def write(tmp_path, monkeypatch, new: str) -> None:
+    """The experiment's params.yaml with something else in place of R's own settings."""
+    old = "R: {epochs: 15}"
     text = (FOLDER / "params.yaml").read_text()
     assert old in text
     (tmp_path / "params.yaml").write_text(text.replace(old, new))
