@@ -47,7 +47,7 @@ def test_workers_on_two_hosts_of_which_one_is_cut_off(cluster, project, make_pro
     assert driver.stdout
     for line in driver.stdout:
         lines.append(line)
-        if not sent and (done := re.match(r"seed: ([\d.]+)/", line)) and float(done[1]) >= 3:
+        if not sent and (done := re.match(r"seed: ([\d.]+)/", line)) and float(done[1]) >= 1:
             sent = [worker.bytes_sent() - b for worker, b in zip(cluster.workers, before, strict=True)]
             cluster.workers[1].cut_off()
     output = "".join(lines)
@@ -87,7 +87,7 @@ def test_a_fixed_number_of_workers_waits_for_a_replacement(cluster, project):
     assert driver.stdout
     for line in driver.stdout:
         lines.append(line)
-        if not cut and (done := re.match(r"seed: ([\d.]+)/", line)) and float(done[1]) >= 3:
+        if not cut and (done := re.match(r"seed: ([\d.]+)/", line)) and float(done[1]) >= 1:
             lost.cut_off()
             cut = True
         if "is lost" in line:
