@@ -45,6 +45,17 @@ class Answers(nn.Module):
 
 
 @pytest.fixture(scope="session")
+def new_store(tmp_path_factory) -> Path:
+    """The database of a store that holds nothing yet, to be copied: MLflow takes a second or more to make one."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        tracking.connect()
+    return folder / "state/mlflow.db"
+
+
+@pytest.fixture(scope="session")
 def registry(tmp_path_factory) -> Path:
     """A folder with prepared data and a store with the five versions, the first one champion."""
     folder = tmp_path_factory.mktemp("registry")

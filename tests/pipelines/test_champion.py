@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import time
 
 import mlflow
@@ -16,8 +17,9 @@ NAME = "stn-mine"
 
 
 @pytest.fixture
-def client(tmp_path, monkeypatch) -> mlflow.MlflowClient:
+def client(new_store, tmp_path, monkeypatch) -> mlflow.MlflowClient:
     """A store with a model of four versions and no champion."""
+    shutil.copyfile(new_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     client = tracking.connect()

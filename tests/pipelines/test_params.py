@@ -1,5 +1,6 @@
 """params.yaml and variants/*.yaml: what is valid, what is refused and how, and setting a value."""
 
+import copy
 import os
 import resource
 import shutil
@@ -8,7 +9,9 @@ import sys
 import time
 from contextlib import suppress
 from datetime import date
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -44,8 +47,7 @@ def leaves(tree: dict, *above: str) -> list[str]:
 
 def edit(dotted: str, value, file: str = "params.yaml", rename: str = "") -> None:
     """Write ``value`` at ``dotted``, or with ``rename`` give the key there another name."""
-    yaml = YAML(typ="safe")
-    document = yaml.load(Path(file).read_text())
+    document = copy.deepcopy(parsed(Path(file).read_text()))
     *sections, key = dotted.split(".")
     place = document
     for name in sections:
@@ -55,7 +57,13 @@ def edit(dotted: str, value, file: str = "params.yaml", rename: str = "") -> Non
     else:
         place[key] = value
     with Path(file).open("w") as stream:
-        yaml.dump(document, stream)
+        YAML(typ="safe").dump(document, stream)
+
+
+@cache
+def parsed(text: str) -> Any:
+    """What the YAML says, which is to be left as it is; the shipped file is asked for some two thousand times."""
+    return YAML(typ="safe").load(text)
 
 
 def get(tree, dotted: str):

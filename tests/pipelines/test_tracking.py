@@ -1,6 +1,7 @@
 """The tracking store: out of reach, read-only, damaged or full; and what MLflow makes of a clock that was set back."""
 
 import re
+import shutil
 import socket
 import sys
 import time
@@ -18,11 +19,12 @@ READ_ONLY = 18  # in the header of a sqlite file: the version of the format that
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
-    """Where the default store lies; nothing is there yet."""
+def place(new_store, tmp_path, monkeypatch) -> Path:
+    """Where the default store lies, which holds nothing yet."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path / "state/mlflow.db"
+    (tmp_path / "state").mkdir()
+    return shutil.copyfile(new_store, tmp_path / "state/mlflow.db")
 
 
 def make_read_only(database: Path) -> None:
@@ -33,8 +35,6 @@ def make_read_only(database: Path) -> None:
 
 def damage(database: Path, how: str) -> None:
     """Let a store's file be no store."""
-    if not database.exists():
-        tracking.connect()
     content = database.read_bytes()
     if how == "a folder":
         database.unlink()
