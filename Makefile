@@ -43,9 +43,9 @@ tune: $(READY)  ## search for a better localization network, or go on with it; T
 	dvc repro tune
 
 dashboard: $(READY)  ## optuna-dashboard on the study of params.yaml; DASHBOARD_PORT=8080
-	@location=$$(python -m pipelines.tune --location); \
+	@config=$$(python -m pipelines.tune --dashboard); \
 		echo "The study on http://127.0.0.1:$(DASHBOARD_PORT)/"; \
-		optuna-dashboard --host 127.0.0.1 --port $(DASHBOARD_PORT) "$$location"
+		optuna-dashboard --host 127.0.0.1 --port $(DASHBOARD_PORT) --from-config <(echo "$$config")  # no password for ps
 
 ui: $(READY)  ## MLflow's UI on 127.0.0.1; PORT=5000
 	@MLFLOW_PORT=$(PORT) mlflow/server.sh

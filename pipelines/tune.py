@@ -1,10 +1,11 @@
 """tune: an Optuna study of the localization network on Ray workers, whose winner is written to variants/tuned.yaml.
 
 python -m pipelines.tune                the study of params.yaml, up to tune.trials in total
-python -m pipelines.tune --location     where that study is kept
+python -m pipelines.tune --dashboard    where that study is kept, as optuna-dashboard's --from-config takes it
 """
 
 import argparse
+import json
 import statistics
 import time
 from contextlib import suppress
@@ -387,14 +388,16 @@ def conclude(winner: VariantParams, story: list[str], metrics: dict[str, Any]) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.tune", description="Tune the localization network.")
-    parser.add_argument("--location", action="store_true", help="print where the study of params.yaml is kept")
-    location = parser.parse_args().location
+    parser.add_argument(
+        "--dashboard", action="store_true", help="where the study is, for optuna-dashboard --from-config"
+    )
+    dashboard = parser.parse_args().dashboard
     params, seeds_variant = load_params(), load_variant(SEED)
-    if location:
+    if dashboard:
         place = study.location(study_name(params, seeds_variant, load_meta())[0])
         if "://" not in place and not Path(place).exists():
             raise UserError(f"{place}: there is no such study yet; run: make tune")
-        print(place)
+        print(f"[optuna_dashboard]\nstorage = {json.dumps(place)}")
         return
     metrics = tune(params, seeds_variant)
     print(

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+from urllib.request import urlopen
 
 import mlflow
 import optuna
@@ -19,6 +20,7 @@ from ruamel.yaml import YAML
 
 from pipelines.params import VariantParams
 from pipelines.state import read_json
+from tests.servers import free_port
 
 SMALL = (
     "data.dataset=digits", "data.size=20", "train.epochs=6", "train.precision=fp32", "tune.epochs=4",
@@ -228,3 +230,25 @@ def test_what_cannot_be_tuned_is_refused(small):
     (small.folder / "variants/seed.yaml").write_text("transformer: null\n")
     done = small.stage("tune", check=False)
     assert done.returncode == 2 and "there is nothing to tune" in done.stdout
+
+
+def test_the_dashboard_has_the_study_and_ps_not_its_address(small):
+    place = f"sqlite:///{small.folder}/hush.db"  # in another address a password would stand
+    small.env["OPTUNA_STORAGE"] = place
+    optuna.create_study(storage=place, study_name="mine")
+    port = free_port()
+    server = small.start("make", "-o", ".venv/.ready", "dashboard", f"DASHBOARD_PORT={port}")
+    try:
+        deadline = time.monotonic() + 300
+        answer = ""
+        while not answer and server.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                answer = urlopen(f"http://127.0.0.1:{port}/api/studies").read().decode()
+            time.sleep(0.2)
+        children = psutil.Process(server.pid).children(recursive=True)
+        started = [" ".join(child.cmdline()) for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        output = server.communicate()[0]
+    assert '"study_name": "mine"' in answer, output
+    assert any("optuna-dashboard" in command for command in started) and "hush" not in " ".join(started)
