@@ -1,5 +1,7 @@
 """The experiment's settings: a task's own in place of those of all."""
 
+import re
+
 import pytest
 
 from experiments.paper import settings
@@ -9,10 +11,9 @@ from pipelines.errors import UserError
 
 def write(tmp_path, monkeypatch, new: str) -> None:
     """The experiment's params.yaml with something else in place of R's own settings."""
-    old = "R: {epochs: 15}"
-    text = (FOLDER / "params.yaml").read_text()
-    assert old in text
-    (tmp_path / "params.yaml").write_text(text.replace(old, new))
+    text, found = re.subn(r"(?m)^  R: \{.*?\}", f"  {new}", (FOLDER / "params.yaml").read_text())
+    assert found == 1
+    (tmp_path / "params.yaml").write_text(text)
     monkeypatch.setattr(settings, "FOLDER", tmp_path)
 
 
