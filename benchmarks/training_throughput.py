@@ -23,8 +23,9 @@ from benchmarks.measure import report, side
 from benchmarks.seed_loop import SeedLoop
 from pipelines.errors import run
 from pipelines.fit import Fit, make_batches
-from pipelines.params import load_params, load_variant
+from pipelines.params import load_params
 from pipelines.prepared import load_arrays, load_meta
+from pipelines.variants import load_variant
 from stn.training import choose_precision
 
 KERNELS = ("convolution", "mm", "grid_sampler")

@@ -25,11 +25,12 @@ from pipelines import search_space, study
 from pipelines.cluster import connected
 from pipelines.errors import run
 from pipelines.fit import Fit, make_batches
-from pipelines.params import Params, VariantParams, load_params, load_variant
+from pipelines.params import Params, load_params
 from pipelines.prepare import prepare
 from pipelines.prepared import load_arrays, load_meta
 from pipelines.tracking import Delivery, connect
 from pipelines.tune import Tuning, study_name
+from pipelines.variants import VariantParams, load_variant
 from stn.training import choose_precision
 
 ROOT = Path(__file__).resolve().parents[1]

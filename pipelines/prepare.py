@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from pipelines.errors import UserError, run
-from pipelines.params import TUNED, DataParams, PrepareParams, load_params, load_variant
+from pipelines.params import DataParams, PrepareParams, load_params
+from pipelines.variants import TUNED, load_variant
 
 if __name__ == "__main__":
     run(load_params)  # a mistake in the settings is answered before torch takes seconds to import

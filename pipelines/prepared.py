@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipelines.errors import UserError, WorldError
-from pipelines.params import Params, VariantParams
+from pipelines.params import Params
 from pipelines.state import MAKE_ANEW, read_json
+from pipelines.variants import VariantParams
 from stn.classifiers import build_network
 from stn.distortions import make_distortion
 

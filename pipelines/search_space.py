@@ -7,7 +7,8 @@ import torch
 
 from pipelines.domains import FloatRange, IntRange
 from pipelines.errors import UserError
-from pipelines.params import ClassifierParams, SearchSpaceParams, VariantParams
+from pipelines.params import SearchSpaceParams
+from pipelines.variants import ClassifierParams, VariantParams
 from stn.classifiers import build_network
 
 DRAWS = 500

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.errors import UserError, run
-from pipelines.params import DATASET_DEFAULTS, load_params, load_variant
+from pipelines.params import DATASET_DEFAULTS, load_params
 from pipelines.prepared import PREPARED
 from pipelines.state import read_json
+from pipelines.variants import load_variant
 from stn.classifiers import build_network
 from stn.distortions import make_distortion
 from stn.layers import layers

@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipelines.errors import UserError, WorldError, run, told
-from pipelines.params import Params, VariantParams, load_params, load_variant
+from pipelines.params import Params, load_params
+from pipelines.variants import VariantParams, load_variant
 
 if __name__ == "__main__":
     run(load_params)  # a mistake in the settings is answered before torch and Ray take seconds to import

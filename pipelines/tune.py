@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.errors import UserError, WorldError, run
-from pipelines.params import TUNED, Origin, Params, VariantParams, load_params, load_variant, variant_file
+from pipelines.params import Params, load_params
+from pipelines.variants import TUNED, Origin, VariantParams, load_variant, variant_file
 
 if __name__ == "__main__":
     run(load_params)  # a mistake in the settings is answered before torch and Ray take seconds to import

@@ -17,9 +17,10 @@ import torch
 
 from pipelines import doctor, evaluate, register, tracking, train, tune, visualize
 from pipelines.errors import run
-from pipelines.params import load_params, load_variant, set_value
+from pipelines.params import load_params, set_value
 from pipelines.prepare import prepare
 from pipelines.state import read_json, write_json
+from pipelines.variants import load_variant
 from stn.classifiers import build_network
 
 ROOT = Path(__file__).resolve().parents[1]

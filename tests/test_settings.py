@@ -33,7 +33,7 @@ from pipelines import tune as tune_stage
 from pipelines.errors import UserError, WorldError
 from pipelines.evaluate import evaluate
 from pipelines.gates import Candidate, judge
-from pipelines.params import ClassifierParams, Params, load_params, load_variant
+from pipelines.params import Params, load_params
 from pipelines.prepare import prepare
 from pipelines.prepared import Labeled, load_meta, load_split
 from pipelines.robustness import MOTIONS
@@ -41,6 +41,7 @@ from pipelines.search_space import count_parameters, to_variant
 from pipelines.state import read_json, write_json
 from pipelines.train import train
 from pipelines.tune import tune
+from pipelines.variants import ClassifierParams, load_variant
 from stn.batches import Batches
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipelines.params import Count, LearningRateFactor, RecipeParams, Seed
+from pipelines.params import Count, RecipeParams, Seed
 from pipelines.settings_file import Section, load_settings
+from pipelines.variants import LearningRateFactor
 
 FOLDER = Path("experiments/paper")
 ADDITION = "addition"

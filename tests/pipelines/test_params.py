@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from pipelines.errors import UserError
-from pipelines.params import DATASET_DEFAULTS, OWN_DEFAULTS, load_params, load_variant, set_value
+from pipelines.params import DATASET_DEFAULTS, OWN_DEFAULTS, load_params, set_value
+from pipelines.variants import load_variant
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = YAML(typ="safe").load((ROOT / "params.yaml").read_text())

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from pipelines.fit import Fit
-from pipelines.params import ClassifierParams, SearchSpaceParams, Transform, VariantParams, load_params, load_variant
+from pipelines.params import SearchSpaceParams, load_params
 from pipelines.search_space import count_parameters, draw, draw_only, from_variant, inside, misfit, to_variant
+from pipelines.variants import ClassifierParams, Transform, VariantParams, load_variant
 from stn.batches import Batches
 
 CLASSIFIER = ClassifierParams(channels=[12], kernel_sizes=[3], hidden=[])

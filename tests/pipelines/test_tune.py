@@ -18,8 +18,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ruamel.yaml import YAML
 
-from pipelines.params import VariantParams
 from pipelines.state import read_json
+from pipelines.variants import VariantParams
 from tests.servers import free_port
 
 SMALL = (
