@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipelines.errors import UserError, WorldError, run
 from pipelines.params import Params, load_params
@@ -26,6 +26,7 @@ from ruamel.yaml import YAML
 
 from pipelines import search_space, study, tracking
 from pipelines.cluster import connected, ran_out_of_memory
+from pipelines.finals import SEED, Finalist, Finals
 from pipelines.lineage import current_commit, digest_code
 from pipelines.prepared import check, load_arrays, load_meta
 from pipelines.progress import progress
@@ -34,22 +35,10 @@ from pipelines.study_figures import save_figures
 from pipelines.trials import Epoch, Failure, Pool, Task
 from pipelines.trials_table import TrialsTable
 
-SEED = "seed"  # the variant that every other has to beat
 METRICS = Path("metrics/tune.json")
 PICTURES = Path("plots/tune")
 NEED_LESS_MEMORY = "lower train.batch_size, or raise tune.gpus_per_trial, so that fewer share a GPU,"
 NO_CONCERN_OF_TRIALS = {"epochs", "seeds", "final_fit", "workers", "threads", "max_failures"}  # in the section train
-
-
-class Finalist(NamedTuple):
-    """A network to be trained at full length: ``trial`` is None for the seed's."""
-
-    trial: int | None
-    variant: VariantParams
-
-    @property
-    def name(self) -> str:
-        return SEED if self.trial is None else f"trial-{self.trial}"
 
 
 def tune(params: Params, seeds_variant: VariantParams) -> dict[str, Any]:
@@ -82,7 +71,7 @@ def tune(params: Params, seeds_variant: VariantParams) -> dict[str, Any]:
     ):
         tuning = Tuning(opened, delivery, params, seeds_variant, meta, max_parameters)
         try:
-            if tuning.left() > 0 or tuning.finals_left():
+            if tuning.left() > 0 or tuning.finals.left():
                 with connected():
                     tuning.hire()
                     tuning.search()
@@ -132,6 +121,7 @@ class Tuning:
         self.delivery, self.commit = delivery, current_commit()
         self.max_parameters = max_parameters
         self.settings = params.tune
+        self.finals = Finals(opened, params, seeds_variant)
         self.beaten = time.monotonic()
         self.seeds_values = search_space.from_variant(seeds_variant, params.train.weight_decay)
         self.experiment = tracking.experiment_id(delivery.client, f"stn-{meta['dataset']}")
@@ -258,30 +248,9 @@ class Tuning:
         run.status("RUNNING")
         return run
 
-    def finalists(self) -> list[Finalist]:
-        """The seed's network and the best of the trials, no network twice."""
-        found = [Finalist(None, self.seeds_variant)]
-        complete = [trial for trial in self.study.trials if trial.state == TrialState.COMPLETE]
-        for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
-            if study.SEEDS_NETWORK in trial.user_attrs or len(found) > self.settings.finalists:
-                continue
-            variant = search_space.to_variant(trial.params, self.seeds_variant.classifier)
-            if all(variant != other.variant for other in found):
-                found.append(Finalist(trial.number, variant))
-        return found
-
-    def finals_left(self) -> list[tuple[Finalist, int]]:
-        """Finalists and seeds that have not been trained at full length yet."""
-        done = self.study.user_attrs
-        pairs = [(finalist, seed) for seed in self.settings.final_seeds for finalist in self.finalists()]
-        return [(finalist, seed) for finalist, seed in pairs if self._final_key(finalist, seed) not in done]
-
-    def _final_key(self, finalist: Finalist, seed: int) -> str:
-        return f"final {finalist.name} {self.params.train.epochs} {seed}"
-
     def train_finalists(self) -> None:
         """Train the finalists for ``train.epochs``; each result is kept in the study as soon as there is one."""
-        waiting = self.finals_left()
+        waiting = self.finals.left()
         total = len(waiting) * self.params.train.epochs
         at_work: dict[str, tuple[Finalist, int, tracking.Run]] = {}
         epochs = 0
@@ -289,7 +258,7 @@ class Tuning:
             while waiting or at_work:
                 while waiting and self.pool.idle:
                     finalist, seed = waiting.pop(0)
-                    key = self._final_key(finalist, seed)
+                    key = self.finals.key(finalist, seed)
                     self.pool.start(Task(key, finalist.variant.model_dump(), self.params.train.epochs, seed))
                     tried = search_space.from_variant(finalist.variant, self.params.train.weight_decay)
                     run = self._open_run(key, f"final-{finalist.name}-{seed}", tried)
@@ -321,13 +290,8 @@ class Tuning:
 
     def choose(self) -> dict[str, Any]:
         """Write the finalist with the best mean at full length as the winner, and what led to it; returns metrics."""
-        finalists = {finalist.name: finalist for finalist in self.finalists()}
-        results: dict[str, float] = {}
-        for name, finalist in finalists.items():
-            keys = [self._final_key(finalist, seed) for seed in self.settings.final_seeds]
-            values = [self.study.user_attrs[key].get("validation_accuracy") for key in keys]
-            if None not in values:
-                results[name] = statistics.fmean(values)
+        finalists = {finalist.name: finalist for finalist in self.finals.finalists()}
+        results = self.finals.accuracies()
         winner = max(results, key=lambda name: results[name])  # the first of equals, and the seed's comes first
 
         for picture in save_figures(self.study, PICTURES):
