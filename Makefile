@@ -70,31 +70,31 @@ pull: $(READY)  ## results and the run cache from DVC's remote, likewise; dvc re
 	@$(WITH_ENV) dvc pull --run-cache
 
 summary: $(READY)  ## the layers of a variant; VARIANT=seed
-	@python -m pipelines.summary $(VARIANT)
+	@python -m pipelines.commands.summary $(VARIANT)
 
 promote: $(READY)  ## put the challenger to the gates; MODEL=stn-cifar10 [VERSION=n] [DRY_RUN=1] [FORCE="reason"]
-	@python -m pipelines.promote '$(MODEL)' $(if $(VERSION),--version '$(VERSION)') $(if $(DRY_RUN),--dry-run) \
+	@python -m pipelines.commands.promote '$(MODEL)' $(if $(VERSION),--version '$(VERSION)') $(if $(DRY_RUN),--dry-run) \
 		$(if $(FORCE),--force "$$FORCE")
 
 rollback: $(READY)  ## back to the champion before; MODEL=stn-cifar10 [REASON="why"]
-	@python -m pipelines.rollback '$(MODEL)' $(if $(REASON),--reason "$$REASON")
+	@python -m pipelines.commands.rollback '$(MODEL)' $(if $(REASON),--reason "$$REASON")
 
 history: $(READY)  ## every decision on who is champion; MODEL=stn-cifar10
-	@python -m pipelines.history '$(MODEL)'
+	@python -m pipelines.commands.history '$(MODEL)'
 
 provenance: $(READY)  ## what made a version; MODEL=stn-cifar10 [VERSION=n]; or what came of COMMIT= or DATA=
-	@python -m pipelines.provenance $(if $(COMMIT)$(DATA),,'$(MODEL)') $(if $(VERSION),--version '$(VERSION)') \
+	@python -m pipelines.commands.provenance $(if $(COMMIT)$(DATA),,'$(MODEL)') $(if $(VERSION),--version '$(VERSION)') \
 		$(if $(COMMIT),--commit '$(COMMIT)') $(if $(DATA),--data '$(DATA)')
 
 reproduce: $(READY)  ## train a version again, compare the weights; MODEL=stn-cifar10 [VERSION=n]
-	@python -m pipelines.reproduce '$(MODEL)' $(if $(VERSION),--version '$(VERSION)')
+	@python -m pipelines.commands.reproduce '$(MODEL)' $(if $(VERSION),--version '$(VERSION)')
 
 serve: PORT = 5001
 serve: $(READY)  ## the champion over HTTP on 127.0.0.1; MODEL=stn-cifar10 [VERSION=n] PORT=5001
-	@python -m pipelines.serve '$(MODEL)' $(if $(VERSION),--version '$(VERSION)') --port '$(PORT)'
+	@python -m pipelines.commands.serve '$(MODEL)' $(if $(VERSION),--version '$(VERSION)') --port '$(PORT)'
 
 predict: $(READY)  ## classify images with the champion; MODEL=stn-cifar10 IMAGES="a.png b.jpg" [VERSION=n]
-	@python -m pipelines.predict '$(MODEL)' $(IMAGES) $(if $(VERSION),--version '$(VERSION)')
+	@python -m pipelines.commands.predict '$(MODEL)' $(IMAGES) $(if $(VERSION),--version '$(VERSION)')
 
 bench: $(READY)  ## the benchmarks on the prepared CIFAR-10; ONLY="scaling overhead"
 	@for name in $(ONLY); do python -m benchmarks.$$name; done
@@ -108,7 +108,7 @@ paper: $(READY)  ## the paper's table on MNIST, as far as it is not done yet; ON
 		dvc repro --single-item $$file:table
 
 doctor: $(READY)  ## what this machine offers, and what is wrong
-	@python -m pipelines.doctor
+	@python -m pipelines.commands.doctor
 
 test: $(READY)  ## all tests
 	pytest $(AT_ONCE)
@@ -126,9 +126,9 @@ lock: $(READY)  ## requirements.lock anew, from pyproject.toml
 		--output-file requirements.lock
 
 clean: $(READY)  ## free what the stages made, saying what; database, artifacts, raw data and DVC's cache stay; [DRY_RUN=1]
-	@python -m pipelines.clean $(if $(DRY_RUN),--dry-run)
+	@python -m pipelines.commands.clean $(if $(DRY_RUN),--dry-run)
 
 clean-all: $(READY)  ## the same, and .venv and what is kept of every training; [DRY_RUN=1]
-	@python -m pipelines.clean --all $(if $(DRY_RUN),--dry-run)
+	@python -m pipelines.commands.clean --all $(if $(DRY_RUN),--dry-run)
 
 .PHONY: help setup demo repro tune dashboard ui backup restore account plots push pull summary promote rollback history provenance reproduce serve predict bench paper doctor test test-fast lint lock clean clean-all

@@ -22,9 +22,9 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from benchmarks.measure import report
-from pipelines.errors import UserError, WorldError, run
-from pipelines.prepared import load_meta
-from pipelines.state import read_json
+from pipelines.outputs.prepared_data import load_meta
+from pipelines.runtime.errors import ExternalError, UserError, run
+from pipelines.runtime.files import read_json
 from tools.hosts import Cluster, hosts, why_not
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +54,7 @@ def work(cluster: Cluster, settings: dict[str, dict], *command: str) -> tuple[fl
         if "at once" in line or re.search(r": trial \d+ ", line):
             times.append(time.monotonic())
     if driver.wait():
-        raise WorldError(f"{' '.join(command)}: {''.join(lines)}")
+        raise ExternalError(f"{' '.join(command)}: {''.join(lines)}")
     return times[-1] - times[min(1, len(times) - 1)], folder
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from benchmarks.measure import report, side
-from pipelines import tracking
-from pipelines.errors import run
-from pipelines.prepared import load_meta, load_split
-from pipelines.trained import load_trained
+from pipelines.outputs.prepared_data import load_meta, load_split
+from pipelines.outputs.trained_models import load_trained
+from pipelines.runtime.errors import run
+from pipelines.tracking.client import connect
 from stn.classifiers import RawClassifier
 
 sides: dict = {}
@@ -27,7 +27,7 @@ sides: dict = {}
 
 def load_registered(uri: str) -> None:
     """Load a model from the registry by plain MLflow."""
-    tracking.connect()
+    connect()
     torch.set_num_threads(os.cpu_count() or 1)
     model = mlflow.pyfunc.load_model(uri)
     sides["call"] = model.predict
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--model", help="a model's URI; else the challenger of the prepared data set")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    client = tracking.connect()
+    client = connect()
     uri = arguments.model or f"models:/stn-{load_meta()['dataset']}@challenger"
     name, _, reference = uri.removeprefix("models:/").partition("@")
     if reference:

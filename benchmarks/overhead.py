@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from benchmarks.measure import report
-from pipelines.errors import run
+from pipelines.runtime.errors import run
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = ["data.dataset=digits", "variants=[seed]", "train.epochs=5", "tune.trials=0"]

@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import report, side
-from pipelines.errors import run
-from pipelines.params import DataParams, DistortionParams
-from pipelines.pixels import ENDINGS
-from pipelines.sources import read_source
+from pipelines.preparation.images import ENDINGS
+from pipelines.preparation.sources import read_source
+from pipelines.runtime.errors import run
+from pipelines.settings.params import DataParams, DistortionParams
 
 
 def ours(path: str, size: int) -> tuple[float, int]:

@@ -21,9 +21,9 @@ import torch
 from ruamel.yaml import YAML
 
 from benchmarks.measure import report
-from pipelines.errors import UserError, run
-from pipelines.prepared import load_meta
-from pipelines.state import read_json
+from pipelines.outputs.prepared_data import load_meta
+from pipelines.runtime.errors import UserError, run
+from pipelines.runtime.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 4

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from benchmarks.measure import report
-from pipelines.errors import UserError, run
-from pipelines.prepared import load_meta, load_split
+from pipelines.outputs.prepared_data import load_meta, load_split
+from pipelines.runtime.errors import UserError, run
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 
 from benchmarks.measure import report, side
-from pipelines import registry, tracking
-from pipelines.errors import WorldError, run
+from pipelines.registry.versions import fetch_files, find_version
+from pipelines.runtime.errors import ExternalError, run
+from pipelines.tracking.client import connect
 
 CLIENTS, REQUESTS, MALFORMED = 8, 10_000, 100
 JSON = {"Content-Type": "application/json"}
@@ -40,13 +41,13 @@ def served(name: str, version: str):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "pipelines.serve", name, "--version", version, "--port", str(port)]
+    command = [sys.executable, "-m", "pipelines.commands.serve", name, "--version", version, "--port", str(port)]
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
         try:
             while True:
                 if server.poll() is not None:
                     log.seek(0)
-                    raise WorldError(f"the server has ended: {log.read().decode()}")
+                    raise ExternalError(f"the server has ended: {log.read().decode()}")
                 try:
                     http.client.HTTPConnection("127.0.0.1", port, timeout=1).request("GET", "/ping")
                     break
@@ -142,11 +143,11 @@ def main() -> None:
     parser.add_argument("--version", default="champion")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    found = registry.find(tracking.connect(), arguments.model, arguments.version)
+    found = find_version(connect(), arguments.model, arguments.version)
     print(f"{found.name} version {found.version}: {found.tags['variant']}")
     figures: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder, side() as bare:
-        path = registry.fetch(found, Path(folder) / "model")
+        path = fetch_files(found, Path(folder) / "model")
         model = mlflow.pyfunc.load_model(str(path))
         about = model.metadata.metadata
         assert about is not None
@@ -177,7 +178,7 @@ def main() -> None:
     figures[f"served, one image from {CLIENTS} clients, requests a second"].append(REQUESTS / seconds)
     report("serving", dict(figures))
     if (right, refused) != (REQUESTS - MALFORMED, MALFORMED):
-        raise WorldError("not every request was answered as it should be")
+        raise ExternalError("not every request was answered as it should be")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ import torch
 
 from benchmarks.measure import report, side
 from benchmarks.seed_loop import SeedLoop
-from pipelines.errors import run
-from pipelines.prepared import load_meta, load_split
+from pipelines.outputs.prepared_data import load_meta, load_split
+from pipelines.runtime.errors import run
 from stn.batches import Batches
 from stn.classifiers import build_network
 from stn.training import choose_precision, make_optimizer, metric_sums, one_cycle, predict, train_epoch

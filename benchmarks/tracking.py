@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from benchmarks.measure import report
-from pipelines.errors import WorldError, run
+from pipelines.runtime.errors import ExternalError, run
 
 SERVER = Path(__file__).resolve().parents[1] / "mlflow/server.sh"
 EPOCHS = 30
@@ -58,7 +58,7 @@ def server(store: str, folder: str, accounts: bool) -> Iterator[str]:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
                 break
             if process.poll() is not None:
-                raise WorldError(f"mlflow/server.sh ended with {process.returncode}: {log.read_text()[-500:]}")
+                raise ExternalError(f"mlflow/server.sh ended with {process.returncode}: {log.read_text()[-500:]}")
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
     finally:

@@ -21,11 +21,11 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.measure import report, side
 from benchmarks.seed_loop import SeedLoop
-from pipelines.errors import run
-from pipelines.fit import Fit, make_batches
-from pipelines.params import load_params
-from pipelines.prepared import load_arrays, load_meta
-from pipelines.variants import load_variant
+from pipelines.outputs.prepared_data import load_arrays, load_meta
+from pipelines.runtime.errors import run
+from pipelines.settings.params import load_params
+from pipelines.settings.variants import load_variant
+from pipelines.training.trainer import Trainer, make_batches
 from stn.training import choose_precision
 
 KERNELS = ("convolution", "mm", "grid_sampler")
@@ -33,7 +33,7 @@ STEPS = 40
 
 
 @cache
-def make_fit(variant: str) -> Fit:
+def make_fit(variant: str) -> Trainer:
     """What a training worker of params.yaml trains, on all cores."""
     params, meta = load_params(), load_meta()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -41,7 +41,7 @@ def make_fit(variant: str) -> Fit:
     recipe = params.train.model_dump()
     precision, _ = choose_precision(params.train.precision, device)
     training, validation = make_batches(load_arrays(), meta, recipe, device)
-    return Fit(recipe, load_variant(variant).model_dump(), meta, training, validation, 0, precision)
+    return Trainer(recipe, load_variant(variant).model_dump(), meta, training, validation, 0, precision)
 
 
 @cache

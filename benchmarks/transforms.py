@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import report
-from pipelines.errors import UserError, run
+from pipelines.runtime.errors import UserError, run
 from stn import Affine, Affine3d, Attention, Projective, Similarity, SpatialTransformer, ThinPlateSpline
 from stn.transforms import Transform
 

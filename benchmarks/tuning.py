@@ -21,16 +21,18 @@ import torch
 from ruamel.yaml import YAML
 
 from benchmarks.measure import report
-from pipelines import search_space, study
-from pipelines.cluster import connected
-from pipelines.errors import run
-from pipelines.fit import Fit, make_batches
-from pipelines.params import Params, load_params
-from pipelines.prepare import prepare
-from pipelines.prepared import load_arrays, load_meta
-from pipelines.tracking import Delivery, connect
-from pipelines.tune import Tuning, study_name
-from pipelines.variants import VariantParams, load_variant
+from pipelines.outputs.prepared_data import load_arrays, load_meta
+from pipelines.preparation.run import prepare_source
+from pipelines.runtime.errors import run
+from pipelines.settings.params import Params, load_params
+from pipelines.settings.variants import VariantParams, load_variant
+from pipelines.tracking.client import connect
+from pipelines.tracking.outbox import Outbox
+from pipelines.training.cluster import connected
+from pipelines.training.trainer import Trainer, make_batches
+from pipelines.tuning import search_space, study
+from pipelines.tuning.run import study_name
+from pipelines.tuning.search import Tuning
 from stn.training import choose_precision
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +54,7 @@ def settings(seed: int, trials: int, pruner: str) -> None:
 
 def opened(params: Params):
     """The study of these settings."""
-    return study.opened(study_name(params, load_variant("seed"), load_meta())[0], params.tune)
+    return study.open_study(study_name(params, load_variant("seed"), load_meta())[0], params.tune)
 
 
 def ours() -> None:
@@ -60,7 +62,7 @@ def ours() -> None:
     params = load_params()
     with opened(params) as one:
         limit = search_space.count_parameters(load_variant("seed"), load_meta())
-        with connected(), Delivery(connect(), one.study_name) as delivery:
+        with connected(), Outbox(connect(), one.study_name) as delivery:
             tuning = Tuning(one, delivery, params, load_variant("seed"), load_meta(), limit)
             tuning.hire()
             tuning.search()
@@ -87,7 +89,9 @@ def train(params: Params, variant: VariantParams, epochs: int, seed: int) -> flo
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe, meta = params.train.model_dump() | {"epochs": epochs}, load_meta()
     precision, _ = choose_precision(params.train.precision, device)
-    fit = Fit(recipe, variant.model_dump(), meta, *make_batches(load_arrays(), meta, recipe, device), seed, precision)
+    fit = Trainer(
+        recipe, variant.model_dump(), meta, *make_batches(load_arrays(), meta, recipe, device), seed, precision
+    )
     while fit.done < epochs:
         fit.epoch()
     return fit.history[-1]["validation_accuracy"]
@@ -103,7 +107,7 @@ def best_at_full_length() -> tuple[int, float]:
     """How many trials the current folder's study has finished, and what its best reaches at full length."""
     params = load_params()
     with opened(params) as one:
-        count = len(study.counted(one))
+        count = len(study.finished_trials(one))
         values = one.best_trial.params
         seeds = study.SEEDS_NETWORK in one.best_trial.user_attrs
     seeds_variant = load_variant("seed")
@@ -121,7 +125,7 @@ def repeat(number: int, trials: int) -> dict[str, float]:
             os.environ["DVC_ROOT"] = folder
             settings(number, trials, "median" if name == "ours" else "none")
             params = load_params()
-            prepare(params.data, params.prepare)
+            prepare_source(params.data, params.prepare)
             started = time.perf_counter()
             side(name)
             while name == "theirs" and time.perf_counter() - started < seconds:

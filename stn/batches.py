@@ -77,7 +77,7 @@ class Batches:
         The images left over after the last full batch are another few in each epoch.
         """
         count, augmentation = len(self), self.augmentation
-        generator = torch.Generator().manual_seed(mix(seed, epoch))
+        generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
         order = torch.randperm(count, generator=generator).to(self.device)
         corner_2N = torch.randint(2 * augmentation.shift + 1, (2, count), generator=generator).to(self.device)
         mirrored = ((torch.rand(count, generator=generator) < 0.5) & augmentation.flip).to(self.device)
@@ -126,6 +126,6 @@ class Batches:
         return images * self.std_row[:channels, None, None] + self.mean_row[:channels, None, None]
 
 
-def mix(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """One 63-bit seed out of several numbers, so that (seed 0, epoch 1) and (seed 1, epoch 0) differ."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

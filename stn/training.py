@@ -173,3 +173,8 @@ def metric_sums(network: Network, batches: Batches, outputs: tuple[Tensor, Tenso
         described = network.transformer.transform.describe(theta, batches.height, batches.width)
         sums |= {f"theta_{name}": value for name, value in described.items()}
     return {name: value.double().sum() for name, value in sums.items()}
+
+
+def default_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -20,11 +20,11 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipelines.params import load_params
-from pipelines.prepare import prepare
-from pipelines.prepared import load_meta, load_split
-from pipelines.robustness import ROTATION, area
-from pipelines.trained import best_on_validation, load_trained
+from pipelines.evaluation.robustness import ROTATION, area
+from pipelines.outputs.prepared_data import load_meta, load_split
+from pipelines.outputs.trained_models import best_on_validation, load_trained
+from pipelines.preparation.run import prepare_source
+from pipelines.settings.params import load_params
 from stn.batches import Batches
 from stn.training import predict
 from stn.transforms import Affine
@@ -111,7 +111,7 @@ def test_over_rotation_the_transformer_is_flatter_and_with_theta_forced_to_the_i
     params, meta, test = load_params(), load_meta(), load_split("test")
     assert params.data.distortion.rotation == ROTATION.amounts[-1] == 90
     still = params.data.distortion.model_copy(update={"rotation": 0.0, "scale": [1.0, 1.0], "shift": 0.0})
-    prepare(params.data.model_copy(update={"distortion": still}), params.prepare, tmp_path / "upright")
+    prepare_source(params.data.model_copy(update={"distortion": still}), params.prepare, tmp_path / "upright")
     upright = load_split("test", tmp_path / "upright")
     assert torch.equal(upright.labels, test.labels)
     turned = [

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipelines.clean import OUTPUTS
-from pipelines.tune import NO_CONCERN_OF_TRIALS
+from pipelines.commands.clean import OUTPUTS
+from pipelines.tuning.search import NO_CONCERN_OF_TRIALS
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]

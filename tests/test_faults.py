@@ -15,12 +15,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import doctor, evaluate, register, tracking, train, tune, visualize
-from pipelines.errors import run
-from pipelines.params import load_params, set_value
-from pipelines.prepare import prepare
-from pipelines.state import read_json, write_json
-from pipelines.variants import load_variant
+from pipelines import evaluate, register, visualize
+from pipelines.commands import doctor
+from pipelines.outputs.trained_models import write_result
+from pipelines.params import set_value
+from pipelines.preparation.run import prepare_source
+from pipelines.registry.versions import list_versions
+from pipelines.runtime.errors import run
+from pipelines.runtime.files import read_json, write_json
+from pipelines.settings.params import load_params
+from pipelines.settings.variants import load_variant
+from pipelines.tracking.client import connect
+from pipelines.tuning.winner import conclude
 from stn.classifiers import build_network
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +78,7 @@ def untouched(tmp_path_factory) -> Path:
         ):  # fmt: skip
             set_value(setting)
         params = load_params()
-        meta = prepare(params.data, params.prepare)
+        meta = prepare_source(params.data, params.prepare)
         entry = {"epoch": 1, "timestamp": 10**12, "train_loss": 2.0, "lr": 0.1, "images_per_second": 9.0}
         entry |= {"epoch_seconds": 1.0, "validation_loss": 2.0, "validation_accuracy": 0.5}
         for name in VARIANTS:
@@ -86,11 +92,11 @@ def untouched(tmp_path_factory) -> Path:
             }  # fmt: skip
             course = [] if network.transformer is None else [torch.tensor([network.transformer.transform.identity])]
             done = {"weights": weights, "history": [entry], "watched": torch.tensor([0]), "course": course}
-            train._write_result({0: done}, {0: f"gone-{name}"}, record, folder / name)
+            write_result({0: done}, {0: f"gone-{name}"}, record, folder / name)
             shutil.copytree(folder / name / "model", folder / "models" / name)
             shutil.rmtree(folder / name)
         nothing = {"finished": 0, "pruned": 0, "failed": 0, "finalists": {}, "winner": "seed"}
-        tune.conclude(load_variant("seed"), ["Nothing was tuned."], nothing)
+        conclude(load_variant("seed"), ["Nothing was tuned."], nothing)
         evaluate.main()
         visualize.main()
     return folder
@@ -176,13 +182,13 @@ def test_a_disk_full_while_registering_registers_nothing_twice(folder, capsys):
         assert "No space left on device" in line, line
         assert not (folder / "registered.json").exists()
     register.main()
-    client = tracking.connect()
-    versions = tracking.registered_versions(client, "stn-digits")
+    client = connect()
+    versions = list_versions(client, "stn-digits")
     assert {version.tags["variant"] for version in versions} == set(VARIANTS)
     registered = read_json(folder / "registered.json")
     register.main()
     assert read_json(folder / "registered.json") == registered
-    assert len(tracking.registered_versions(client, "stn-digits")) == len(versions)
+    assert len(list_versions(client, "stn-digits")) == len(versions)
 
 
 READERS = {"evaluate": evaluate.main, "visualize": visualize.main, "register": register.main}

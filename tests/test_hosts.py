@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.pipelines.test_train import assert_each_epoch_once
+from tests.pipelines.training.test_run import assert_each_epoch_once
 from tools.hosts import Cluster, hosts, why_not
 
 pytestmark = pytest.mark.slow

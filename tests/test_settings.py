@@ -7,6 +7,7 @@ which here calls the worker at once, and of MLflow's store.
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache
@@ -27,21 +28,27 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
-from pipelines import champion, clean, cluster, comparison, register, study, tracking, trials, visualize, worker
-from pipelines import train as train_stage
-from pipelines import tune as tune_stage
-from pipelines.errors import UserError, WorldError
-from pipelines.evaluate import evaluate
-from pipelines.gates import Candidate, judge
-from pipelines.params import Params, load_params
-from pipelines.prepare import prepare
-from pipelines.prepared import Labeled, load_meta, load_split
-from pipelines.robustness import MOTIONS
-from pipelines.search_space import count_parameters, to_variant
-from pipelines.state import read_json, write_json
-from pipelines.train import train
-from pipelines.tune import tune
-from pipelines.variants import ClassifierParams, load_variant
+from pipelines.commands import clean
+from pipelines.evaluation import significance as comparison
+from pipelines.evaluation.robustness import MOTIONS
+from pipelines.evaluation.run import evaluate
+from pipelines.outputs.prepared_data import Labeled, load_meta, load_split
+from pipelines.preparation.run import prepare_source
+from pipelines.registry import champion, registration
+from pipelines.registry.gates import Candidate, judge
+from pipelines.runtime.errors import ExternalError, UserError
+from pipelines.runtime.files import read_json, write_json
+from pipelines.settings.params import Params, load_params
+from pipelines.settings.variants import ClassifierParams, load_variant
+from pipelines.tracking.client import flatten
+from pipelines.training import cluster, worker
+from pipelines.training.run import train
+from pipelines.tuning import study
+from pipelines.tuning import trial_workers as trials
+from pipelines.tuning.run import tune
+from pipelines.tuning.search_space import count_parameters, to_variant
+from pipelines.visualization import theta
+from pipelines.visualization.run import visualize
 from stn.batches import Batches
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,8 +160,8 @@ class Bench:
             shutil.copytree(checkpoint.path, storage / f"checkpoint_{len(list(storage.glob('*')))}")
 
         context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
-        self.patch.setattr(train_stage, "Mailbox", SimpleNamespace(options=lambda **_: SimpleNamespace(remote=Mailbox)))
-        self.patch.setattr(train_stage, "connected", nullcontext)
+        self._replace("Mailbox", SimpleNamespace(options=lambda **_: SimpleNamespace(remote=Mailbox)))
+        self._replace("connected", nullcontext)
         self.patch.setattr(ray.train.torch, "TorchTrainer", Trainer)
         self.patch.setattr(ray.train, "get_context", lambda: context)
         self.patch.setattr(ray.train, "report", report)
@@ -173,8 +180,7 @@ class Bench:
             options=lambda **options: SimpleNamespace(remote=lambda *arguments: Hired(options, arguments))
         )
         self.patch.setattr(trials, "RemoteWorker", hire)
-        self.patch.setattr(tune_stage, "connected", nullcontext)
-        self.patch.setattr(tune_stage, "save_figures", lambda *_: [])  # takes seconds and reads no setting
+        self._replace("save_figures", lambda *_: [])  # takes seconds and reads no setting
         self.patch.setattr(ray, "wait", lambda waiting, **_: (waiting[:1], waiting[1:]))
         self.patch.setattr(ray, "put", lambda value: value)
         self.patch.setattr(ray, "get", lambda value, **_: value.value if isinstance(value, Answer) else value)
@@ -187,16 +193,23 @@ class Bench:
         self.patch.setattr(torch, "set_num_threads", self.threads.append)
 
     def _stand_in_for_mlflow(self) -> None:
-        for name in ("connect", "experiment_id", "Delivery", "TrainingRun", "log_metrics", "log_files"):
-            self.patch.setattr(tracking, name, MagicMock())
+        for name in ("connect", "experiment_id", "Outbox", "TrainingRun", "log_metrics", "log_files"):
+            self._replace(name, MagicMock())
         # Its id goes into a file.
-        self.patch.setattr(tracking, "TrainingRun", lambda *_: MagicMock(run_id="a1"))
-        self.patch.setattr(tracking, "run_exists", lambda *_: True)
-        self.patch.setattr(tracking, "aliases", lambda *_: {})
-        self.patch.setattr(tracking, "registered_versions", lambda *_: [])
-        self.patch.setattr(champion, "held", lambda *_: nullcontext())
+        self._replace("TrainingRun", lambda *_: MagicMock(run_id="a1"))
+        self._replace("run_exists", lambda *_: True)
+        self._replace("aliases_of", lambda *_: {})
+        self._replace("list_versions", lambda *_: [])
+        self.patch.setattr(champion, "promotion_lock", lambda *_: nullcontext())
         self.patch.setattr(champion, "record", MagicMock())
-        self.patch.setattr(register, "export", lambda *_: {})  # takes seconds and reads no setting
+        self._replace("export", lambda *_: {})  # takes seconds and reads no setting
+
+    def _replace(self, name: str, stand_in: Any) -> None:
+        """Put a stand-in in the place of a function or class in every module that has imported it by name."""
+        modules = [m for n, m in sys.modules.items() if n.startswith("pipelines.") and name in vars(m)]
+        assert modules, name
+        for module in modules:
+            self.patch.setattr(module, name, stand_in)
 
     def _watch_batches(self) -> None:
         shuffled, ordered = Batches.shuffled, Batches.ordered
@@ -244,14 +257,14 @@ class Bench:
     def prepare(self, changes: dict[str, Any]) -> tuple[dict, dict[str, Labeled]]:
         """The stage prepare: meta.json and the three splits."""
         params = self.settings(changes)
-        prepare(params.data, params.prepare)
+        prepare_source(params.data, params.prepare)
         return load_meta(), {split: load_split(split) for split in SPLITS}
 
     def train(self, changes: dict[str, Any], variant: str = "seed", with_data: bool = False) -> Trained:
         """The stage train, on the tiny data, or ``with_data`` on what the changes make of them."""
         params = self.settings(changes)
         if with_data:
-            prepare(params.data, params.prepare)
+            prepare_source(params.data, params.prepare)
         else:
             self._bring(self.prepared, "data")
         for seen in (self.epochs, self.threads, self.messages):
@@ -280,10 +293,10 @@ class Bench:
         self._bring(self.prepared, "data")
         self.hired.clear()
         metrics = tune(params, load_variant("seed"))
-        with study.opened(metrics["study"], params.tune) as opened:
+        with study.open_study(metrics["study"], params.tune) as opened:
             return Tuned(
                 metrics=metrics,
-                trials=study.counted(opened),
+                trials=study.finished_trials(opened),
                 finals=[name for name in opened.user_attrs if name.startswith("final ")],
                 workers=list(self.hired),
             )
@@ -430,7 +443,7 @@ def _(bench: Bench) -> None:
     (damaged / "0" / "24.png").write_bytes(b"no image")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TINY, "data.source", str(damaged))
-        with pytest.raises(WorldError, match=r"0/24\.png"):
+        with pytest.raises(ExternalError, match=r"0/24\.png"):
             bench.prepare({})
         meta, _ = bench.prepare({"data.skip_broken": True})
     assert list(meta["broken"]) == ["0/24.png"] and sum(meta["counts"].values()) == 96
@@ -710,7 +723,7 @@ def _(bench: Bench) -> None:
     assert sizes == [10, 10, 4] * 2 * passes
     after, sizes, _ = bench.evaluate({"evaluate.batch_size": 20})
     assert sizes == [20, 4] * 2 * passes
-    before, after = tracking.flat(before), tracking.flat(after)
+    before, after = flatten(before), flatten(after)
     # A kernel may round otherwise for a batch of another size: that shows in the losses alone.
     losses = {name for name in before if name.endswith("_loss")}
     assert losses and {n: after[n] for n in losses} == pytest.approx({n: before[n] for n in losses})
@@ -750,16 +763,16 @@ def _(bench: Bench) -> None:
 def _(bench: Bench) -> None:
     def images_shown(changes: dict[str, Any]) -> int:
         params = bench.after_evaluate(changes)
-        figures, draw = [], visualize.sampling_grids
+        figures, draw = [], theta.sampling_grids
 
         def watched(*arguments):
             figures.append(draw(*arguments))
             return figures[-1]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(visualize, "sampling_grids", watched)
+            patch.setattr(theta, "sampling_grids", watched)
             patch.setattr(Figure, "savefig", lambda _, path, **__: Path(path).write_bytes(b"a picture"))
-            visualize.visualize(params.variants, params.visualize)
+            visualize(params.variants, params.visualize, MOTIONS)
         figure, _ = figures  # the first images and the worst; plain has no transformer
         return sum(len(axes.images) for axes in figure.axes)
 
@@ -778,8 +791,8 @@ def _(bench: Bench) -> None:
             return SimpleNamespace(version=len(registered))
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tracking, "register_network", watched)
-            register.register(params.variants, params.register_.tags)
+            patch.setattr(registration, "register_network", watched)
+            registration.register(params.variants, params.register_.tags)
         return [tags.get("team") for tags in registered]
 
     assert tags({}) == [None, None]

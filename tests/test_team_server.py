@@ -17,8 +17,8 @@ import requests
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from pipelines import tracking
-from pipelines.errors import UserError, WorldError
+from pipelines.runtime.errors import ExternalError, UserError
+from pipelines.tracking.client import connect
 from tests.conftest import ROOT, Project
 from tests.servers import ADMIN, SECRETS, Server, team_server
 from tools.account import main
@@ -151,7 +151,7 @@ def test_who_is_not_known_is_told_so_in_a_line(account, server, monkeypatch, tmp
     for name, value in (account | {"MLFLOW_TRACKING_URI": server.address}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"MLFLOW_TRACKING_USERNAME: .*MLFLOW_TRACKING_PASSWORD") as raised:
-        tracking.connect()
+        connect()
     assert "another" not in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -178,7 +178,7 @@ def test_a_password_is_changed_and_an_account_deleted(server, monkeypatch, capsy
     assert may("the second password")
     account("--delete")
     assert not may("the second password")
-    with pytest.raises(WorldError, match="12 characters"):
+    with pytest.raises(ExternalError, match="12 characters"):
         account(password="short")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs.db")
     with pytest.raises(UserError, match="MLFLOW_TRACKING_URI: 'sqlite"):

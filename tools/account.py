@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 with warnings.catch_warnings(action="ignore"):  # on Starlette's own plans
     from mlflow.server.auth.client import AuthServiceClient
 
-from pipelines.errors import UserError, WorldError, run
+from pipelines.runtime.errors import ExternalError, UserError, run
 
 PERMISSIONS = ("READ", "USE", "EDIT", "MANAGE")
 
@@ -79,7 +79,7 @@ def main() -> None:
         else:
             change(server, arguments.name, arguments.permission)
     except MlflowException as error:
-        raise WorldError(f"{uri}: {error}") from None
+        raise ExternalError(f"{uri}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from pipelines.errors import UserError, WorldError, run
+from pipelines.runtime.errors import ExternalError, UserError, run
 from tools.databases import database_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +65,7 @@ def back_up(folder: Path) -> None:
 
     Raises:
         UserError: the folder exists.
-        WorldError: the database or the artifacts cannot be read.
+        ExternalError: the database or the artifacts cannot be read.
     """
     if folder.exists():
         raise UserError(f"'{folder}' given; a folder that does not exist yet")
@@ -95,20 +95,20 @@ def read(folder: Path) -> dict:
 
     Raises:
         UserError: there is no backup in the folder.
-        WorldError: a file is missing, altered or was added.
+        ExternalError: a file is missing, altered or was added.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError:
         raise UserError(f"'{folder}' given; a folder that `make backup` wrote") from None
     except ValueError:
-        raise WorldError(f"{folder / MANIFEST}: damaged; take another backup") from None
+        raise ExternalError(f"{folder / MANIFEST}: damaged; take another backup") from None
     found = digests(folder)
     found.pop(MANIFEST)
     for name in sorted(found.keys() | manifest["files"].keys()):
         if found.get(name) != manifest["files"].get(name):
             what = "missing" if name not in found else "not what was backed up"
-            raise WorldError(f"{folder / name}: {what}; nothing was restored; take another backup")
+            raise ExternalError(f"{folder / name}: {what}; nothing was restored; take another backup")
     return manifest
 
 
@@ -117,7 +117,7 @@ def restore(folder: Path, overwrite: bool) -> None:
 
     Raises:
         UserError: there is no backup in the folder; it is one of another kind of database; the store is not empty.
-        WorldError: the backup is damaged; the database or the artifacts cannot be written.
+        ExternalError: the backup is damaged; the database or the artifacts cannot be written.
     """
     manifest = read(folder)
     database, root = database_of(ROOT), artifact_root()
@@ -148,7 +148,7 @@ def main() -> None:
         else:
             restore(arguments.folder, arguments.overwrite)
     except MlflowException as error:
-        raise WorldError(f"MLFLOW_ARTIFACT_ROOT: {str(error).splitlines()[0][:300]}") from None
+        raise ExternalError(f"MLFLOW_ARTIFACT_ROOT: {str(error).splitlines()[0][:300]}") from None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sqlalchemy
 from sqlalchemy import URL, func, literal, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from pipelines.errors import UserError, WorldError
+from pipelines.runtime.errors import ExternalError, UserError
 
 # Where MLflow writes down places of artifacts; absolute ones, where a database was used without a server.
 LOCATIONS = {
@@ -39,7 +39,7 @@ class Database:
             return not sqlalchemy.inspect(engine).get_table_names()
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
-            raise WorldError(f"MLFLOW_STORE: {self} does not answer ({reason})") from None
+            raise ExternalError(f"MLFLOW_STORE: {self} does not answer ({reason})") from None
         finally:
             engine.dispose()
 
@@ -88,7 +88,7 @@ class Sqlite(Database):
             with closing(sqlite3.connect(origin)) as reader, closing(sqlite3.connect(target)) as writer:
                 reader.backup(writer)
         except sqlite3.Error as error:
-            raise WorldError(f"MLFLOW_STORE: {self}: {error}") from None
+            raise ExternalError(f"MLFLOW_STORE: {self}: {error}") from None
 
 
 class Postgresql(Database):
@@ -110,10 +110,10 @@ class Postgresql(Database):
                 [program, f"--dbname={url}", *options], env=os.environ | password, capture_output=True, text=True
             )
         except FileNotFoundError:
-            raise WorldError(f"{program} is not installed here; Debian's package postgresql-client has it") from None
+            raise ExternalError(f"{program} is not installed here; Debian's package postgresql-client has it") from None
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no reason given"]
-            raise WorldError(f"MLFLOW_STORE: {self}: {lines[0]}")
+            raise ExternalError(f"MLFLOW_STORE: {self}: {lines[0]}")
 
 
 def database_of(root: Path) -> Database:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import vl_convert
 
-from pipelines.state import home, state_dir
+from pipelines.runtime.home import home, state_dir
 
 VEGA_LITE = "5.21"  # DVC's plots are written for 5
 PAGE = Path(__file__).with_name("plots_page.html")

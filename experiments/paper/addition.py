@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pipelines.prepared import Labeled
-from stn.batches import Batches, mix
+from pipelines.outputs.prepared_data import Labeled
+from stn.batches import Batches, derive_seed
 
 SUMS = [str(number) for number in range(19)]
 
@@ -21,7 +21,9 @@ class Sums(Batches):
     def shuffled(
         self, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        first, second = (super(Sums, self).shuffled(batch_size, mix(seed, i), epoch, rank, world_size) for i in (1, 2))
+        first, second = (
+            super(Sums, self).shuffled(batch_size, derive_seed(seed, i), epoch, rank, world_size) for i in (1, 2)
+        )
         for (left, left_labels), (right, right_labels) in zip(first, second, strict=True):
             yield torch.cat((left, right), 1), left_labels + right_labels
 

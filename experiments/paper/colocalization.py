@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable
 
 from experiments.paper.settings import COLOCALIZATION, FOLDER, ColocalizationParams, Params, load_params
-from pipelines.errors import WorldError, run
+from pipelines.runtime.errors import ExternalError, run
+from stn.training import default_device
 
 if __name__ == "__main__":
     run(load_params)  # a mistake in the settings is answered before torch takes seconds to import
@@ -23,12 +24,11 @@ from torch import Tensor, nn
 
 from experiments.paper.networks import DIGIT, LOCALIZATIONS, paper_network
 from experiments.paper.train import batches
-from pipelines.fit import Fit
-from pipelines.prepared import load_meta, load_split
-from pipelines.progress import progress
-from pipelines.state import write_json
-from pipelines.trained import device
-from stn.batches import mix
+from pipelines.outputs.prepared_data import load_meta, load_split
+from pipelines.runtime.files import write_json
+from pipelines.runtime.progress import progress
+from pipelines.training.trainer import Trainer
+from stn.batches import derive_seed
 from stn.distortions import Distortion, distort_once
 from stn.localization import Localization
 from stn.spatial_transformer import SpatialTransformer
@@ -122,7 +122,7 @@ def make_encoder(params: Params) -> tuple[Callable[[Tensor], Tensor], dict, Tens
 
     Raises:
         UserError: there are no prepared data.
-        WorldError: the loss became infinite or NaN.
+        ExternalError: the loss became infinite or NaN.
     """
     folder = FOLDER / "data" / "R"  # where training images are not turned yet
     meta, split = load_meta(folder), load_split("train", folder)
@@ -131,13 +131,13 @@ def make_encoder(params: Params) -> tuple[Callable[[Tensor], Tensor], dict, Tens
     recipe = params.train.model_dump() | own
     variant = paper_network("CNN", meta["image_shape"], len(meta["classes"]), params.train).model_dump()
     training = batches(split, meta)
-    fit = Fit(recipe, variant, meta, training, training, settings.seed, torch.float32)
+    fit = Trainer(recipe, variant, meta, training, training, settings.seed, torch.float32)
     with progress("encoder", fit.epochs) as reporter:
         while fit.done < fit.epochs:
             try:
                 fit.epoch(lambda step: reporter.update(fit.done + step / fit.steps))
             except NotFiniteError as error:
-                raise WorldError(f"encoder: {error}; a smaller colocalization.encoder_lr may help") from None
+                raise ExternalError(f"encoder: {error}; a smaller colocalization.encoder_lr may help") from None
     layers = list(fit.network.eval().requires_grad_(False).classifier.children())
     features = nn.Sequential(*layers[:-1])
     images, _ = next(training.ordered(1000))
@@ -151,18 +151,18 @@ def colocalize(digit: int, params: Params) -> dict:
 
     Raises:
         UserError: there are no prepared data.
-        WorldError: the encoder's loss, or that of all starts, became infinite or NaN.
+        ExternalError: the encoder's loss, or that of all starts, became infinite or NaN.
     """
     settings = params.colocalization
     encode, meta, images, labels = make_encoder(params)
-    generator = torch.Generator().manual_seed(mix(settings.seed, digit))
+    generator = torch.Generator().manual_seed(derive_seed(settings.seed, digit))
     order = torch.randperm(len(images), generator=generator)
     chosen = order[labels[order] == digit][: settings.images]
     result: dict = {"digit": digit, "images": len(chosen), "starts": settings.starts, "steps": settings.steps}
     for name, clutter in (("T", 0), ("TC", settings.clutter)):
-        torch.manual_seed(mix(settings.seed, digit))
+        torch.manual_seed(derive_seed(settings.seed, digit))
         placed, centers = place(images[chosen], images[order[:OTHERS]], clutter, settings.seed)
-        normalized = ((placed.float() / 255 - meta["mean"][0]) / meta["std"][0]).to(device())
+        normalized = ((placed.float() / 255 - meta["mean"][0]) / meta["std"][0]).to(default_device())
         # Some starts end where nothing is; their loss tells, without a look at where the digits are.
         starts = []
         with progress(f"digit {digit} {name}", settings.starts * settings.steps) as reporter:
@@ -173,7 +173,9 @@ def colocalize(digit: int, params: Params) -> dict:
                 )
         finite = [start for start in starts if math.isfinite(start[1])]
         if not finite:
-            raise WorldError(f"digit {digit} {name}: no start has a finite loss; a smaller colocalization.lr may help")
+            raise ExternalError(
+                f"digit {digit} {name}: no start has a finite loss; a smaller colocalization.lr may help"
+            )
         found, _ = min(finite, key=lambda start: start[1])
         result[name] = 100 * (overlap(found.cpu(), centers) > 0.5).double().mean().item()
     return result

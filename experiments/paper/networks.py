@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from experiments.paper.settings import TrainParams
-from pipelines.variants import VariantParams
+from pipelines.settings.variants import VariantParams
 from stn.classifiers import build_network
 
 DIGIT = 28  # pixels of MNIST's side: what a transformer makes of a larger canvas

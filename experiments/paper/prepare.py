@@ -6,13 +6,13 @@ python -m experiments.paper.prepare R
 import argparse
 
 from experiments.paper.settings import FOLDER, load_params
-from pipelines.errors import run
+from pipelines.runtime.errors import run
 
 if __name__ == "__main__":
     run(load_params)  # a mistake in the settings is answered before torch takes seconds to import
 
-from pipelines import prepare as stage
-from pipelines.params import DataParams, DistortionParams, PrepareParams
+from pipelines.preparation.run import prepare_source, report
+from pipelines.settings.params import DataParams, DistortionParams, PrepareParams
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     )
     # MNIST brings its own test images: the share of these is never asked for.
     settings = PrepareParams(validation=params.prepare.validation, test=0.5, seed=params.prepare.seed)
-    stage.report(stage.prepare(data, settings, FOLDER / "data" / protocol))
+    report(prepare_source(data, settings, FOLDER / "data" / protocol))
 
 
 if __name__ == "__main__":

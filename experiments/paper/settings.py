@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipelines.params import Count, RecipeParams, Seed
-from pipelines.settings_file import Section, load_settings
-from pipelines.variants import LearningRateFactor
+from pipelines.settings.params import Count, RecipeParams, Seed
+from pipelines.settings.variants import LearningRateFactor
+from pipelines.settings.yaml_file import Section, load_settings
 
 FOLDER = Path("experiments/paper")
 ADDITION = "addition"

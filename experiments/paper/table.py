@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from scipy.stats import t
 
 from experiments.paper.settings import ADDITION, COLOCALIZATION, FOLDER, load_params
-from pipelines.errors import UserError, run
-from pipelines.state import read_json
+from pipelines.runtime.errors import UserError, run
+from pipelines.runtime.files import read_json
 
 # Test error in percent, Jaderberg et al. (2015), section 4.1 and appendix A.
 PAPER = {

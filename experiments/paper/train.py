@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.paper.settings import ADDITION, FOLDER, Params, load_params
-from pipelines.errors import WorldError, run
+from pipelines.runtime.errors import ExternalError, run
+from stn.training import default_device
 
 if __name__ == "__main__":
     run(load_params)  # a mistake in the settings is answered before torch takes seconds to import
@@ -18,12 +19,13 @@ import torch
 
 from experiments.paper.addition import SUMS, Sums, pair
 from experiments.paper.networks import count_parameters, paper_network
-from pipelines.fit import Fit, make_batches
-from pipelines.lineage import digest_code
-from pipelines.prepared import Labeled, load_arrays, load_meta, load_split
-from pipelines.progress import progress
-from pipelines.state import key_of, locked, state_dir, write_json
-from pipelines.trained import device
+from pipelines.outputs.prepared_data import Labeled, load_arrays, load_meta, load_split
+from pipelines.runtime.files import write_json
+from pipelines.runtime.home import state_dir
+from pipelines.runtime.keys import digest_code, key_of
+from pipelines.runtime.locks import locked
+from pipelines.runtime.progress import progress
+from pipelines.training.trainer import Trainer, make_batches
 from stn.batches import Augmentation, Batches
 from stn.distortions import make_distortion
 from stn.training import NotFiniteError, choose_precision, predict
@@ -36,14 +38,14 @@ def train(task: str, network: str, seed: int, params: Params) -> dict[str, Any]:
 
     Raises:
         UserError: there are no prepared data.
-        WorldError: the loss became infinite or NaN.
+        ExternalError: the loss became infinite or NaN.
     """
     settings = params.train_of(task)
     recipe = settings.model_dump()
     meta, training, validation, test = load_data(task, recipe)
     variant = paper_network(network, meta["image_shape"], len(meta["classes"]), settings)
-    precision, _ = choose_precision(settings.precision, device())
-    fit = Fit(recipe, variant.model_dump(), meta, training, validation, seed, precision)
+    precision, _ = choose_precision(settings.precision, default_device())
+    fit = Trainer(recipe, variant.model_dump(), meta, training, validation, seed, precision)
     key = key_of(task, network, seed, recipe, meta["digest"], digest_code("stn", "pipelines.fit", "experiments.paper"))
     checkpoint = state_dir("paper") / f"{task}-{network}-{seed}-{key}.pt"
     with locked(f"paper-{checkpoint.stem}"):  # make clean-all leaves it alone
@@ -57,7 +59,7 @@ def train(task: str, network: str, seed: int, params: Params) -> dict[str, Any]:
         "parameters": count_parameters(variant, meta["image_shape"], len(meta["classes"])),
         "train_images": len(training), "test_images": len(test), "epochs": fit.epochs,
         "seconds": round(sum(entry["epoch_seconds"] for entry in fit.history), 1),
-        "device": torch.cuda.get_device_name() if device().type == "cuda" else "CPU",
+        "device": torch.cuda.get_device_name() if default_device().type == "cuda" else "CPU",
         "precision": str(precision).removeprefix("torch."),
     }  # fmt: skip
     write_json(RESULTS / task / network / f"{seed}.json", result)
@@ -65,14 +67,14 @@ def train(task: str, network: str, seed: int, params: Params) -> dict[str, Any]:
     return result
 
 
-def _run(fit: Fit, checkpoint: Path, title: str) -> None:
+def _run(fit: Trainer, checkpoint: Path, title: str) -> None:
     """Train to the end, from ``checkpoint`` where there is one; it is written after each epoch.
 
     Raises:
-        WorldError: the loss became infinite or NaN.
+        ExternalError: the loss became infinite or NaN.
     """
     if checkpoint.exists():
-        fit.load_state_dict(torch.load(checkpoint, map_location=device(), weights_only=True))
+        fit.load_state_dict(torch.load(checkpoint, map_location=default_device(), weights_only=True))
     with progress(title, fit.epochs) as reporter:
         reporter.update(fit.done)
         while fit.done < fit.epochs:
@@ -80,7 +82,7 @@ def _run(fit: Fit, checkpoint: Path, title: str) -> None:
             try:
                 entry = fit.epoch(lambda step, done=done: reporter.update(done + step / fit.steps))
             except NotFiniteError as error:
-                raise WorldError(f"{title}: {error}; a smaller train.lr may help") from None
+                raise ExternalError(f"{title}: {error}; a smaller train.lr may help") from None
             save(fit, checkpoint)
             reporter.update(fit.done, f"validation {entry['validation_accuracy']:.4f}")
 
@@ -94,10 +96,10 @@ def load_data(task: str, recipe: dict[str, Any]) -> tuple[dict, Batches, Batches
     folder = FOLDER / "data" / ("RTS" if task == ADDITION else task)
     meta = load_meta(folder)
     if task != ADDITION:
-        training, validation = make_batches(load_arrays(folder=folder), meta, recipe, device())
+        training, validation = make_batches(load_arrays(folder=folder), meta, recipe, default_device())
         return meta, training, validation, batches(load_split("test", folder), meta)
     augmentation = Augmentation(distortion=make_distortion(**meta["distortion"]))
-    training = Sums(*load_split("train", folder), meta["mean"], meta["std"], device(), augmentation)
+    training = Sums(*load_split("train", folder), meta["mean"], meta["std"], default_device(), augmentation)
     height, width = meta["image_shape"][1:]
     meta |= {"image_shape": [2, height, width], "mean": meta["mean"] * 2, "std": meta["std"] * 2, "classes": SUMS}
     validation, test = (batches(pair(load_split(name, folder), seed), meta) for seed, name in enumerate(HELD_OUT))
@@ -108,10 +110,10 @@ HELD_OUT = ("validation", "test")
 
 
 def batches(split: Labeled, meta: dict) -> Batches:
-    return Batches(split.images, split.labels, meta["mean"], meta["std"], device())
+    return Batches(split.images, split.labels, meta["mean"], meta["std"], default_device())
 
 
-def save(fit: Fit, path: Path) -> None:
+def save(fit: Trainer, path: Path) -> None:
     """Written beside ``path`` and moved into place, so that a kill leaves no half of it."""
     beside = path.with_suffix(".part")
     torch.save(fit.state_dict(), beside)

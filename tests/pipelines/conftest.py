@@ -9,10 +9,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipelines import champion, tracking
-from pipelines.params import Params, load_params, set_value
-from pipelines.promote import promote
-from pipelines.state import write_json
+from pipelines.params import set_value
+from pipelines.registry import champion
+from pipelines.registry.export import register_network
+from pipelines.registry.promotion import promote
+from pipelines.registry.versions import aliases_of
+from pipelines.runtime.files import write_json
+from pipelines.settings.params import Params, load_params
+from pipelines.tracking.client import connect, experiment_id
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME, CLASSES, COUNT = "stn-mine", ["cat", "dog", "eel", "fox"], 200
@@ -51,7 +55,7 @@ def new_store(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        tracking.connect()
+        connect()
     return folder / "state/mlflow.db"
 
 
@@ -75,8 +79,8 @@ def registry(tmp_path_factory) -> Path:
         patch.setenv("DVC_ROOT", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(folder)
-        client = tracking.connect()
-        experiment = tracking.experiment_id(client, NAME)
+        client = connect()
+        experiment = experiment_id(client, NAME)
         example = np.zeros((2, 1, 8, 8), dtype=np.uint8)
         for number, right in RIGHT.items():
             answers = Answers(right).eval()
@@ -88,7 +92,7 @@ def registry(tmp_path_factory) -> Path:
             tags = {"variant": "seed", "parameters": "100", "data_digest": "d1", "number": number, "git_commit": "none"}
             about = {"classes": CLASSES, "image_shape": [1, 8, 8], "mean": [0.0], "variant": "seed"}
             about["padding_mode"] = "zeros"
-            tracking.register_network(NAME, "seed", run_id, folder / "network.pt2", example, outputs, about, tags)
+            register_network(NAME, "seed", run_id, folder / "network.pt2", example, outputs, about, tags)
         client.set_registered_model_alias(NAME, "champion", "1")
     return folder
 
@@ -98,7 +102,7 @@ class Store:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.client = tracking.connect()
+        self.client = connect()
 
     def params(self, *settings: str) -> Params:
         for setting in settings:
@@ -112,7 +116,7 @@ class Store:
 
     @property
     def champion(self) -> str:
-        return tracking.aliases(self.client, NAME)["champion"]
+        return aliases_of(self.client, NAME)["champion"]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import stn.batches
-from stn.batches import Augmentation, Batches, mix
+from stn.batches import Augmentation, Batches, derive_seed
 from stn.clutter import add_clutter
 from stn.distortions import PROTOCOLS, Distortion, make_distortion
 
@@ -99,7 +99,7 @@ def test_epochs_and_seeds_differ_and_a_repeat_is_exact():
     assert torch.equal(epoch(0, 1), first)
     for other in [(0, 2), (1, 1), (1, 0)]:
         assert not torch.equal(epoch(*other), first), other
-    assert len({mix(seed, number) for seed in range(30) for number in range(30)}) == 900
+    assert len({derive_seed(seed, number) for seed in range(30) for number in range(30)}) == 900
 
 
 def test_each_image_comes_at_most_once_an_epoch_and_other_images_are_left_over_in_another():

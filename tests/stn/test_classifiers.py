@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipelines.evaluation.layer_table import layers
 from stn import Affine, ConvClassifier, Localization, Network, RawClassifier, SpatialTransformer, build_network
-from stn.layers import layers
 
 SEED = {"localization": {}}
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

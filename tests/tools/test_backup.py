@@ -11,7 +11,7 @@ import mlflow
 import pytest
 from mlflow.artifacts import load_text
 
-from pipelines.errors import UserError, WorldError
+from pipelines.runtime.errors import ExternalError, UserError
 from tests.servers import ADMIN, ROOT, team_server
 from tools import backup
 
@@ -124,14 +124,14 @@ def test_a_damaged_backup_is_told_before_anything_is_touched(damage, small, tmp_
             file.write_text(file.read_text()[:100])
     monkeypatch.setenv("MLFLOW_STORE", f"sqlite:///{tmp_path}/there/runs.db")
     monkeypatch.setenv("MLFLOW_ARTIFACT_ROOT", f"{tmp_path}/there/files")
-    with pytest.raises(WorldError, match=file.name):
+    with pytest.raises(ExternalError, match=file.name):
         backup.restore(kept, overwrite=True)
     assert not (tmp_path / "there").exists()
 
 
 def test_half_a_backup_never_bears_its_name(small, tmp_path, files_of_at_most):
     kept = tmp_path / "kept"
-    with files_of_at_most(1000), pytest.raises((OSError, WorldError)):
+    with files_of_at_most(1000), pytest.raises((OSError, ExternalError)):
         backup.back_up(kept)
     assert not kept.exists() and kept.with_name("kept.partial").exists()
     backup.back_up(kept)
@@ -146,7 +146,7 @@ def test_half_a_backup_never_bears_its_name(small, tmp_path, files_of_at_most):
         ("nonsense", UserError, "MLFLOW_STORE"),
         ("mysql://u:secret@host/db", UserError, "MLFLOW_STORE"),
         ("sqlite:////nonexistent/runs.db", UserError, "/nonexistent/runs.db"),
-        ("postgresql://u:secret@127.0.0.1:1/db", WorldError, "127.0.0.1"),
+        ("postgresql://u:secret@127.0.0.1:1/db", ExternalError, "127.0.0.1"),
     ],
 )
 def test_a_store_that_cannot_be_read_is_told_in_a_line(store, error, named, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import torch
 
 from experiments.paper.addition import Sums, pair
-from pipelines.prepared import Labeled
+from pipelines.outputs.prepared_data import Labeled
 
 COUNT = 40
 NUMBERS = torch.arange(COUNT)

@@ -11,7 +11,7 @@ from torch import nn
 from experiments.paper import colocalization
 from experiments.paper.colocalization import CANVAS, REACH, SHARE, localize, overlap, place, random_places, triplet_loss
 from experiments.paper.settings import load_params
-from pipelines.errors import WorldError
+from pipelines.runtime.errors import ExternalError
 from stn.localization import Localization
 from stn.spatial_transformer import SpatialTransformer
 from stn.transforms import Attention
@@ -88,7 +88,7 @@ def test_of_several_starts_the_one_with_the_lowest_loss_counts(monkeypatch, loss
     own = params.colocalization.model_copy(update={"starts": 3, "clutter": 0})
     params = params.model_copy(update={"colocalization": own})
     if found is None:
-        with pytest.raises(WorldError, match="digit 4 T: no start has a finite loss"):
+        with pytest.raises(ExternalError, match="digit 4 T: no start has a finite loss"):
             colocalization.colocalize(4, params)
     else:
         result = colocalization.colocalize(4, params)

@@ -7,8 +7,8 @@ from torch import nn
 
 from experiments.paper.networks import count_parameters, paper_network
 from experiments.paper.settings import load_params
+from pipelines.evaluation.layer_table import layers
 from stn.classifiers import Network, build_network
-from stn.layers import layers
 
 PARAMS = load_params()
 SIZES = {"R": 28, "RTS": 42, "TC": 60}

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.paper import settings
 from experiments.paper.settings import FOLDER, load_params
-from pipelines.errors import UserError
+from pipelines.runtime.errors import UserError
 
 
 def write(tmp_path, monkeypatch, new: str) -> None:

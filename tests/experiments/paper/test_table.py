@@ -5,8 +5,8 @@ import pytest
 
 from experiments.paper import table
 from experiments.paper.table import cell, colocalization_table, figure, markdown
-from pipelines.errors import UserError
-from pipelines.state import write_json
+from pipelines.runtime.errors import UserError
+from pipelines.runtime.files import write_json
 
 
 def result(task: str, network: str, seed: int, error: float) -> dict:

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from experiments.paper import train
 from experiments.paper.settings import ADDITION, load_params
-from pipelines.errors import UserError
-from pipelines.state import read_json, write_json
+from pipelines.runtime.errors import UserError
+from pipelines.runtime.files import read_json, write_json
 
 SPLITS = {"train": 96, "validation": 32, "test": 64}
 
@@ -52,7 +52,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_error(params, folder, monke
     path.unlink()
     assert not list((folder / "state/paper").iterdir())
 
-    epochs, fit_epoch = [], train.Fit.epoch
+    epochs, fit_epoch = [], train.Trainer.epoch
 
     def killed_in_the_second(fit, on_step=None):
         epochs.append(fit.done)
@@ -60,7 +60,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_error(params, folder, monke
             raise KeyboardInterrupt
         return fit_epoch(fit, on_step)
 
-    monkeypatch.setattr(train.Fit, "epoch", killed_in_the_second)
+    monkeypatch.setattr(train.Trainer, "epoch", killed_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         train.train("RTS", "ST-FCN-tps", 1, params)
     assert not path.exists() and len(list((folder / "state/paper").iterdir())) == 1

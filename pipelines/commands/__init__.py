@@ -1,0 +1,1 @@
+"""Commands that are not a stage: ``python -m pipelines.commands.<name>``."""

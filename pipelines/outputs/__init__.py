@@ -1,0 +1,1 @@
+"""Every file format that one stage writes and another one reads."""

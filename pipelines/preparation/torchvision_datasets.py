@@ -1,0 +1,104 @@
+"""Data sets that torchvision knows: read where they lie, or downloaded to there."""
+
+import http.client
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.outputs.prepared_data import Labeled
+from pipelines.preparation.class_folders import LAYOUT, SPLITS
+from pipelines.preparation.dataset import Source
+from pipelines.preparation.images import to_pixels
+from pipelines.runtime.errors import ExternalError
+from pipelines.runtime.progress import track
+from pipelines.settings.params import DataParams
+
+NAMES = ("cifar10", "mnist", "fashion_mnist", "svhn")
+STALLED_S = 60.0  # without a byte for so long, a download has failed
+
+
+def read_torchvision(data: DataParams, root: Path) -> Source | None:
+    """The data set that ``data.dataset`` names, from under a torchvision root; None where it is not there.
+
+    Raises:
+        ExternalError: it is there, but damaged.
+    """
+    from torchvision import datasets
+
+    try:
+        found = _open(data.dataset, root, download=False)
+    except (AssertionError, RuntimeError, ValueError, LookupError, EOFError, OSError) as error:
+        if isinstance(error, RuntimeError) and "not found" in str(error).lower():
+            return None
+        # MNIST's files have no checksums of their own once they are unpacked.
+        raise ExternalError(
+            f"data.source: {data.dataset} in {data.source!r} is cut off or damaged ({_reason(error)}); "
+            f"delete its folder there, and it will be downloaded again"
+        ) from None
+    splits = []
+    for split, dataset in zip(SPLITS, found, strict=True):
+        images = track(f"{data.dataset} {split}", (image for image, _ in dataset), len(dataset))
+        pixels = np.stack([to_pixels(image, data.size, data.channels) for image in images])
+        targets = dataset.labels if isinstance(dataset, datasets.SVHN) else dataset.targets
+        splits.append(Labeled(torch.from_numpy(pixels), torch.as_tensor(targets, dtype=torch.int64)))
+    classes = [name.split(" - ")[0] for name in getattr(found[0], "classes", "0123456789")]
+    return Source(splits[0], splits[1], classes, f"torchvision {type(found[0]).__name__}")
+
+
+def download(data: DataParams, root: Path) -> None:
+    """Download the data set that ``data.dataset`` names into a torchvision root. Every file is checked by its MD5.
+
+    Raises:
+        ExternalError: it could not be; files that came broken are removed, those that came whole stay.
+    """
+    from torchvision.datasets.utils import check_integrity
+
+    files = _files(data.dataset, root)
+    before = {path: path.stat().st_mtime_ns for path in files if path.exists()}
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(STALLED_S)
+    try:
+        _open(data.dataset, root, download=True)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        reason = _reason(error)
+        for path, md5 in files.items():
+            new = path.exists() and path.stat().st_mtime_ns != before.get(path)
+            if new and not check_integrity(path, md5):
+                reason = f"{path.name} broke off or has the wrong checksum, and was removed"
+                path.unlink()
+        raise ExternalError(
+            f"data.source: {data.dataset} is not in {data.source!r} and could not be downloaded ({reason}). "
+            f"Without a network, use a local copy: make repro SOURCE=path, where path is a torchvision root, or a "
+            f"folder, zip or tar of {LAYOUT}"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(patience)
+
+
+def _open(name: str, root: Path, download: bool) -> list[Any]:
+    """Training and test images as torchvision has them."""
+    from torchvision import datasets
+
+    if name == "svhn":
+        return [datasets.SVHN(root, split=split, download=download) for split in SPLITS]
+    kind = {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
+    return [kind(root, train=split == "train", download=download) for split in SPLITS]
+
+
+def _files(name: str, root: Path) -> dict[Path, str]:
+    """What is downloaded, each file with its MD5."""
+    from torchvision import datasets
+
+    if name == "cifar10":
+        return {root / datasets.CIFAR10.filename: datasets.CIFAR10.tgz_md5}
+    if name == "svhn":
+        return {root / datasets.SVHN.split_list[split][1]: datasets.SVHN.split_list[split][2] for split in SPLITS}
+    kind = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
+    return {root / kind.__name__ / "raw" / file: md5 for file, md5 in kind.resources}
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,1 @@
+"""What every process needs: errors and exit codes, environment, home, files, locks, progress."""

@@ -1,0 +1,82 @@
+"""The environment: what the variables of .env.example say, read from the real environment and from ``.env``.
+
+``.env`` lies in the repository's home; what is set outside it wins, and a variable that is set to nothing is not set.
+Every ``python -m pipelines.<module>`` reads it before anything else, and refuses a value that cannot be right.
+"""
+
+import os
+import re
+from typing import NamedTuple
+
+from dotenv.parser import parse_stream
+
+from pipelines.runtime.home import home
+
+FILE = ".env"
+
+
+class Variable(NamedTuple):
+    """What a variable may hold, as a pattern and in words; whether it must never be shown."""
+
+    pattern: str = r".*"
+    allowed: str = ""
+    secret: bool = False
+
+
+VARIABLES = {
+    "RAY_ADDRESS": Variable(r"auto|(?!\w+://)\S+:\d+", "host:port of the cluster's head, or auto"),
+    "CHECKPOINT_STORAGE": Variable(r"/.*|s3://[^/\s]+(/\S*)?", "an absolute path or s3://bucket/folder"),
+    "MLFLOW_TRACKING_URI": Variable(
+        r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://.+|databricks(://.+)?",
+        "http(s)://host:port of a server, or the address of a database: sqlite, postgresql, mysql or mssql",
+    ),
+    "MLFLOW_TRACKING_USERNAME": Variable(),
+    "MLFLOW_TRACKING_PASSWORD": Variable(secret=True),
+    "OPTUNA_STORAGE": Variable(r"\w+(\+\w+)?://\S+", "the address of a database: postgresql://user:password@host/name"),
+    "AWS_ENDPOINT_URL": Variable(r"https?://\S+", "http(s)://host:port"),
+    "AWS_ACCESS_KEY_ID": Variable(),
+    "AWS_SECRET_ACCESS_KEY": Variable(secret=True),
+    "AWS_DEFAULT_REGION": Variable(r"[\w-]+", "a region's name, such as eu-central-1"),
+}  # fmt: skip
+PAIRS = (("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
+
+
+def read() -> str | None:
+    """Take what ``.env`` says into this process's environment; what is wrong there or in a variable, in a line."""
+    path = home() / FILE
+    if path.exists():
+        try:
+            with path.open(encoding="utf-8") as file:
+                bindings = list(parse_stream(file))
+        except UnicodeDecodeError as error:
+            return f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start})"
+        for binding in bindings:
+            if binding.error:  # the line is not repeated: it may hold a password
+                return f"{path}: line {binding.original.line}: not understood; expected NAME=value"
+            if binding.key is not None and binding.value is not None:
+                os.environ.setdefault(binding.key, binding.value)
+    for name, variable in VARIABLES.items():
+        given = value(name)
+        if given and not re.fullmatch(variable.pattern, given):
+            return f"{name}: '{redact(given)}' given; expected {variable.allowed}"
+    for pair in PAIRS:
+        for name, other in (pair, pair[::-1]):
+            if value(name) and not value(other):
+                return f"{name} is set and {other} is not; one is of no use without the other"
+    return None
+
+
+def value(name: str) -> str | None:
+    """What a variable of :data:`VARIABLES` holds; None where it is not set."""
+    assert name in VARIABLES, name
+    return os.environ.get(name) or None
+
+
+def redact(text: str) -> str:
+    """The text without secrets: neither those of the environment nor the passwords in addresses."""
+    text = re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:***@", text)
+    text = re.sub(r"([?&]\w*(?:password|secret|token)=)[^&\s]*", r"\1***", text, flags=re.IGNORECASE)
+    for name, variable in VARIABLES.items():
+        if variable.secret and (secret := value(name)):
+            text = text.replace(secret, "***")
+    return text

@@ -1,0 +1,150 @@
+"""A YAML file as a frozen, strict model: what is unknown or out of range is refused, in one line for each mistake."""
+
+import difflib
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipelines.runtime.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
+MAX_LINES, MAX_LINE = 3, 300  # of one message, and characters of a line
+MAX_SHOWN = 60  # characters of a value or of a key that is unknown
+# A value may be far longer than the file, since YAML's aliases repeat parts of it.
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother = 3, 8, 4, MAX_SHOWN, MAX_SHOWN
+
+
+class Section(BaseModel):
+    """The base of all settings."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def load_settings(path: Path, model: type[Model]) -> Model:
+    """Read the file and check it against ``model``.
+
+    Raises:
+        UserError: it cannot be read, is not YAML, or one line for each setting that is wrong, three at most.
+    """
+    return check_settings(read_yaml(path, YAML(typ="safe")), path, model)
+
+
+def check_settings(values: Any, path: Path, model: type[Model]) -> Model:
+    """What ``path`` says, checked against ``model``.
+
+    Raises:
+        UserError: one line for each setting that is wrong, three at most.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = _lines(path, model, error.errors())
+    if len(lines) > MAX_LINES:
+        lines[MAX_LINES - 1 :] = [f"{path}: and {len(lines) - MAX_LINES + 1} more mistakes"]
+    raise UserError("\n       ".join(lines))
+
+
+def read_yaml(path: Path, yaml: YAML) -> Any:
+    """What the file says.
+
+    Raises:
+        UserError: it cannot be read, or is not YAML; with the line, where there is one.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found in {Path.cwd()}; run this from the repository's top folder") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    return parse(text, yaml, str(path))
+
+
+def parse(text: str, yaml: YAML, where: str) -> Any:
+    """What the text says; ``where`` it stands begins the message.
+
+    Raises:
+        UserError: it is not YAML.
+    """
+    try:
+        return yaml.load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise UserError(f"{where}{line}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise UserError(f"{where}: not valid YAML: nested too deeply") from None
+    except Exception as error:  # !!bool x, !!int "" and the like: whatever the conversion happens to raise
+        raise UserError(f"{where}: not valid YAML: a value is not what it is tagged as ({error})") from None
+
+
+def _lines(path: Path, model: type[BaseModel], mistakes: list) -> list[str]:
+    """For each setting that is wrong one line: ``file: setting: what was given; what is allowed``."""
+    known = {name for section in _sections(model) for name in _fields(section)}
+    of_setting: dict[str, list] = {}
+    for mistake in mistakes:
+        # A location also names the members of a union, of which each adds a mistake of its own.
+        by_name = mistake["type"] in ("extra_forbidden", "missing")
+        *above, last = mistake["loc"] or ("",)
+        loc = [str(part) for part in above if isinstance(part, int) or part in known]
+        loc += [_shown_name(last)] * (by_name or isinstance(last, int) or last in known)
+        of_setting.setdefault(".".join(loc), []).append(mistake)
+    lines = [f"{path}: {_one_line(model, setting, mistakes)}" for setting, mistakes in of_setting.items()]
+    half = MAX_LINE // 2  # its beginning names the setting, its end what is allowed
+    return [line if len(line) <= MAX_LINE else f"{line[:half]}...{line[-half:]}" for line in lines]
+
+
+def _one_line(model: type[BaseModel], setting: str, mistakes: list) -> str:
+    first = mistakes[0]
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), _fields(_section_at(model, first["loc"][:-1])), n=1)
+        return f"{setting}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
+    if first["type"] == "missing":
+        return f"{setting}: missing"
+    if first["type"] == "value_error":  # a model's own check, whose message begins with the field's name
+        return ".".join(filter(None, [setting, first["msg"].removeprefix("Value error, ")]))
+    shown = SHORT.repr(first["input"])
+    shown = shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 3] + "..."
+    allowed = " or ".join(mistake["msg"].removeprefix("Input should ") for mistake in mistakes)
+    return f"{setting or 'the file'}: {shown} given; must {allowed}"
+
+
+def _shown_name(name: Any) -> str:
+    """A key of the file's, which can be anything, on one line."""
+    text = str(name) if str(name).isprintable() else repr(str(name))
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+
+
+def _section_at(model: type[BaseModel], loc: tuple) -> type[BaseModel]:
+    """The section in which the settings at ``loc`` stand."""
+    for part in loc:
+        for name, field in model.model_fields.items():
+            if part == (field.alias or name):
+                model = next(_models(field.annotation))
+    return model
+
+
+def _fields(section: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _sections(model: type[BaseModel]) -> list[type[BaseModel]]:
+    found = [model]
+    for field in model.model_fields.values():
+        for section in _models(field.annotation):
+            found += _sections(section)
+    return found
+
+
+def _models(annotation) -> Iterator[type[BaseModel]]:
+    """The sections among the members of a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for member in get_args(annotation):
+        yield from _models(member)

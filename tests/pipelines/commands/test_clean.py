@@ -1,0 +1,242 @@
+"""clean: what is freed and what stays, that it is said before, and that work in progress is left alone."""
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pyarrow import fs
+
+from pipelines.commands import clean
+from pipelines.params import set_value
+from pipelines.runtime.files import write_json
+from pipelines.runtime.locks import locked
+from pipelines.settings.params import load_params
+
+ROOT = Path(__file__).resolve().parents[3]
+PRECIOUS = (
+    "state/mlflow.db", "state/artifacts/stn-mine/model.pt2", "state/tuning/study.log", "data/raw/README.md",
+    "data/raw/cifar-10-python.tar.gz", ".dvc/cache/files/md5/aa/bb", "dvc.lock", "variants/seed.yaml",
+)  # fmt: skip
+MADE = ("models/seed/0.safetensors", "models/old/0.safetensors", "data/prepared/meta.json", "metrics/evaluate.json",
+        "plots/tune/history.png", "reports/report.html", "registered.json", "variants/tuned.yaml",
+        "stn/__pycache__/a.pyc", ".pytest_cache/x")  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A work tree after many runs; nothing in state/training."""
+    for name in (*PRECIOUS, *MADE):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode() * 100)
+    (tmp_path / "state/training").mkdir()
+    for name in ("params.yaml", "variants/plain.yaml", "variants/seed.yaml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    set_value("variants=[plain, seed]")
+    return tmp_path
+
+
+class Trainings:
+    """Makes folders of state/training, each later than the one before."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.clock, self.made = folder, 1_700_000_000, 0
+
+    def _name(self, variant: str) -> Path:
+        self.made += 1
+        return self.folder / "state/training" / f"{variant}-{self.made:016x}"
+
+    def _tick(self, path: Path) -> None:
+        self.clock += 60
+        for each in (*path.rglob("*"), path):
+            if each.stat().st_mtime > 1_800_000_000 or each.stat().st_mtime < 1_700_000_000:
+                os.utime(each, (self.clock, self.clock))
+
+    def unfinished(self, variant: str, *starts: int, half_written: bool = False) -> Path:
+        """With so many checkpoints of each of its starts."""
+        path = self._name(variant)
+        path.mkdir()
+        for start, count in enumerate(starts):
+            for number in range(count):
+                checkpoint = path / "checkpoints" / f"start{start}" / f"checkpoint_{number}"
+                checkpoint.mkdir(parents=True)
+                torch.save({"epoch": number, "w": torch.ones(500)}, checkpoint / "state.pt")
+                last = number == count - 1 and start == len(starts) - 1
+                if half_written and last:
+                    (checkpoint / "state.pt").write_bytes((checkpoint / "state.pt").read_bytes()[:900])
+                self._tick(checkpoint)
+        self._tick(path)
+        return path
+
+    def finished(self, variant: str, recorded: bool = True) -> Path:
+        path = self._name(variant)
+        write_json(path / "result/metrics.json", {"speed": self.made})
+        if recorded:
+            md5 = hashlib.md5((path / "result/metrics.json").read_bytes()).hexdigest()
+            entry = self.folder / f".dvc/cache/runs/ab/{self.made}/{self.made}"
+            entry.parent.mkdir(parents=True)
+            entry.write_text(f"outs:\n- path: metrics/train/{variant}.json\n  md5: {md5}\n")
+        self._tick(path)
+        return path
+
+
+@pytest.fixture
+def trainings(folder) -> Trainings:
+    return Trainings(folder)
+
+
+def run(capsys, *arguments: str) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["clean", *arguments])
+        clean.main()
+    return capsys.readouterr().out
+
+
+def there(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("arguments", [(), ("--all",)])
+def test_what_can_be_made_again_goes_and_what_cannot_stays(folder, trainings, capsys, arguments):
+    kept = trainings.unfinished("seed", 2)
+    (folder / ".venv").mkdir()
+    (folder / ".venv/python").write_bytes(b"x" * 1000)
+    before = there(folder)
+    told = run(capsys, *arguments, "--dry-run")
+    assert there(folder) == before, "a dry run frees something"
+    printed = run(capsys, *arguments)
+    after = there(folder)
+    assert {name: after.get(name) for name in PRECIOUS} == {name: before[name] for name in PRECIOUS}
+    assert not set(MADE) & set(after)
+    everything = bool(arguments)
+    assert kept.exists() != everything and (folder / ".venv").exists() != everything
+    assert [line for line in printed.splitlines() if "freed" not in line] == told.splitlines()[:-1]
+    gone = sum(len(content) for name, content in before.items() if name not in after)
+    assert f"{gone / 1e6:.1f} MB  will be freed" in printed and printed.endswith(f"{gone / 1e6:.1f} MB  freed\n")
+    assert "with old, no longer in params.yaml" in printed
+    assert "state/training" in printed if everything else "state/training" not in printed
+    assert "nothing to free" in run(capsys, *arguments)
+
+
+def test_every_item_is_named_before_anything_goes(folder, capsys, monkeypatch):
+    monkeypatch.setattr(clean, "clean", lambda items: pytest.fail(capsys.readouterr().out))
+    with pytest.raises(pytest.fail.Exception) as told:
+        run(capsys)
+    for name in ("data/prepared", "models", "metrics", "plots", "reports", "registered.json", "1 × __pycache__"):
+        assert name in str(told.value)
+
+
+def freed(folder: Path, *settings: str) -> set[Path]:
+    for setting in settings:
+        set_value(setting)
+    paths = (Path(item.path) for item in clean.plan(load_params()))
+    return {path for path in paths if path.is_relative_to(folder / "state")}
+
+
+def test_recorded_trainings_beyond_those_to_keep_go(folder, trainings):
+    seeds = [trainings.finished("seed") for _ in range(4)]
+    trainings.finished("plain")
+    lost = trainings.finished("seed", recorded=False)  # DVC was killed: the next start takes it over
+    assert freed(folder, "clean.experiments=2") == set(seeds[:2])
+    assert freed(folder, "clean.experiments=9") == set()
+    assert lost not in freed(folder, "clean.experiments=0")
+
+
+def test_superseded_trainings_beyond_those_to_keep_go(folder, trainings):
+    first, second, third = (trainings.unfinished("seed", 1) for _ in range(3))
+    own = trainings.unfinished("seed-own", 1)  # another variant, whose name begins alike
+    trainings.finished("seed")
+    assert freed(folder, "clean.superseded=1") == {first, second}
+    assert freed(folder, "clean.superseded=0") == {first, second, third}
+    assert own not in freed(folder)
+    latest = trainings.unfinished("seed", 1)
+    assert freed(folder, "clean.superseded=1") == {first, second}
+    assert latest not in freed(folder, "clean.superseded=0")
+
+
+def test_the_newest_readable_checkpoints_stay(folder, trainings):
+    training = trainings.unfinished("seed", 2, 3, half_written=True)
+    checkpoints = training / "checkpoints"
+    first, second = checkpoints / "start0", checkpoints / "start1"
+    half = second / "checkpoint_2"
+    assert freed(folder, "clean.checkpoints=3") == {first / "checkpoint_0", half}
+    assert freed(folder, "clean.checkpoints=1") == {first / "checkpoint_0", first / "checkpoint_1",
+                                                    second / "checkpoint_0", half}  # fmt: skip
+    clean.clean(clean.plan(load_params()))
+    assert [path.parent for path in checkpoints.rglob("state.pt")] == [second / "checkpoint_1"]
+
+
+@pytest.mark.parametrize("shared", ["folder", "s3"])
+def test_of_checkpoints_elsewhere_those_of_the_folders_own_trainings_go(
+    folder, trainings, capsys, monkeypatch, request, shared
+):
+    """They are thinned out, and go with their training; those of somebody else's stay."""
+    place = f"{folder}/shared"
+    if shared == "s3":
+        for name, value in request.getfixturevalue("s3").env.items():
+            monkeypatch.setenv(name, value)
+        place = f"s3://bucket/{folder.name}"
+    monkeypatch.setenv("CHECKPOINT_STORAGE", place)
+    filesystem, root = fs.FileSystem.from_uri(place)
+    others, own = folder / "state/training/seed-others", trainings.unfinished("seed", 3)
+    shutil.copytree(own / "checkpoints", others)
+
+    def move(source: Path, name: str) -> None:
+        fs.copy_files(str(source), f"{place}/{name}")
+        shutil.rmtree(source)
+
+    move(others, others.name)
+    move(own / "checkpoints", own.name)
+
+    def left() -> set[str]:
+        files = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+        return {info.path[len(root) + 1 :] for info in files if info.base_name == "state.pt"}
+
+    before = left()
+    assert len(before) == 6
+    # Copied, they are all of one age: any of the three may be the one beyond those to keep.
+    assert len(re.findall(rf"{own.name}/start0/checkpoint_\d  \(not among", run(capsys))) == 1
+    after = left()
+    assert len(after) == 5 and all(name.startswith(own.name) for name in before - after)
+    run(capsys, "--all")
+    assert left() == {name for name in before if name.startswith(others.name)}
+
+
+def test_a_training_at_work_is_left_alone(folder, trainings, capsys):
+    first = trainings.unfinished("seed", 1)
+    trainings.finished("seed")
+    set_value("clean.superseded=0")
+    with locked(f"train-{first.name.removeprefix('seed-')}"):
+        printed = run(capsys)
+    assert first.exists() and f"{first.relative_to(folder)} stays: process {os.getpid()} is at work" in printed
+    run(capsys)
+    assert not first.exists()
+
+
+@pytest.mark.parametrize("left", ["paper/R-CNN-0-0123456789abcdef.pt", "reproduce/tmp_x1y2z3/tree/params.yaml"])
+def test_what_a_killed_one_left_goes_with_all_else_unless_it_is_at_work(folder, capsys, left):
+    file = folder / "state" / left
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x" * 1000)
+    kind, name = left.split("/")[:2]
+    run(capsys)
+    assert file.exists()
+    with locked(f"{kind}-{Path(name).stem}"):
+        assert "is at work" in run(capsys, "--all")
+    assert file.exists()
+    run(capsys, "--all")
+    assert not file.exists()
+
+
+def test_links_are_removed_and_not_followed(folder, capsys):
+    elsewhere = folder / "elsewhere"
+    shutil.move(folder / "models", elsewhere)
+    (folder / "models").symlink_to(elsewhere)
+    run(capsys)
+    assert not (folder / "models").is_symlink() and (elsewhere / "seed/0.safetensors").exists()

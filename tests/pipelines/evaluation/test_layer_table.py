@@ -1,0 +1,85 @@
+"""Multiply-adds of each layer against numbers worked out by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipelines.evaluation.layer_table import layers
+from stn import build_network
+
+# Per image: outputs x channels in x kernel area of a convolution, inputs x outputs of a linear layer,
+# 6 for each point of the grid (2 rows of 3), 4 for each sampled value (four neighbors).
+LOCALIZATION = [
+    ("transformer.localization.features.0", 8 * 26 * 26 * 3 * 7 * 7),
+    ("transformer.localization.features.3", 10 * 9 * 9 * 8 * 5 * 5),
+    ("transformer.localization.head.1", 160 * 32),
+    ("transformer.localization.head.3", 32 * 6),
+    ("transformer.transform", 12 * 32 * 32),
+    ("transformer.sampler", 4 * 3 * 32 * 32),
+]
+CLASSIFIER = [
+    ("classifier.0", 10 * 28 * 28 * 3 * 5 * 5),
+    ("classifier.3", 20 * 10 * 10 * 10 * 5 * 5),
+    ("classifier.8", 500 * 50),
+    ("classifier.11", 50 * 10),
+]
+
+
+@pytest.mark.parametrize(
+    ("transformer", "expected", "total"),
+    [({"localization": {}}, LOCALIZATION + CLASSIFIER, 2_100_364), (None, CLASSIFIER, 1_113_500)],
+)
+def test_multiply_adds_worked_out_by_hand(transformer, expected, total):
+    table = layers(build_network((3, 32, 32), 10, transformer), (3, 32, 32))
+    assert [(row.name, row.multiply_adds) for row in table if row.multiply_adds] == expected
+    assert sum(row.multiply_adds for row in table) == total
+
+
+@pytest.mark.parametrize(
+    ("settings", "grids", "samples"),
+    [
+        ({"parallel": 2, "output_size": 20}, [12 * 2 * 20 * 20], [4 * 3 * 2 * 20 * 20]),
+        ({"transform": "projective", "output_size": 16, "antialias": 2}, [24 * 32 * 32], [4 * 3 * 32 * 32]),
+        # The first of a series samples what the second sees.
+        ({"transform": ["affine", "affine"]}, [12 * 32 * 32, 12 + 12 * 32 * 32], [4 * 3 * 32 * 32] * 2),
+    ],
+)
+def test_grids_and_samples_of_other_kinds_of_transformers(settings, grids, samples):
+    table = layers(build_network((3, 32, 32), 10, {"localization": {}} | settings), (3, 32, 32))
+    sampled = [row.multiply_adds for row in table if row.name == "transformer.sampler"]
+    of_transforms = [
+        row.multiply_adds for row in table if row.name.startswith(("transformer.transf", "transformer.so"))
+    ]
+    assert (of_transforms, sampled) == (grids, samples)
+
+
+def test_a_row_for_each_layer_in_the_order_in_which_they_run():
+    class Backward(nn.Module):
+        """Its second layer runs first."""
+
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(12, 2, bias=False)
+            self.first = nn.Conv2d(1, 3, (2, 3), stride=2)
+            self.flat = nn.Flatten()
+
+        def forward(self, images):
+            return self.last(self.flat(self.first(images)))
+
+    assert layers(Backward(), (1, 4, 5)) == [
+        ("first", "Conv2d", (3, 2, 2), 3 * 6 + 3, 3 * 2 * 2 * 6),
+        ("flat", "Flatten", (12,), 0, 0),
+        ("last", "Linear", (2,), 24, 24),
+    ]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_is_left_as_it_was(training):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten()).train(training)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    random_state = torch.get_rng_state()
+    layers(network, (3, 8, 8))
+    assert network.training is training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert not any(module._forward_hooks for module in network.modules())

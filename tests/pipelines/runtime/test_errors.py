@@ -1,0 +1,65 @@
+"""The exit code of each kind of failure, and what is printed of it."""
+
+import errno
+import shutil
+
+import pytest
+
+from pipelines.runtime.errors import ExternalError, UserError, run
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (ExternalError("no network"), 1, "error: no network\n"),
+        (UserError("train.lr: -1 given"), 2, "error: train.lr: -1 given\n"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_a_told_failure_has_its_code_and_no_traceback(raised, code, said, capsys):
+    def main():
+        raise raised
+
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    out, err = capsys.readouterr()
+    assert ended.value.code == code
+    assert out == "" and err.startswith(said) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/b.json"), "a/b.json: No space left on device; make room"),
+        (OSError(errno.ENOSPC, "No space left on device"), "here, in the state's home or among temporary files: No s"),
+        (OSError(errno.EROFS, "Read-only file system", "b"), "b: Read-only file system; make it writable; what was"),
+        (PermissionError(errno.EACCES, "Permission denied", "b"), "b: Permission denied; give yourself the right"),
+        (OSError(errno.EIO, "Input/output error", "b"), "b: Input/output error; what was finished is kept, and the n"),
+        (OSError(errno.ENOSPC, "No space left on device", "from", None, "to"), "to: No space left on device; make"),
+        (shutil.Error([("from/a", "to/a", "[Errno 28] No space left on device")]), "to/a: [Errno 28] No space left"),
+    ],
+)
+def test_what_the_system_refuses_is_told_in_a_line(error, said, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    _, err = capsys.readouterr()
+    assert ended.value.code == 1
+    assert err.startswith(f"error: {said}") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("bug", [ZeroDivisionError("a bug"), OSError("a bug, and no word of the system's")])
+def test_a_bug_keeps_its_traceback(bug):
+    def main():
+        raise bug
+
+    with pytest.raises(type(bug), match="a bug"):
+        run(main)
+
+
+def test_success_goes_on():
+    done = []
+    run(lambda: done.append(True))
+    assert done == [True]

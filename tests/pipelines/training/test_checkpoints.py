@@ -1,0 +1,99 @@
+"""storage: a folder or S3, seen by all hosts or refused, emptied when a training is done."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.runtime.errors import ExternalError, UserError
+from pipelines.training import checkpoints as storage
+from pipelines.training.checkpoints import (
+    STATE_FILE,
+    FileSystem,
+    _sees,
+    check_reachable,
+    load_state,
+    remove,
+    storage_of,
+)
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A cluster of the driver's host alone."""
+    monkeypatch.setattr(storage, "on_other_hosts", lambda *_: {})
+
+
+@pytest.fixture(params=["folder", "s3"])
+def shared(request, tmp_path, monkeypatch) -> str:
+    """CHECKPOINT_STORAGE, set to a folder or a bucket's folder."""
+    place = f"{tmp_path}/shared"
+    if request.param == "s3":
+        for name, value in request.getfixturevalue("s3").env.items():
+            monkeypatch.setenv(name, value)
+        place = f"s3://bucket/{tmp_path.name}"
+    monkeypatch.setenv("CHECKPOINT_STORAGE", place)
+    return place
+
+
+def test_by_default_checkpoints_lie_in_the_state_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("CHECKPOINT_STORAGE", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert storage_of("seed-1") == str(tmp_path / "state/training/seed-1/checkpoints")
+
+
+def test_what_is_written_there_is_found_and_removed(shared, alone, tmp_path):
+    place = storage_of("seed-1")
+    assert place.startswith(shared)
+    check_reachable(place)
+    assert load_state(place) == (None, [])  # the check has left nothing behind
+    filesystem, root = FileSystem.from_uri(place)
+    torch.save({"finished": {}, "current": {"epoch": 3}}, tmp_path / STATE_FILE)
+    filesystem.create_dir(f"{root}/start/checkpoint_0")  # in S3 an object that stands for a folder, as Ray makes them
+    with filesystem.open_output_stream(f"{root}/start/checkpoint_0/{STATE_FILE}") as file:
+        file.write((tmp_path / STATE_FILE).read_bytes())
+    state, notes = load_state(place)
+    assert state is not None and state["current"]["epoch"] == 3 and notes == []
+    remove(place)
+    assert load_state(place) == (None, [])
+
+
+def test_a_host_that_does_not_see_it_is_named(shared, monkeypatch):
+    monkeypatch.setattr(storage, "on_other_hosts", lambda *_: {"10.0.0.2": "", "10.0.0.3": "No such file"})
+    with pytest.raises(UserError, match=r"CHECKPOINT_STORAGE: .*1 host\(s\) .* 10\.0\.0\.3 for one \(No such file\)"):
+        check_reachable(storage_of("seed-1"))
+
+
+def test_what_another_host_says(shared, alone, tmp_path):
+    """``_sees`` as it runs there: the file, no file, and a file of somebody else's."""
+    place = storage_of("seed-1")
+    check_reachable(place)
+    filesystem, root = FileSystem.from_uri(place)
+    for content, expected in ((b"seen", ""), (b"other", "it is another one")):
+        with filesystem.open_output_stream(f"{root}/mark") as file:
+            file.write(content)
+        assert _sees(place, f"{root}/mark") == expected
+    assert _sees(place, f"{root}/missing")
+
+
+@pytest.mark.parametrize("wrong", ["bucket", "key"])
+def test_s3_that_does_not_take_it_is_told_in_a_line(s3, alone, monkeypatch, wrong):
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CHECKPOINT_STORAGE", "s3://bucket/of/mine")
+    if wrong == "bucket":
+        monkeypatch.setenv("CHECKPOINT_STORAGE", "s3://missing-bucket/of/mine")
+    else:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another one")
+    with pytest.raises(ExternalError) as raised:
+        check_reachable(storage_of("seed-1"))
+    line = str(raised.value)
+    assert line.startswith("CHECKPOINT_STORAGE: s3://") and "nothing can be written there" in line
+    assert len(line.splitlines()) == 1 and "another one" not in line
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_a_line(alone, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CHECKPOINT_STORAGE", str(tmp_path / "file"))
+    with pytest.raises(ExternalError, match=f"CHECKPOINT_STORAGE: {Path(tmp_path, 'file')}"):
+        check_reachable(storage_of("seed-1"))

@@ -1,0 +1,136 @@
+"""The search space: what is drawn lies in it, fits the image, and changes what is trained."""
+
+from typing import Any, get_args
+
+import optuna
+import pytest
+import torch
+
+from pipelines.settings.params import SearchSpaceParams, load_params
+from pipelines.settings.variants import ClassifierParams, Transform, VariantParams, load_variant
+from pipelines.training.trainer import Trainer
+from pipelines.tuning.search_space import count_parameters, draw, draw_only, from_variant, inside, misfit, to_variant
+from stn.batches import Batches
+
+CLASSIFIER = ClassifierParams(channels=[12], kernel_sizes=[3], hidden=[])
+CIFAR = {"image_shape": (3, 32, 32), "classes": range(10)}
+
+
+@pytest.fixture(scope="module")
+def space():
+    return load_params().tune.search_space
+
+
+def drawn(space, count: int) -> list[tuple[optuna.Trial, VariantParams]]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [(trial, draw(trial, space, CLASSIFIER)) for trial in (study.ask() for _ in range(count))]
+
+
+def test_what_is_drawn_lies_in_the_space_and_is_what_is_recorded(space):
+    trials = drawn(space, 200)
+    for trial, variant in trials:
+        assert inside(trial.params, space) == trial.params
+        assert to_variant(trial.params, CLASSIFIER) == variant
+        # Back again: the variant says all that was drawn, and nothing else.
+        assert from_variant(variant, weight_decay=0.5) == trial.params
+    assert {len(variant.transformer.localization.channels) for _, variant in trials if variant.transformer} == {1, 2}
+
+
+def test_settings_of_a_layer_are_drawn_only_where_there_is_that_layer(space):
+    for trial, _ in drawn(space, 50):
+        assert ("channels_2" in trial.params) == ("kernel_size_2" in trial.params) == (trial.params["layers"] == 2)
+
+
+def test_the_seeds_network_lies_in_the_default_space(space):
+    values = from_variant(load_variant("seed"), weight_decay=load_params().train.weight_decay)
+    assert inside(values, space) == values
+
+
+def test_of_a_network_outside_the_space_only_what_it_contains_is_recorded(space):
+    values = from_variant(load_variant("seed"), weight_decay=0.0005)
+    narrow = space.model_copy(update={"kernel_size": [3], "hidden": space.hidden.model_copy(update={"high": 31})})
+    kept = inside(values, narrow)
+    assert values.keys() - kept.keys() == {"kernel_size_1", "kernel_size_2", "hidden"}
+    study = optuna.create_study()
+    study.enqueue_trial(kept)
+    trial = study.ask()
+    draw_only(trial, narrow, list(kept))
+    assert trial.params == kept
+
+
+def test_what_does_not_fit_is_refused_and_says_why():
+    seeds = load_variant("seed")
+    assert count_parameters(seeds, CIFAR) == 39_884
+    assert misfit(seeds, CIFAR, 39_884) is None
+    assert misfit(seeds, CIFAR, None) is None
+    assert misfit(seeds, CIFAR, 39_883) == "39,884 parameters, more than 39,883"
+    halved = seeds.model_dump()
+    halved["transformer"]["localization"] |= {"downsample": 4}
+    reason = misfit(VariantParams.model_validate(halved), CIFAR, None)
+    assert reason is not None and "too small for kernels [7, 5]" in reason
+
+
+CHANGES = {
+    "transformer.transform": "attention", "transformer.padding_mode": "border",
+    "transformer.localization.channels": [4, 10], "transformer.localization.kernel_sizes": [3, 5],
+    "transformer.localization.hidden": 20, "transformer.localization.activation": "tanh",
+    "transformer.localization.downsample": 2, "localization_lr": 0.5, "localization_weight_decay": 0.9,
+    "theta_penalty": 0.5, "transformer.parallel": 2, "transformer.scale": 0.5, "transformer.control_points": 3,
+    "transformer.bound": 0.01, "transformer.output_size": 20, "transformer.antialias": 2,
+    "classifier.channels": [10, 12], "classifier.kernel_sizes": [3, 5], "classifier.hidden": [],
+}  # fmt: skip
+OF_FAMILY = {"transformer.scale": "attention", "transformer.control_points": "tps"}
+
+
+def leaves(tree: dict, prefix: str = "") -> set[str]:
+    return {
+        leaf
+        for name, value in tree.items()
+        for leaf in (leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name})
+    }
+
+
+def trained(variant: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights after one epoch on noise."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (64, 1, 40, 40), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(3, (64,), generator=generator)
+    batches = Batches(images, labels, [0.5], [0.3], torch.device("cpu"))
+    recipe = load_params().train.model_dump() | {"epochs": 1, "batch_size": 16, "flip": False, "shift": 0, "lr": 0.1}
+    meta = {"image_shape": (1, 40, 40), "classes": range(3)}
+    fit = Trainer(recipe, variant, meta, batches, batches, seed=0, precision=torch.float32)
+    fit.epoch()
+    return fit.weights()
+
+
+def test_every_tuned_setting_is_checked_below(space):
+    ((_, variant),) = drawn(space, 1)
+    # Where a variant comes from is told of it, and builds nothing.
+    assert leaves(variant.model_dump()) == CHANGES.keys() | {"origin"}
+
+
+@pytest.mark.parametrize("leaf", CHANGES)
+def test_a_tuned_setting_changes_what_train_builds(leaf):
+    before, after = load_variant("seed").model_dump(), load_variant("seed").model_dump()
+    for variant in (before, after):
+        assert variant["transformer"] is not None
+        variant["transformer"]["transform"] = OF_FAMILY.get(leaf, "affine")
+    *sections, key = leaf.split(".")
+    place = after
+    for section in sections:
+        place = place[section]
+    place[key] = CHANGES[leaf]
+    one, other = trained(before), trained(after)
+    same_shapes = {name: tensor.shape for name, tensor in one.items()} == {n: t.shape for n, t in other.items()}
+    assert not same_shapes or any(not torch.equal(tensor, other[name]) for name, tensor in one.items())
+    again = trained(before)
+    assert all(torch.equal(tensor, again[name]) for name, tensor in one.items()), "it changes without a change"
+
+
+@pytest.mark.parametrize("family", get_args(Transform))
+def test_every_family_may_be_tuned(family, space):
+    """By its name in the list; what is drawn then is that family, and fits."""
+    narrow = SearchSpaceParams.model_validate(space.model_dump() | {"transform": [family], "layers": [1]})
+    for _, variant in drawn(narrow, 3):
+        assert variant.transformer is not None and variant.transformer.transform == family
+        assert misfit(variant, CIFAR, None) is None

@@ -1,0 +1,250 @@
+"""The study: what counts after kills, who may work on it, and where it is kept."""
+
+import os
+import re
+import socket
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from pipelines.runtime.errors import ExternalError, UserError
+from pipelines.settings.params import TuneParams, load_params
+from pipelines.tuning import study
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch) -> TuneParams:
+    """The default settings, with the state in a new home."""
+    tune = load_params().tune
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    return tune
+
+
+def drawn(opened: optuna.Study) -> optuna.Trial:
+    trial = opened.ask()
+    trial.suggest_float("x", 0, 1)
+    trial.suggest_categorical("kind", ["a", "b"])
+    return trial
+
+
+def crash(settings: TuneParams, name: str = "s") -> None:
+    """Begin a trial and go without telling of it, as a killed driver does."""
+    with study.open_study(name, settings) as opened:
+        drawn(opened)
+
+
+def test_an_orphan_is_tried_again_with_its_values(settings):
+    with study.open_study("s", settings) as opened:
+        opened.tell(drawn(opened), 0.5)
+        lost = drawn(opened)
+    with study.open_study("s", settings) as opened:
+        assert [trial.number for trial in study.recover(opened)] == [lost.number]
+        assert opened.trials[lost.number].state == TrialState.FAIL
+        assert len(study.finished_trials(opened)) == 1, "it is to be tried again and must not count"
+        again = drawn(opened)
+        assert again.params == lost.params and again.number != lost.number
+        opened.tell(again, 0.6)
+        assert [trial.number for trial in study.finished_trials(opened)] == [0, again.number]
+
+
+def test_an_orphan_is_tried_again_at_most_twice(settings):
+    crash(settings)
+    for _ in range(5):
+        with study.open_study("s", settings) as opened:
+            list(study.recover(opened))
+            waiting = [trial for trial in opened.trials if trial.state == TrialState.WAITING]
+        if not waiting:
+            break
+        crash(settings)
+    with study.open_study("s", settings) as opened:
+        assert len(opened.trials) == 3
+        (counted,) = study.finished_trials(opened)
+        assert counted.state == TrialState.FAIL and "killed" in study.reason(counted)
+
+
+def test_a_kill_in_the_middle_of_recovery_loses_and_doubles_nothing(settings, monkeypatch):
+    crash(settings)
+    crash(settings)
+    with study.open_study("s", settings) as opened:
+        tell = opened.tell
+        with monkeypatch.context() as patch:
+            patch.setattr(opened, "tell", lambda number, **_: tell(number, state=TrialState.FAIL) and 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                list(study.recover(opened))
+        with monkeypatch.context() as patch:
+            patch.setattr(opened, "tell", lambda *_, **__: 1 / 0)  # between queuing the other and telling of it
+            with pytest.raises(ZeroDivisionError):
+                list(study.recover(opened))
+    with study.open_study("s", settings) as opened:
+        list(study.recover(opened))
+        states = [trial.state for trial in opened.trials]
+        assert states == [TrialState.FAIL] * 2 + [TrialState.WAITING] * 2
+        assert study.finished_trials(opened) == []
+
+
+def test_an_orphan_killed_before_its_values_were_suggested_keeps_them(settings):
+    with study.open_study("s", settings) as opened:
+        study.queue(opened, {"x": 0.25, "kind": "b"}, **{study.SEEDS_NETWORK: True})
+        opened.ask()
+    with study.open_study("s", settings) as opened:
+        list(study.recover(opened))
+        again = drawn(opened)
+        assert again.params == {"x": 0.25, "kind": "b"} and again.user_attrs[study.SEEDS_NETWORK]
+
+
+def test_a_refused_combination_does_not_count(settings):
+    with study.open_study("s", settings) as opened:
+        study.refuse(opened, drawn(opened), "too large")
+        failed = drawn(opened)
+        failed.set_user_attr("reason", "not finite")
+        opened.tell(failed, state=TrialState.FAIL)
+        assert [study.reason(trial) for trial in study.finished_trials(opened)] == ["not finite"]
+
+
+def test_a_resumed_sampler_does_not_repeat_itself(settings):
+    values = []
+    for _ in range(3):
+        with study.open_study("s", settings) as opened:
+            trial = drawn(opened)
+            opened.tell(trial, 0.0)
+            values.append(trial.params["x"])
+    assert len(set(values)) == 3
+
+
+def test_a_second_driver_is_told_who_holds_the_study(settings):
+    second = study.open_study("s", settings)
+    with study.open_study("s", settings), pytest.raises(ExternalError, match=f"process {os.getpid()} .*s"), second:
+        pass
+    with study.open_study("s", settings), study.open_study("another", settings):
+        pass
+
+
+def test_a_driver_on_another_machine_holds_the_study_while_it_beats(settings):
+    def held_by(host: str, pid: int, ago: float) -> None:
+        opened = optuna.load_study(study_name="s", storage=study._storage("s"))
+        opened.set_user_attr("driver", {"host": host, "pid": pid, "started": 1.0, "time": time.time() - ago})
+
+    with study.open_study("s", settings):
+        pass
+    held_by("elsewhere", 123, ago=5)
+    with pytest.raises(ExternalError, match="process 123 on elsewhere"), study.open_study("s", settings):
+        pass
+    # One that has not been heard of for long, and one of this machine that is dead.
+    for host, pid, ago in (("elsewhere", 123, 121), (socket.gethostname(), 2**22 + 1, 5)):
+        held_by(host, pid, ago)
+        with study.open_study("s", settings) as opened:
+            assert opened.user_attrs["driver"]["pid"] == os.getpid()
+
+
+def test_a_driver_that_was_silent_for_too_long_and_is_displaced_stops(settings):
+    with study.open_study("s", settings) as opened:
+        opened.set_user_attr("driver", {"host": "elsewhere", "pid": 123, "started": 1.0, "time": time.time()})
+        with pytest.raises(ExternalError, match="process 123 on elsewhere"):
+            study.beat(opened)
+    storage = study._storage("s")
+    assert optuna.load_study(study_name="s", storage=storage).user_attrs["driver"]["pid"] == 123, "not its own to clear"
+
+
+def test_what_a_kill_leaves_of_the_journal_is_mended(settings):
+    with study.open_study("s", settings) as opened:
+        opened.tell(drawn(opened), 0.5)
+    journal = Path(study.location("s"))
+    journal.with_name(journal.name + ".lock").symlink_to(journal)
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + whole.splitlines()[-1][:10])
+    started = time.monotonic()
+    with study.open_study("s", settings) as opened:
+        assert [trial.value for trial in opened.trials] == [0.5]
+    assert time.monotonic() - started < 20, "Optuna's own grace period for a lock is 30 s"
+
+
+@pytest.mark.parametrize("damage", [b'{"op_code": 4, "wor', b"\xff\xfe\x00", b'{"op_code": 4}', b'["no record"]'])
+def test_a_line_in_the_middle_of_the_journal_that_is_none_is_told(damage, settings):
+    for _ in range(2):
+        with study.open_study("s", settings) as opened:
+            opened.tell(drawn(opened), 0.5)
+    journal = Path(study.location("s"))
+    lines = journal.read_bytes().splitlines()
+    lines[len(lines) // 2] = damage
+    journal.write_bytes(b"\n".join(lines) + b"\n")
+    with (
+        pytest.raises(ExternalError, match=rf"{journal}: damaged \(.*move it away") as raised,
+        study.open_study("s", settings),
+    ):
+        pass
+    assert "\n" not in str(raised.value)
+
+
+def test_a_full_disk_loses_no_trial_and_counts_none_twice(settings, files_of_at_most):
+    with study.open_study("s", settings) as opened:
+        opened.tell(drawn(opened), 0.5)
+    journal = Path(study.location("s"))
+
+    def work(room: int) -> None:
+        with files_of_at_most(journal.stat().st_size + room), study.open_study("s", settings) as opened:
+            list(study.recover(opened))
+            for _ in range(20):
+                drawn(opened)
+
+    for room in range(5, 800, 90):
+        with pytest.raises(OSError, match="File too large"):
+            work(room)
+        with study.open_study("s", settings) as opened:
+            list(study.recover(opened))
+            values = [trial.value for trial in study.finished_trials(opened) if trial.state == TrialState.COMPLETE]
+            assert values == [0.5]
+            states = [trial.state for trial in opened.trials]
+            assert TrialState.RUNNING not in states
+            assert len(study._superseded(opened)) == len(
+                [trial for trial in opened.trials if "retry_of" in trial.user_attrs]
+            ), "queued twice"
+
+
+def test_a_clock_set_back_takes_the_study_from_no_one(settings, monkeypatch):
+    """Neither from the driver at work, nor from whoever comes after one that has gone; and all trials stay."""
+    now = time.time()
+    clock = {"now": now}
+    monkeypatch.setattr(study.time, "time", lambda: clock["now"])
+    monkeypatch.setattr(study.psutil.Process, "create_time", lambda _: clock["now"] - 10)  # moves with the clock
+    with study.open_study("s", settings) as opened:
+        opened.tell(drawn(opened), 0.5)
+        clock["now"] = now - 7200
+        study.beat(opened)
+        opened.tell(drawn(opened), 0.6)
+        mark = {"host": "elsewhere", "pid": 123, "started": 1.0}
+        opened.set_user_attr("driver", {**mark, "time": now})  # left before, by one that has gone
+    with study.open_study("s", settings) as opened:
+        assert [trial.value for trial in study.finished_trials(opened)] == [0.5, 0.6]
+        opened.set_user_attr("driver", {**mark, "time": now - 7200})
+        with pytest.raises(ExternalError, match="process 123 on elsewhere"):
+            study.beat(opened)
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "postgresql+nodriver://user:secret@host/db", "postgresql://user:secret@host:54x/db"]
+)
+def test_an_address_that_is_none_is_the_users_mistake(address, settings, monkeypatch):
+    monkeypatch.setenv("OPTUNA_STORAGE", address)
+    with pytest.raises(UserError, match="OPTUNA_STORAGE") as raised, study.open_study("s", settings):
+        pass
+    assert "secret" not in str(raised.value)
+
+
+def test_a_study_in_postgresql(make_database, settings, monkeypatch):
+    postgresql = make_database()
+    monkeypatch.setenv("OPTUNA_STORAGE", postgresql)
+    with study.open_study("s", settings) as opened:
+        opened.tell(drawn(opened), 0.5)
+        lost = drawn(opened)
+    with study.open_study("s", settings) as opened:
+        assert [trial.number for trial in study.recover(opened)] == [lost.number]
+        assert drawn(opened).params == lost.params
+        assert opened.best_value == 0.5
+    assert study.location("s") == postgresql
+    monkeypatch.setenv("OPTUNA_STORAGE", re.sub(r":\d+/", ":1/", postgresql))
+    with pytest.raises(ExternalError, match="OPTUNA_STORAGE"), study.open_study("s", settings):
+        pass
