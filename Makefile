@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
 PYTHON ?= python3
-VARIANT ?= seed
+VARIANT ?= stn
 PORT ?= 5000
 DASHBOARD_PORT ?= 8080
 MODEL ?= stn-cifar10
@@ -69,7 +69,7 @@ push: $(READY)  ## results and the run cache to DVC's remote, with the credentia
 pull: $(READY)  ## results and the run cache from DVC's remote, likewise; dvc repro then has nothing to run
 	@$(WITH_ENV) dvc pull --run-cache
 
-summary: $(READY)  ## the layers of a variant; VARIANT=seed
+summary: $(READY)  ## the layers of a variant; VARIANT=stn
 	@python -m pipelines.commands.summary $(VARIANT)
 
 promote: $(READY)  ## put the challenger to the gates; MODEL=stn-cifar10 [VERSION=n] [DRY_RUN=1] [FORCE="reason"]

@@ -61,8 +61,8 @@ def work(cluster: Cluster, settings: dict[str, dict], *command: str) -> tuple[fl
 def train(cluster: Cluster) -> tuple[float, float]:
     """Images a second, and megabytes that leave a worker's host for each epoch."""
     before = cluster.workers[0].bytes_sent()
-    _, folder = work(cluster, TRAIN, "pipelines.train", "--variant", "seed")
-    history = read_json(folder / "models/seed/training.json")["runs"]["0"]["history"]
+    _, folder = work(cluster, TRAIN, "pipelines.train", "--variant", "stn")
+    history = read_json(folder / "models/stn/training.json")["runs"]["0"]["history"]
     shutil.rmtree(folder)
     speed = statistics.fmean(entry["images_per_second"] for entry in history[1:])
     return speed, (cluster.workers[0].bytes_sent() - before) / EPOCHS / 1e6

@@ -1,7 +1,7 @@
 """Claim: one training through DVC, Ray and MLflow costs half a minute beyond its epochs, nothing to do a second.
 
 A clone of this repository, as committed, with a state of its own: the whole pipeline runs once on digits, so that its
-database exists; then `dvc repro train@seed` with another training seed each time, less its epochs, by cause, as the
+database exists; then `dvc repro train@stn` with another training seed each time, less its epochs, by cause, as the
 stage itself says; and `dvc repro` with nothing to do.
 
     python -m benchmarks.overhead --repeats 5
@@ -20,7 +20,7 @@ from benchmarks.measure import report
 from pipelines.runtime.errors import run
 
 ROOT = Path(__file__).resolve().parents[1]
-SETTINGS = ["data.dataset=digits", "variants=[seed]", "train.epochs=5", "tune.trials=0"]
+SETTINGS = ["data.dataset=digits", "variants=[stn]", "train.epochs=5", "tune.trials=0"]
 
 
 def call(folder: str, *command: str) -> tuple[float, str]:
@@ -46,7 +46,7 @@ def main() -> None:
         call(folder, "dvc", "repro")
         for number in range(1, repeats + 1):
             call(folder, "python", "-m", "pipelines.params", f"train.seeds=[{number}]")
-            wall, output = call(folder, "dvc", "repro", "train@seed")
+            wall, output = call(folder, "dvc", "repro", "train@stn")
             line = re.search(r"^seed: ([\d.]+) s: (.+)$", output, re.MULTILINE)
             assert line is not None, output
             causes = {name: float(value) for name, value in re.findall(r"([A-Za-z ]+?) ([\d.]+)(?:, |$)", line[2])}

@@ -50,7 +50,7 @@ def train(workers: int, threads: int | str, seed: int, variant: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--variant", default="seed")
+    parser.add_argument("--variant", default="stn")
     arguments = parser.parse_args()
     load_meta()  # says what to do where nothing is prepared
     gpus = torch.cuda.device_count()

@@ -1,7 +1,7 @@
-"""Claim: training as params.yaml has it takes several times as many images a second as the seed's own loop.
+"""Claim: training as params.yaml has it takes several times as many images a second as the baseline's loop.
 
-Both sides train the seed's 39,884 parameters on the training split of data/prepared, an epoch of each in turn, in
-processes of their own: ours as a training worker does it, the other is benchmarks/seed_loop.py. Validation is in
+Both sides train the baseline's 39,884 parameters on the training split of data/prepared, an epoch of each in turn, in
+processes of their own: ours as a training worker does it, the other is benchmarks/baseline_loop.py. Validation is in
 neither's seconds. Then a step of ours in parts, in µs for each image, beside the kernels that it cannot do without
 (convolutions, matrix products and bilinear sampling), by PyTorch's profiler.
 
@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from benchmarks.baseline_loop import SeedLoop
 from benchmarks.measure import report, side
-from benchmarks.seed_loop import SeedLoop
 from pipelines.outputs.prepared_data import load_arrays, load_meta
 from pipelines.runtime.errors import run
 from pipelines.settings.params import load_params
@@ -63,7 +63,7 @@ def their_epoch() -> float:
 
 def parts_of_a_step() -> dict[str, list[float]]:
     """µs for each image of each part of a step, and of its kernels alone."""
-    fit = make_fit("seed")
+    fit = make_fit("stn")
     size = fit.recipe["batch_size"]
     transformer = fit.network.transformer
     assert transformer is not None
@@ -132,7 +132,7 @@ def parts_of_a_step() -> dict[str, list[float]]:
 
 def transformer_alone() -> float:
     """µs for each image of localization and sampling, forward and backward, the classifier left out."""
-    fit = make_fit("seed")
+    fit = make_fit("stn")
     transformer, size = fit.network.transformer, fit.recipe["batch_size"]
     assert transformer is not None
     images, _ = next(fit.training.shuffled(size, 0, 0))
@@ -155,13 +155,13 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     figures: dict[str, list[float]] = defaultdict(list)
     with side() as ours, side() as theirs, side() as parts:
-        ours.submit(our_epoch, "seed").result()  # to warm up
+        ours.submit(our_epoch, "stn").result()  # to warm up
         for number in range(repeats):
-            ours_per_second = ours.submit(our_epoch, "seed").result()
+            ours_per_second = ours.submit(our_epoch, "stn").result()
             theirs_per_second = theirs.submit(their_epoch).result()
             figures["ours, images a second"].append(ours_per_second)
-            figures["the seed's loop, images a second"].append(theirs_per_second)
-            figures["ours / the seed's loop"].append(ours_per_second / theirs_per_second)
+            figures["the baseline's loop, images a second"].append(theirs_per_second)
+            figures["ours / the baseline's loop"].append(ours_per_second / theirs_per_second)
             figures["ours without a transformer, images a second"].append(ours.submit(our_epoch, "plain").result())
             alone = parts.submit(transformer_alone).result()
             figures["localization and sampling, forward and backward, µs an image"].append(alone)

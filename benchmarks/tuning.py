@@ -48,22 +48,22 @@ def settings(seed: int, trials: int, pruner: str) -> None:
     values["tune"] |= {"seed": seed, "trials": trials, "pruner": pruner}
     yaml.dump(values, Path("params.yaml"))
     Path("variants").mkdir(exist_ok=True)
-    for variant in ("plain", "seed"):
+    for variant in ("plain", "stn"):
         Path(f"variants/{variant}.yaml").write_text((ROOT / f"variants/{variant}.yaml").read_text())
 
 
 def opened(params: Params):
     """The study of these settings."""
-    return study.open_study(study_name(params, load_variant("seed"), load_meta())[0], params.tune)
+    return study.open_study(study_name(params, load_variant("stn"), load_meta())[0], params.tune)
 
 
 def ours() -> None:
     """The stage's search, in this process."""
     params = load_params()
     with opened(params) as one:
-        limit = search_space.count_parameters(load_variant("seed"), load_meta())
+        limit = search_space.count_parameters(load_variant("stn"), load_meta())
         with connected(), Outbox(connect(), one.study_name) as delivery:
-            tuning = Tuning(one, delivery, params, load_variant("seed"), load_meta(), limit)
+            tuning = Tuning(one, delivery, params, load_variant("stn"), load_meta(), limit)
             tuning.hire()
             tuning.search()
             tuning.parent.end("FINISHED")
@@ -72,12 +72,12 @@ def ours() -> None:
 def theirs() -> None:
     """One trial, in this process."""
     params, meta = load_params(), load_meta()
-    seeds_variant = load_variant("seed")
-    limit = search_space.count_parameters(seeds_variant, meta)
+    baseline = load_variant("stn")
+    limit = search_space.count_parameters(baseline, meta)
     with opened(params) as one:
         while True:
             trial = one.ask()
-            variant = search_space.draw(trial, params.tune.search_space, seeds_variant.classifier)
+            variant = search_space.draw(trial, params.tune.search_space, baseline.classifier)
             if search_space.misfit(variant, meta, limit) is None:
                 break
             study.refuse(one, trial, "does not fit")
@@ -109,9 +109,9 @@ def best_at_full_length() -> tuple[int, float]:
     with opened(params) as one:
         count = len(study.finished_trials(one))
         values = one.best_trial.params
-        seeds = study.SEEDS_NETWORK in one.best_trial.user_attrs
-    seeds_variant = load_variant("seed")
-    variant = seeds_variant if seeds else search_space.to_variant(values, seeds_variant.classifier)
+        seeds = study.BASELINE_TRIAL in one.best_trial.user_attrs
+    baseline = load_variant("stn")
+    variant = baseline if seeds else search_space.to_variant(values, baseline.classifier)
     return count, train(params, variant, params.train.epochs, params.tune.final_seeds[0])
 
 

@@ -115,7 +115,7 @@ def build_network(
 ) -> Network:
     """The network of a variant.
 
-    With ``transformer={"localization": {}}`` it is the seed's network, 39,884 parameters at (3, 32, 32) and 10
+    With ``transformer={"localization": {}}`` it is the baseline network, 39,884 parameters at (3, 32, 32) and 10
     classes, and the tutorial's at (1, 28, 28), 27,360 parameters.
 
     Args:

@@ -116,6 +116,10 @@ class Project:
         """Run ``python -m pipelines.<name>`` there."""
         return self.run(sys.executable, "-m", f"pipelines.{name}", *arguments, **options)
 
+    def command(self, name: str, *arguments: str, **options):
+        """Run ``python -m pipelines.commands.<name>`` there."""
+        return self.stage(f"commands.{name}", *arguments, **options)
+
     def commit(self, message: str) -> None:
         """Commit everything there, whoever git thinks is at work."""
         self.run("git", "add", "-A")

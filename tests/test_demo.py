@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipelines.evaluation.robustness import ROTATION, area
+from pipelines.evaluation.robustness import area, move
+from pipelines.outputs.evaluation_results import ROTATION
 from pipelines.outputs.prepared_data import load_meta, load_split
 from pipelines.outputs.trained_models import best_on_validation, load_trained
 from pipelines.preparation.run import prepare_source
@@ -30,7 +31,7 @@ from stn.training import predict
 from stn.transforms import Affine
 
 pytestmark = pytest.mark.slow
-VARIANTS = ("plain", "seed", "tuned")
+VARIANTS = ("plain", "stn", "tuned")
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,8 @@ def test_the_work_tree_is_as_it_was(demo):
 
 def test_the_transformer_leads_by_eight_points(applied):
     variants = json.loads((applied.folder / "metrics/evaluate.json").read_text())["variants"]
-    assert len(variants["seed"]["seeds"]) == 3
-    assert variants["seed"]["test_accuracy"] - variants["plain"]["test_accuracy"] >= 0.08
+    assert len(variants["stn"]["seeds"]) == 3
+    assert variants["stn"]["test_accuracy"] - variants["plain"]["test_accuracy"] >= 0.08
 
 
 def test_the_table_it_prints_is_the_one_in_the_metrics(demo, applied):
@@ -79,7 +80,7 @@ def test_the_table_it_prints_is_the_one_in_the_metrics(demo, applied):
 
 
 def test_with_theta_forced_to_the_identity_the_lead_is_gone(applied, monkeypatch):
-    """What the seed variant gains, it gains by warping: without the warp it is no better than plain."""
+    """What the variant stn gains, it gains by warping: without the warp it is no better than plain."""
     monkeypatch.chdir(applied.folder)
     meta, test = load_meta(), load_split("test")
     batches = Batches(test.images, test.labels, meta["mean"], meta["std"], torch.device("cpu"))
@@ -90,7 +91,7 @@ def test_with_theta_forced_to_the_identity_the_lead_is_gone(applied, monkeypatch
 
     plain = np.mean([accuracy(model.network) for model in load_trained("plain", meta)])
     warped, forced = [], []
-    for model in load_trained("seed", meta):
+    for model in load_trained("stn", meta):
         warped.append(accuracy(model.network))
         monkeypatch.setattr(
             model.network.transformer, "theta", lambda images: torch.tensor([Affine.identity]).repeat(len(images), 1)
@@ -115,7 +116,7 @@ def test_over_rotation_the_transformer_is_flatter_and_with_theta_forced_to_the_i
     upright = load_split("test", tmp_path / "upright")
     assert torch.equal(upright.labels, test.labels)
     turned = [
-        Batches(ROTATION.apply(upright.images, angle), test.labels, meta["mean"], meta["std"], torch.device("cpu"))
+        Batches(move(upright.images, ROTATION, angle), test.labels, meta["mean"], meta["std"], torch.device("cpu"))
         for angle in ROTATION.amounts
     ]
 
@@ -132,8 +133,8 @@ def test_over_rotation_the_transformer_is_flatter_and_with_theta_forced_to_the_i
         return float(np.mean(shares))
 
     plain = flatness("plain")
-    assert flatness("seed") > plain + 0.02
-    assert flatness("seed", forced=True) <= plain + 0.02
+    assert flatness("stn") > plain + 0.02
+    assert flatness("stn", forced=True) <= plain + 0.02
 
 
 def test_the_tuned_variant_is_the_studys_winner(applied, client):
@@ -144,7 +145,7 @@ def test_the_tuned_variant_is_the_studys_winner(applied, client):
     file = YAML(typ="safe").load((applied.folder / "variants/tuned.yaml").read_text())
     assert json.loads((applied.folder / "models/tuned/training.json").read_text())["variant"] == file
     values = json.loads((applied.folder / "metrics/evaluate.json").read_text())["variants"]
-    assert values["tuned"]["parameters"] <= values["seed"]["parameters"]
+    assert values["tuned"]["parameters"] <= values["stn"]["parameters"]
     (parent,) = client.search_runs(
         [client.get_experiment_by_name("stn-digits").experiment_id], f"tags.study = '{metrics['study']}'"
     )
@@ -281,9 +282,9 @@ def test_promotion_and_the_way_back(applied):
     outcomes = [line.split("  ")[1].split(" version")[0] for line in told.splitlines() if "  " in line[:30].strip()]
     assert outcomes[0] == "initial" and outcomes[-2:] == ["promoted", "rolled back"], told
     assert "it's odd at night" in told
-    assert applied.stage("promote", "stn-nothing", check=False).returncode == 2
-    assert applied.stage("rollback", "stn-nothing", check=False).returncode == 2
-    assert applied.stage("history", "stn-nothing", check=False).returncode == 2
+    assert applied.command("promote", "stn-nothing", check=False).returncode == 2
+    assert applied.command("rollback", "stn-nothing", check=False).returncode == 2
+    assert applied.command("history", "stn-nothing", check=False).returncode == 2
 
 
 def make(project, *arguments: str, check: bool = True) -> str:

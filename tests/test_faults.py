@@ -30,7 +30,7 @@ from pipelines.tuning.winner import conclude
 from stn.classifiers import build_network
 
 ROOT = Path(__file__).resolve().parents[1]
-VARIANTS = ("plain", "seed")
+VARIANTS = ("plain", "stn")
 
 
 class FullDisk:
@@ -73,7 +73,7 @@ def untouched(tmp_path_factory) -> Path:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(folder)
         for setting in (
-            "data.dataset=digits", "data.size=28", "variants=[plain, seed]", "evaluate.robustness_images=20",
+            "data.dataset=digits", "data.size=28", "variants=[plain, stn]", "evaluate.robustness_images=20",
             "visualize.examples=4", "prepare.test=0.05", "prepare.validation=0.05",
         ):  # fmt: skip
             set_value(setting)
@@ -95,8 +95,8 @@ def untouched(tmp_path_factory) -> Path:
             write_result({0: done}, {0: f"gone-{name}"}, record, folder / name)
             shutil.copytree(folder / name / "model", folder / "models" / name)
             shutil.rmtree(folder / name)
-        nothing = {"finished": 0, "pruned": 0, "failed": 0, "finalists": {}, "winner": "seed"}
-        conclude(load_variant("seed"), ["Nothing was tuned."], nothing)
+        nothing = {"finished": 0, "pruned": 0, "failed": 0, "finalists": {}, "winner": "stn"}
+        conclude(load_variant("stn"), ["Nothing was tuned."], nothing)
         evaluate.main()
         visualize.main()
     return folder
@@ -199,9 +199,9 @@ READERS = {"evaluate": evaluate.main, "visualize": visualize.main, "register": r
     [
         ("data/prepared/meta.json", "evaluate"),
         ("data/prepared/test.safetensors", "evaluate"),
-        ("models/seed/training.json", "evaluate"),
-        ("models/seed/0.safetensors", "visualize"),
-        ("plots/evaluate/reliability/seed.json", "visualize"),
+        ("models/stn/training.json", "evaluate"),
+        ("models/stn/0.safetensors", "visualize"),
+        ("plots/evaluate/reliability/stn.json", "visualize"),
         ("metrics/evaluate.json", "register"),
     ],
 )
@@ -241,8 +241,13 @@ def test_every_row_of_the_table_of_faults_names_tests_that_are_there():
         header, _, table = section.partition("|---|---|---|\n")
         for row in table.splitlines():
             rows += 1
-            files = re.findall(r"\((test_\w+\.py)\)", row) + re.findall(r"`tests/pipelines/(test_\w+\.py)`", header)
-            code = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py") if path.name in files)
+            files = re.findall(r"\(((?:\w+/)*test_\w+\.py)\)", row)
+            files += re.findall(r"`tests/pipelines/(\w+/test_\w+\.py)`", header)
+            code = "".join(
+                path.read_text()
+                for path in (ROOT / "tests").rglob("test_*.py")
+                if path.as_posix().endswith(tuple(f"/{f}" for f in files))
+            )
             tests = re.findall(r"`(test_\w+)`", row)
             assert tests, f"no test shows it: {row}"
             for test in tests:

@@ -66,7 +66,7 @@ def test_workers_on_two_hosts_of_which_one_is_cut_off(cluster, project, make_pro
         sent.extend(worker.bytes_sent() - b for worker, b in zip(cluster.workers, before, strict=True))
         cluster.workers[1].cut_off()
 
-    driver = cluster.drive(project.folder, "-m", "pipelines.train", "--variant", "seed")
+    driver = cluster.drive(project.folder, "-m", "pipelines.train", "--variant", "stn")
     once_two_epochs_are_saved(cluster, driver, cut_off)
     output = driver.communicate()[0]
     assert driver.returncode == 0, output
@@ -78,7 +78,7 @@ def test_workers_on_two_hosts_of_which_one_is_cut_off(cluster, project, make_pro
     assert re.search(rf"resumed after [1-9]\d* of {EPOCHS} epochs", output)
     assert "Traceback" not in output
     assert_each_epoch_once(project, seeds=1, epochs=EPOCHS)
-    record = json.loads((project.folder / "models/seed/training.json").read_text())
+    record = json.loads((project.folder / "models/stn/training.json").read_text())
     assert record["workers"] == 1
     assert not list(Path(cluster.env["CHECKPOINT_STORAGE"]).rglob("state.pt")), "finished, and checkpoints left lying"
 
@@ -86,21 +86,21 @@ def test_workers_on_two_hosts_of_which_one_is_cut_off(cluster, project, make_pro
     alone = make_project()
     alone.set(*SMALL, "train.workers=1", "train.threads=1")
     alone.stage("prepare")
-    alone.stage("train", "--variant", "seed")
+    alone.stage("train", "--variant", "stn")
     histories = [
-        json.loads((project.folder / "models/seed/training.json").read_text())["runs"]["0"]["history"]
+        json.loads((project.folder / "models/stn/training.json").read_text())["runs"]["0"]["history"]
         for project in (project, alone)
     ]
     for mine, theirs in zip(*histories, strict=True):
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=2e-2)
-    weights = [load_file(project.folder / "models/seed/0.safetensors") for project in (project, alone)]
+    weights = [load_file(project.folder / "models/stn/0.safetensors") for project in (project, alone)]
     # Rounding grows on the way: by 0.002 at most where another batch moves them by tenths.
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-2)
 
 
 def test_a_fixed_number_of_workers_waits_for_a_replacement(cluster, project):
     project.set("train.workers=2")
-    driver = cluster.drive(project.folder, "-m", "pipelines.train", "--variant", "seed")
+    driver = cluster.drive(project.folder, "-m", "pipelines.train", "--variant", "stn")
     lines, lost = [], cluster.workers[1]
     once_two_epochs_are_saved(cluster, driver, lost.cut_off)
     assert driver.stdout
@@ -120,7 +120,7 @@ def test_a_fixed_number_of_workers_waits_for_a_replacement(cluster, project):
 
 def test_a_cluster_whose_hosts_do_not_see_the_checkpoints_is_refused_and_tunes_all_the_same(cluster, project):
     del cluster.env["CHECKPOINT_STORAGE"]
-    driver = cluster.drive(project.folder, "-m", "pipelines.train", "--variant", "seed")
+    driver = cluster.drive(project.folder, "-m", "pipelines.train", "--variant", "stn")
     output = driver.communicate()[0]
     assert driver.returncode == 2, output
     assert "CHECKPOINT_STORAGE: not set, but 2 host(s) of the cluster cannot read" in output

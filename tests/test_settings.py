@@ -30,8 +30,8 @@ from sklearn.datasets import load_digits
 
 from pipelines.commands import clean
 from pipelines.evaluation import significance as comparison
-from pipelines.evaluation.robustness import MOTIONS
 from pipelines.evaluation.run import evaluate
+from pipelines.outputs.evaluation_results import MOTIONS
 from pipelines.outputs.prepared_data import Labeled, load_meta, load_split
 from pipelines.preparation.run import prepare_source
 from pipelines.registry import champion, registration
@@ -52,14 +52,14 @@ from pipelines.visualization.run import visualize
 from stn.batches import Batches
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("params.yaml", "variants/plain.yaml", "variants/seed.yaml")
+FILES = ("params.yaml", "variants/plain.yaml", "variants/stn.yaml")
 # What every run here begins with; a check changes one leaf of it.
 TINY = {
     "data.dataset": "tiny", "data.size": 28, "data.channels": 1, "data.distortion.rotation": 30,
     "data.distortion.scale": [0.7, 1.0], "data.distortion.shift": 0.1, "prepare.validation": 0.25,
     "prepare.test": 0.25, "train.epochs": 2, "train.batch_size": 16, "train.lr": 0.02, "train.flip": False,
     "train.shift": 0, "train.precision": "fp32", "evaluate.batch_size": 10, "evaluate.resamples": 200,
-    "visualize.examples": 2, "variants": ["plain", "seed"], "tune.trials": 9, "tune.epochs": 3,
+    "visualize.examples": 2, "variants": ["plain", "stn"], "tune.trials": 9, "tune.epochs": 3,
     "tune.max_parameters": "none", "tune.finalists": 1,
 }  # fmt: skip
 SPLITS = ("train", "validation", "test")
@@ -104,7 +104,7 @@ class Tuned(SimpleNamespace):
 
     @property
     def drawn(self) -> list[FrozenTrial]:
-        """The trials whose values the sampler chose: all but the seed's own."""
+        """The trials whose values the sampler chose: all but the baseline's own."""
         return self.trials[1:]
 
 
@@ -260,7 +260,7 @@ class Bench:
         prepare_source(params.data, params.prepare)
         return load_meta(), {split: load_split(split) for split in SPLITS}
 
-    def train(self, changes: dict[str, Any], variant: str = "seed", with_data: bool = False) -> Trained:
+    def train(self, changes: dict[str, Any], variant: str = "stn", with_data: bool = False) -> Trained:
         """The stage train, on the tiny data, or ``with_data`` on what the changes make of them."""
         params = self.settings(changes)
         if with_data:
@@ -292,7 +292,7 @@ class Bench:
         params = self.settings(changes)
         self._bring(self.prepared, "data")
         self.hired.clear()
-        metrics = tune(params, load_variant("seed"))
+        metrics = tune(params, load_variant("stn"))
         with study.open_study(metrics["study"], params.tune) as opened:
             return Tuned(
                 metrics=metrics,
@@ -312,7 +312,7 @@ class Bench:
         self._bring(self.models, "data", "models")
         evaluate(params.variants, params.evaluate)
         Path("reports/report.html").touch()
-        write_json(Path("metrics/tune.json"), {"finalists": {}, "winner": "seed"})
+        write_json(Path("metrics/tune.json"), {"finalists": {}, "winner": "stn"})
         return params
 
     def _bring(self, made: Callable[[], Path], *folders: str) -> None:
@@ -336,10 +336,10 @@ class Bench:
 
     @cache  # noqa: B019
     def models(self) -> Path:
-        """A folder with both variants trained, and then told what to answer: plain always class 0, seed always 1."""
+        """A folder with both variants trained, and then told what to answer: plain always class 0, stn always 1."""
         params = self.settings({})
         self._bring(self.prepared, "data")
-        for answer, name in enumerate(("plain", "seed")):
+        for answer, name in enumerate(("plain", "stn")):
             train(name, params, load_variant(name))
             file = Path("models") / name / "0.safetensors"
             weights = load_file(file)
@@ -411,9 +411,9 @@ def changes_shape(leaf: str, value: Any, tensor: str, shape: tuple[int, ...]) ->
 @check("variants")
 def _(bench: Bench) -> None:
     assert bench.evaluate({})[0].keys() == {"variants", "pairs"}
-    assert list(bench.evaluate({})[0]["variants"]) == ["plain", "seed"]
-    metrics, _, table = bench.evaluate({"variants": ["seed"]})
-    assert list(metrics["variants"]) == ["seed"] and metrics["pairs"] == {} and "plain" not in table
+    assert list(bench.evaluate({})[0]["variants"]) == ["plain", "stn"]
+    metrics, _, table = bench.evaluate({"variants": ["stn"]})
+    assert list(metrics["variants"]) == ["stn"] and metrics["pairs"] == {} and "plain" not in table
 
 
 @check("data.dataset")
@@ -497,7 +497,7 @@ def _(bench: Bench) -> None:
 @check("tune.seed")
 def _(bench: Bench) -> None:
     before, after = bench.tuned(), bench.tune({"tune.seed": 5})
-    assert before.trials[0].params == after.trials[0].params, "the first trial is the seed's network"
+    assert before.trials[0].params == after.trials[0].params, "the first trial is the baseline network"
     assert all(one.params != other.params for one, other in zip(before.drawn, after.drawn, strict=True))
     assert before.trials[0].intermediate_values != after.trials[0].intermediate_values
 
@@ -525,8 +525,8 @@ def _(bench: Bench) -> None:
         meta = {"image_shape": (1, 28, 28), "classes": range(4)}
         return max(count_parameters(to_variant(trial.params, ClassifierParams()), meta) for trial in tuned.trials)
 
-    # The seed's network has 27,054 of them, here with four classes.
-    assert largest(bench.tuned()) > 27_054 >= largest(bench.tune({"tune.max_parameters": "seed"}))
+    # The baseline network has 27,054 of them, here with four classes.
+    assert largest(bench.tuned()) > 27_054 >= largest(bench.tune({"tune.max_parameters": "stn"}))
     assert largest(bench.tune({"tune.max_parameters": 30_000})) <= 30_000
 
 
@@ -541,7 +541,7 @@ def _(bench: Bench) -> None:
 
 @check("tune.finalists")
 def _(bench: Bench) -> None:
-    assert len(bench.tuned().metrics["finalists"]) == 2  # and the seed's network
+    assert len(bench.tuned().metrics["finalists"]) == 2  # and the baseline network
     assert len(bench.tune({"tune.finalists": 3}).metrics["finalists"]) == 4
 
 
@@ -605,7 +605,7 @@ def _(bench: Bench) -> None:
     both = bench.train({"train.seeds": [7, 0]})
     assert both.files == bench.trained().files | {"7.safetensors", "7.course.safetensors"}
     assert same(both.weights, bench.trained().weights), "a seed's model depends on the seed trained before it"
-    assert not same(load_file("models/seed/7.safetensors"), both.weights)
+    assert not same(load_file("models/stn/7.safetensors"), both.weights)
 
 
 @check("train.epochs")
@@ -701,7 +701,7 @@ def frees_one_more(leaf: str, value: int) -> None:
         def freed(changes: dict[str, Any]) -> int:
             params = bench.settings(changes)
             for number in range(3):
-                folder = Path(f"state/training/seed-{number}")
+                folder = Path(f"state/training/stn-{number}")
                 folder.mkdir(parents=True)
                 if number:
                     write_json(folder / "result/metrics.json", {})
@@ -772,7 +772,7 @@ def _(bench: Bench) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(theta, "sampling_grids", watched)
             patch.setattr(Figure, "savefig", lambda _, path, **__: Path(path).write_bytes(b"a picture"))
-            visualize(params.variants, params.visualize, MOTIONS)
+            visualize(params.variants, params.visualize)
         figure, _ = figures  # the first images and the worst; plain has no transformer
         return sum(len(axes.images) for axes in figure.axes)
 
@@ -808,7 +808,7 @@ def changes_a_gate(leaf: str, passing: Any, refusing: Any, lost: int = 20) -> No
         before = Candidate("1", "plain", 100, np.arange(200) < 150, 0.5, 1.0)
         better = np.ones(200, dtype=bool)
         better[: 4 * lost : 4] = False
-        challenger = Candidate("2", "seed", 200, better, 0.4, 1.0)
+        challenger = Candidate("2", "stn", 200, better, 0.4, 1.0)
 
         def passed(value: Any) -> bool:
             params = bench.settings({f"promote.{leaf}": value})
@@ -824,7 +824,7 @@ changes_a_gate("level", 0.001, 0.0)
 changes_a_gate("class_level", 0.001, 0.5)
 changes_a_gate("rotation_margin", 0.11, 0.09)
 changes_a_gate("max_parameters", 200, 199)
-changes_a_gate("variants", ["seed"], ["plain"])
+changes_a_gate("variants", ["stn"], ["plain"])
 
 
 @check("variants/plain.yaml:transformer")
@@ -832,20 +832,20 @@ def _(bench: Bench) -> None:
     def parts(trained: Trained) -> set[str]:
         return {name.split(".")[0] for name in trained.weights}
 
-    seeds = YAML(typ="safe").load((ROOT / "variants/seed.yaml").read_text())["transformer"]
+    seeds = YAML(typ="safe").load((ROOT / "variants/stn.yaml").read_text())["transformer"]
     assert parts(bench.train({}, "plain")) == {"classifier"}
     given = bench.train({"variants/plain.yaml:transformer": seeds}, "plain")
     assert parts(given) == {"classifier", "transformer"}
 
 
 LOCALIZATION = "transformer.localization"
-changes_weights("variants/seed.yaml:transformer.padding_mode", "border")
-changes_weights("variants/seed.yaml:localization_lr", 1.0)
-changes_shape(f"variants/seed.yaml:{LOCALIZATION}.channels", [4, 10], f"{LOCALIZATION}.features.0.weight", (4, 1, 7, 7))
+changes_weights("variants/stn.yaml:transformer.padding_mode", "border")
+changes_weights("variants/stn.yaml:localization_lr", 1.0)
+changes_shape(f"variants/stn.yaml:{LOCALIZATION}.channels", [4, 10], f"{LOCALIZATION}.features.0.weight", (4, 1, 7, 7))
 changes_shape(
-    f"variants/seed.yaml:{LOCALIZATION}.kernel_sizes", [5, 5], f"{LOCALIZATION}.features.0.weight", (8, 1, 5, 5)
+    f"variants/stn.yaml:{LOCALIZATION}.kernel_sizes", [5, 5], f"{LOCALIZATION}.features.0.weight", (8, 1, 5, 5)
 )
-changes_shape(f"variants/seed.yaml:{LOCALIZATION}.hidden", 7, f"{LOCALIZATION}.head.3.weight", (6, 7))
+changes_shape(f"variants/stn.yaml:{LOCALIZATION}.hidden", 7, f"{LOCALIZATION}.head.3.weight", (6, 7))
 
 
 def test_every_setting_has_a_check():

@@ -10,7 +10,7 @@ import pytest
 from selenium.webdriver.support.ui import WebDriverWait
 
 pytestmark = pytest.mark.slow
-STAGES = ("prepare", "tune", "train@plain", "train@seed", "train@tuned", "evaluate", "visualize", "register")
+STAGES = ("prepare", "tune", "train@plain", "train@stn", "train@tuned", "evaluate", "visualize", "register")
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_in_a_fresh_clone_a_pull_leaves_nothing_to_run(committed, tmp_path):
     fresh.run("dvc", "pull")
     output = fresh.run("dvc", "repro").stdout
     assert (set(skipped(output)), ran(output)) == (set(STAGES[:-1]), ["register"])
-    assert versions(fresh) == versions(committed) and versions(fresh).keys() == {"plain", "seed", "tuned"}
+    assert versions(fresh) == versions(committed) and versions(fresh).keys() == {"plain", "stn", "tuned"}
     again = fresh.run("dvc", "repro").stdout
     assert ran(again) == [] and "Data and pipelines are up to date." in again
     assert fresh.run("git", "status", "--porcelain").stdout == ""
@@ -158,7 +158,7 @@ def test_the_run_cache_brings_back_results_and_every_model_is_registered(committ
     output = fresh.run("dvc", "repro", "--pull").stdout
     assert ran(output) == ["register"], output
     assert versions(fresh) == versions(committed)
-    assert json.loads((fresh.folder / "registered.json").read_text())["versions"].keys() == {"plain", "seed", "tuned"}
+    assert json.loads((fresh.folder / "registered.json").read_text())["versions"].keys() == {"plain", "stn", "tuned"}
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def kims(server, copy_of_project) -> Project:
     project = Project(copy_of_project.folder)
     project.env |= KIM | {"MLFLOW_TRACKING_URI": server.address}
     project.set(
-        "data.dataset=digits", "variants=[seed,tuned]", "prepare.validation=0.2", "train.epochs=2",
+        "data.dataset=digits", "variants=[stn,tuned]", "prepare.validation=0.2", "train.epochs=2",
         "tune.epochs=1", "tune.finalists=1", "evaluate.resamples=200", "evaluate.robustness_images=100",
     )  # fmt: skip
     project.run("make", "-o", ".venv/.ready", "tune", "TRIALS=2")
@@ -111,7 +111,7 @@ def test_the_pipeline_tracks_over_http_alone(kims, client, server):
     assert not [name for name in kims.env if name.startswith("AWS_")]
     assert not (kims.folder / "state/mlflow.db").exists() and not list((kims.folder / "state/artifacts").iterdir())
     versions = client.search_model_versions("name = 'stn-digits'")
-    assert sorted(version.tags["variant"] for version in versions) == ["seed", "tuned"]
+    assert sorted(version.tags["variant"] for version in versions) == ["stn", "tuned"]
     for version in versions:
         run = client.get_run(str(version.run_id))
         assert run.info.status == "FINISHED" and run.info.artifact_uri.startswith("mlflow-artifacts:")
@@ -136,7 +136,7 @@ def test_promotion_the_way_back_and_the_champion(kims, client):
 def test_who_may_only_read_is_told_so_in_a_line(kims, client):
     champion = client.get_model_version_by_alias("stn-digits", "champion").version
     other = next(v.version for v in client.search_model_versions("name = 'stn-digits'") if v.version != champion)
-    done = kims.stage("promote", "stn-digits", "--version", str(other), "--force", "I may not", env=LEE, check=False)
+    done = kims.command("promote", "stn-digits", "--version", str(other), "--force", "I may not", env=LEE, check=False)
     last = done.stdout.splitlines()[-1]
     assert done.returncode == 1 and "Traceback" not in done.stdout
     assert last.startswith("error: ") and "MLFLOW_TRACKING_USERNAME: the account 'lee' may not do this" in last

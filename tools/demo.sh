@@ -5,7 +5,7 @@ set -euo pipefail
 start=$SECONDS
 # params.yaml may have been edited by now: where the data lies and what depends on it is set back to the default.
 dvc exp run --temp \
-  -S 'variants=[plain,seed,tuned]' \
+  -S 'variants=[plain,stn,tuned]' \
   -S data.dataset=digits -S data.source=data/raw -S data.size=null -S data.channels=null \
   -S train.epochs=null -S train.batch_size=null -S train.lr=null -S train.flip=null -S train.shift=null \
   -S data.distortion.protocol=none -S data.distortion.rotation=90 -S 'data.distortion.scale=[0.3,1.0]' \
@@ -20,4 +20,4 @@ echo "Done in $((SECONDS - start)) s. The report: $PWD/state/reports/digits/repo
 echo
 echo "Next:  make ui                        runs, pictures of θ and the registered model stn-digits, in a browser"
 echo "       make repro                     the same pipeline on CIFAR-10 (make repro SOURCE=path for a local copy)"
-echo "       make summary VARIANT=seed      the layers of the network"
+echo "       make summary VARIANT=stn      the layers of the network"

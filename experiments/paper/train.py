@@ -31,6 +31,11 @@ from stn.distortions import make_distortion
 from stn.training import NotFiniteError, choose_precision, predict
 
 RESULTS = FOLDER / "results"
+# The code that a result depends on.
+CODE = (
+    "stn", "pipelines/networks", "pipelines/training/trainer.py", "experiments/paper/train.py",
+    "experiments/paper/networks.py", "experiments/paper/addition.py",
+)  # fmt: skip
 
 
 def train(task: str, network: str, seed: int, params: Params) -> dict[str, Any]:
@@ -46,7 +51,7 @@ def train(task: str, network: str, seed: int, params: Params) -> dict[str, Any]:
     variant = paper_network(network, meta["image_shape"], len(meta["classes"]), settings)
     precision, _ = choose_precision(settings.precision, default_device())
     fit = Trainer(recipe, variant.model_dump(), meta, training, validation, seed, precision)
-    key = key_of(task, network, seed, recipe, meta["digest"], digest_code("stn", "pipelines.fit", "experiments.paper"))
+    key = key_of(task, network, seed, recipe, meta["digest"], digest_code(*CODE))
     checkpoint = state_dir("paper") / f"{task}-{network}-{seed}-{key}.pt"
     with locked(f"paper-{checkpoint.stem}"):  # make clean-all leaves it alone
         _run(fit, checkpoint, f"{task} {network} seed {seed}")

@@ -95,7 +95,7 @@ def _study(client: MlflowClient, experiment: str, origin: dict) -> dict[str, Any
     """The study and trial that a variant comes from, with their runs where the store at hand has them."""
     found = client.get_experiment_by_name(experiment)
     parents = client.search_runs([found.experiment_id], f"tags.study = '{origin['study']}'") if found else []
-    section = {"study": origin["study"], "trial": "none, the seed's own network won"}
+    section = {"study": origin["study"], "trial": "none, the baseline network won"}
     if origin["trial"] is not None:
         section["trial"] = origin["trial"]
     if found and parents:

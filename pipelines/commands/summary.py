@@ -1,6 +1,6 @@
 """summary: the layers of a variant for the data set named in params.yaml, without needing the data.
 
-python -m pipelines.commands.summary seed
+python -m pipelines.commands.summary stn
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The comparison of all variants, as Markdown."""
 
-from pipelines.evaluation.robustness import MOTIONS
+from pipelines.outputs.evaluation_results import MOTIONS
 from pipelines.settings.params import EvaluateParams
 
 

@@ -7,7 +7,8 @@ import torch
 
 from pipelines.evaluation.calibration import Bin, calibration_error, reliability
 from pipelines.evaluation.layer_table import layers
-from pipelines.evaluation.robustness import MOTIONS
+from pipelines.evaluation.robustness import move
+from pipelines.outputs.evaluation_results import MOTIONS
 from pipelines.outputs.prepared_data import Labeled
 from pipelines.outputs.trained_models import Trained
 from pipelines.runtime.progress import track
@@ -42,7 +43,7 @@ def robustness_curves(
     }
     work = [(motion, amount) for motion in MOTIONS for amount in motion.amounts]
     for motion, amount in track("robustness", work, len(work)):
-        moved = motion.apply(images, amount)
+        moved = move(images, motion, amount)
         batches = Batches(moved, labels, meta["mean"], meta["std"], default_device())
         for variant, of_variant in results.items():
             for result in of_variant:

@@ -16,9 +16,9 @@ from pipelines.evaluation.measurements import (
     robustness_curves,
     variant_metrics,
 )
-from pipelines.evaluation.robustness import MOTIONS, area
+from pipelines.evaluation.robustness import area
 from pipelines.evaluation.significance import compare
-from pipelines.outputs.evaluation_results import COMPARISON, METRICS, write_curves, write_plots
+from pipelines.outputs.evaluation_results import COMPARISON, METRICS, MOTIONS, write_curve, write_plot
 from pipelines.outputs.prepared_data import load_meta, load_split
 from pipelines.outputs.trained_models import best_on_validation, load_trained
 from pipelines.runtime.files import write_json, write_text
@@ -61,11 +61,21 @@ def evaluate(variants: list[str], settings: EvaluateParams) -> dict:
         metrics["pairs"][f"{second} vs {first}"] = compare(*right, settings)._asdict()
 
     write_json(METRICS, metrics)
-    write_plots(chosen, truth, meta["classes"])
-    write_curves(curves)
+    _write_plots(chosen, curves, truth, meta["classes"])
     write_text(COMPARISON, comparison_table(metrics, meta, settings))
     _log(results, curves, truth, meta)
     return metrics
+
+
+def _write_plots(chosen: dict[str, Result], curves: dict[str, Curves], truth: np.ndarray, classes: list[str]) -> None:
+    for variant, result in chosen.items():
+        pairs = [{"actual": classes[t], "predicted": classes[p]} for t, p in zip(truth, result.predicted, strict=True)]
+        accuracies = class_accuracy(result.predicted, truth, classes)
+        write_plot("confusion", variant, pairs)
+        write_plot("classes", variant, [{"class": name, "accuracy": value} for name, value in accuracies.items()])
+        write_plot("reliability", variant, [b._asdict() for b in bins_of(result, truth)])
+        for motion in MOTIONS:
+            write_curve(motion, variant, curves[variant][motion.name])
 
 
 def _log(results: dict[str, list[Result]], curves: dict[str, Curves], truth: np.ndarray, meta: dict) -> None:

@@ -1,60 +1,63 @@
-"""What the stage evaluate writes: metrics, DVC's plots, the comparison."""
+"""What the stage evaluate writes and later stages read: metrics, DVC's plots, the comparison.
 
+``metrics/evaluate.json`` holds the metrics of each variant and of each pair of variants. ``plots/evaluate`` has a
+folder for each plot with a file for each variant.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
-from pipelines.evaluation.measurements import Curves, Result, bins_of, class_accuracy
-from pipelines.evaluation.robustness import MOTIONS, Motion
 from pipelines.runtime.files import read_json, write_json, write_text
 
 METRICS = Path("metrics/evaluate.json")
-
-
 PLOTS = Path("plots/evaluate")
-
-
 COMPARISON = Path("reports/comparison.md")
 
 
-def write_plots(chosen: dict[str, Result], truth: np.ndarray, classes: list[str]) -> None:
-    """Data of DVC's plots, a file for each variant and plot: every image's actual and predicted class, each class's
-    accuracy, and accuracy by confidence.
-    """
-    for variant, result in chosen.items():
-        pairs = [{"actual": classes[t], "predicted": classes[p]} for t, p in zip(truth, result.predicted, strict=True)]
-        write_json(PLOTS / "confusion" / f"{variant}.json", pairs)
-        accuracies = class_accuracy(result.predicted, truth, classes)
-        rows = [{"class": name, "accuracy": accuracy} for name, accuracy in accuracies.items()]
-        write_json(PLOTS / "classes" / f"{variant}.json", rows)
-        write_json(PLOTS / "reliability" / f"{variant}.json", [b._asdict() for b in bins_of(result, truth)])
+class Motion(NamedTuple):
+    """One way to move the content of test images: the amounts that are tried, their unit, the amount of no motion."""
+
+    name: str
+    amounts: tuple[float, ...]
+    unit: str
+    still: float
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.amounts[0]:g} to {self.amounts[-1]:g} {self.unit}".rstrip()
 
 
-def write_curves(curves: dict[str, Curves]) -> None:
-    """Data of DVC's plots and of the stage visualize: of each motion and variant the accuracy by the amount of it."""
-    for variant, of_variant in curves.items():
-        for motion in MOTIONS:
-            seeds = of_variant[motion.name]
-            header = ["amount", "accuracy", *(f"seed_{seed}" for seed in seeds)]
-            table = zip(motion.amounts, *seeds.values(), strict=True)
-            rows = [[amount, np.mean(values), *values] for amount, *values in table]
-            lines = [",".join(map(str, row)) for row in (header, *rows)]
-            write_text(PLOTS / motion.name / f"{variant}.csv", "\n".join(lines) + "\n")
+# There is a curve of each: plots/evaluate/<name>/<variant>.csv.
+ROTATION = Motion("rotation", tuple(range(-90, 91, 15)), "°", 0.0)
+MOTIONS = (
+    ROTATION,
+    Motion("scale", (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6), "×", 1.0),
+    Motion("shift", (-0.3, -0.25, -0.2, -0.15, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3), "of the size", 0.0),
+)
 
 
-CURVES = Path("plots/evaluate")  # of the stage evaluate
+def write_plot(plot: str, variant: str, rows: list[dict[str, Any]]) -> None:
+    """Write the rows of one variant for DVC's plot ``plot``: confusion, classes or reliability."""
+    write_json(PLOTS / plot / f"{variant}.json", rows)
 
 
-def read_curve(motion: Motion, variant: str) -> np.ndarray:
-    """What the stage evaluate wrote on one motion: amounts, means over the seeds, 95 % t intervals of these; (4, A)."""
-    amounts, mean, *seeds = np.loadtxt(CURVES / motion.name / f"{variant}.csv", delimiter=",", skiprows=1).T
-    half = np.full_like(mean, np.nan)
-    if len(seeds) > 1:
-        half = stats.t.ppf(0.975, len(seeds) - 1) * stats.sem(seeds, axis=0)
-    return np.stack([amounts, mean, mean - half, mean + half])
+def write_curve(motion: Motion, variant: str, accuracies: Mapping[int, Sequence[float]]) -> None:
+    """Write the accuracies of a variant's models, by training seed, at each amount of a motion."""
+    header = ["amount", "accuracy", *(f"seed_{seed}" for seed in accuracies)]
+    table = zip(motion.amounts, *accuracies.values(), strict=True)
+    rows = [[amount, np.mean(values), *values] for amount, *values in table]
+    lines = [",".join(map(str, row)) for row in (header, *rows)]
+    write_text(PLOTS / motion.name / f"{variant}.csv", "\n".join(lines) + "\n")
+
+
+def read_curve(motion: Motion, variant: str) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracies at each amount of a motion: the mean over training seeds (A,), and each seed's (S, A)."""
+    _, mean, *seeds = np.loadtxt(PLOTS / motion.name / f"{variant}.csv", delimiter=",", skiprows=1).T
+    return mean, np.array(seeds)
 
 
 def read_reliability(variant: str) -> np.ndarray:
-    """Of each bin, as the stage evaluate wrote them, confidence, accuracy and number of images: (M, 3)."""
-    return np.array([list(b.values()) for b in read_json(CURVES / "reliability" / f"{variant}.json")])
+    """Confidence, accuracy and number of images of each bin of a reliability diagram: (M, 3)."""
+    return np.array([list(bin.values()) for bin in read_json(PLOTS / "reliability" / f"{variant}.json")])

@@ -1,6 +1,6 @@
 """What a registered version is, for people: the description that MLflow's UI shows beside it, as Markdown."""
 
-from pipelines.evaluation.robustness import MOTIONS
+from pipelines.outputs.evaluation_results import MOTIONS
 from pipelines.outputs.trained_models import Trained
 
 PLAIN = "plain"  # the variant without a transformer, which every other is held against

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import mlflow
 import numpy as np
 
-from pipelines.evaluation.robustness import ROTATION, area
+from pipelines.evaluation.robustness import area, move
+from pipelines.outputs.evaluation_results import ROTATION
 from pipelines.outputs.prepared_data import Labeled, load_meta, load_split
 from pipelines.registry import champion
 from pipelines.registry.gates import Candidate, Verdict, judge
@@ -84,7 +85,7 @@ def _measure(rivals: list, test: Labeled, params: Params) -> list[Candidate]:
         paths = [fetch_files(found, Path(folder) / str(found.version)) for found in rivals]
         loaded = [mlflow.pyfunc.load_model(str(path)) for path in paths]
         for angle in track("promote", angles, len(angles)):
-            shown = (ROTATION.apply(test.images, angle) if angle else test.images).numpy()
+            shown = (move(test.images, ROTATION, angle) if angle else test.images).numpy()
             for model, of_model in zip(loaded, right, strict=True):
                 batches = [model.predict(shown[start : start + size])["class"] for start in range(0, len(shown), size)]
                 of_model.append(np.concatenate(batches) == truth)

@@ -1,21 +1,45 @@
-"""Short names made of what they stand for."""
+"""Keys: short names made of what a result depends on, so that the same settings, data and code give the same name."""
 
 import hashlib
 import json
-import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+from pathspec import PathSpec
+
+PROJECT = Path(__file__).resolve().parents[2]  # the folder that holds pipelines/ and stn/
 
 
 def key_of(*parts) -> str:
-    """A short name for everything that ``parts`` (JSON values) say."""
+    """16 hexadecimal digits that stand for ``parts`` (JSON values)."""
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def digest_code(*names: str) -> str:
-    """SHA-256 over the source of those of the project's modules named, by full name or package, that are imported."""
+def digest_code(*places: str, root: Path = PROJECT) -> str:
+    """SHA-256 over the names and contents of the files of code at ``places``, files or folders below ``root``.
+
+    What ``.dvcignore`` names is left out, as DVC leaves it out of a stage's dependencies.
+    """
+    ignored = _ignored(root)
     digest = hashlib.sha256()
-    for name, module in sorted(sys.modules.items()):
-        if any(name == wanted or name.startswith(f"{wanted}.") for wanted in names) and module.__file__:
-            digest.update(name.encode() + b"\0" + Path(module.__file__).read_bytes() + b"\0")
+    for file in _files(root, places):
+        name = file.relative_to(root).as_posix()
+        if not ignored.match_file(name):
+            digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def _files(root: Path, places: Iterable[str]) -> list[Path]:
+    found = set()
+    for place in places:
+        path = root / place
+        found |= {path} if path.is_file() else {file for file in path.rglob("*") if file.is_file()}
+    return sorted(found)
+
+
+def _ignored(root: Path) -> PathSpec:
+    """The patterns of .dvcignore; another host of a Ray cluster gets the code without that file and its leavings."""
+    file = root / ".dvcignore"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else ["__pycache__"]
+    return PathSpec.from_lines("gitignore", lines)

@@ -14,6 +14,8 @@ from ruamel.yaml import YAML
 from pipelines.settings.dataset_defaults import DATASET_DEFAULTS, OWN_DEFAULTS
 from pipelines.settings.ranges import FloatDomain, IntDomain, each
 from pipelines.settings.variants import (
+    BASELINE,
+    FORMER_BASELINE,
     TUNED,
     Activation,
     Channels,
@@ -87,11 +89,18 @@ class TuneParams(Section):
     seed: Seed
     sampler: Literal["tpe", "random"]
     pruner: Literal["median", "hyperband", "none"]
-    max_parameters: Literal["seed", "none"] | Count
+    max_parameters: Literal["stn", "none"] | Count
     gpus_per_trial: float = Field(gt=0, le=1)
     finalists: int = Field(ge=1, le=100)
     final_seeds: list[Seed] = Field(min_length=1)
     search_space: SearchSpaceParams
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_baseline_has_its_new_name(cls, values):
+        if isinstance(values, dict) and values.get("max_parameters") == FORMER_BASELINE:
+            raise ValueError(f"max_parameters: '{FORMER_BASELINE}' given; this variant is now named {BASELINE}")
+        return values
 
     @model_validator(mode="after")
     def _seeds_differ(self):

@@ -25,7 +25,8 @@ ThetaPenalty = Annotated[float, Field(ge=0, le=1000)]
 # The variant that the stage tune writes; until it has, there is no file.
 TUNED = "tuned"
 # The variant with the localization network of the seed document: what tuning has to beat.
-BASELINE = "seed"
+BASELINE = "stn"
+FORMER_BASELINE = "seed"  # its name until commit 835a76f
 
 
 class ConvolutionParams(Section):
@@ -85,7 +86,7 @@ class TransformerParams(Section):
 
 
 class Origin(Section):
-    """The study and the trial in it that a variant comes from; no trial where the seed's own network won."""
+    """The study and the trial in it that a variant comes from; no trial where the baseline network won."""
 
     study: str
     trial: int | None
@@ -113,6 +114,8 @@ def load_variant(name: str) -> VariantParams:
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         where = f" (in {Path.cwd()})" if "DVC_ROOT" in os.environ else ""
+        if name == FORMER_BASELINE:
+            raise UserError(f"variants: {name!r} given{where}; this variant is now named {BASELINE}")
         raise UserError(
             f"variants: {name!r} given, but there is no {path}{where}; there are: {known}. "
             f"A new file must be known to git (git add {path}) to be seen by dvc exp run --temp and --queue"

@@ -20,7 +20,8 @@ from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.settings.params import TrainParams, WorkerRange
 
 ANSWER_WITHIN_S = 120.0  # a host that starts its first process and imports this code on a slow disk
-SHIPPED = ("pipelines", "stn")  # what a remote cluster gets of this folder: data go through the object store
+# What a remote cluster gets of this folder: data go through the object store. .dvcignore says what is no code.
+SHIPPED = ("pipelines", "stn", ".dvcignore")
 
 
 class Workers(NamedTuple):

@@ -1,12 +1,10 @@
 """One variant, all training seeds; resumed where a kill left it."""
 
-import hashlib
+import os
 import shutil
 import uuid
 from contextlib import suppress
 from pathlib import Path
-
-from ruamel.yaml import YAML
 
 from pipelines.outputs.prepared_data import load_meta
 from pipelines.outputs.trained_models import MODELS, write_result
@@ -16,19 +14,17 @@ from pipelines.runtime.home import state_dir
 from pipelines.runtime.keys import digest_code, key_of
 from pipelines.runtime.locks import locked
 from pipelines.runtime.progress import Timeline
-from pipelines.settings.params import Params
+from pipelines.settings.params import Params, TrainParams
 from pipelines.settings.variants import VariantParams
 from pipelines.tracking.client import TrainingRun, connect, experiment_id, store_errors_explained
 from pipelines.tracking.lineage import current_commit, libraries
 from pipelines.tracking.outbox import Outbox
 from pipelines.training.checkpoints import check_reachable, load_state, remove, storage_of
-from pipelines.training.checks import check_trainable
+from pipelines.training.checks import CODE, check_same_code, check_trainable
 from pipelines.training.cluster import connected, plan
 from pipelines.training.distributed import train_on_ray
 
 METRICS = Path("metrics/train")
-
-
 PLOTS = Path("plots/train")
 
 
@@ -41,18 +37,15 @@ def train(name: str, params: Params, variant: VariantParams) -> dict:
     """
     meta = load_meta()
     check_trainable(name, params, variant, meta)
-    # How often a lost worker is replaced changes nothing of the result, and may be raised to go on after too many.
-    recipe = params.train.model_dump(exclude={"max_failures"})
-    code = digest_code("stn", "pipelines.fit", "pipelines.worker")
-    key = key_of(recipe, variant.model_dump(exclude={"origin"}), meta["digest"], code)
+    key = training_key(params.train, variant, meta["digest"])
     with locked(f"train-{key}"):
         folder = state_dir("training", f"{name}-{key}")
         result = folder / "result"
-        if result.exists() and _is_recorded(name, result):
-            shutil.rmtree(folder)  # DVC has this result and wants a new one all the same: dvc repro --force
+        if result.exists() and os.environ.get("FORCE") == "1":
+            shutil.rmtree(folder)
             folder.mkdir()
         if result.exists():
-            print(f"{name}: trained before, but not recorded by DVC; the result in {result} is taken over")
+            print(f"{name}: this training is finished; its result is copied from {result} (FORCE=1 trains again)")
             with suppress(ExternalError):  # a store that was away at its end may be told of it now; evaluate needs one
                 connect()
         else:
@@ -68,13 +61,14 @@ def _files(result: Path, name: str) -> list[tuple[Path, Path]]:
     return [(result / "metrics.json", METRICS / f"{name}.json"), (result / "history.csv", PLOTS / f"{name}.csv")]
 
 
-def _is_recorded(name: str, result: Path) -> bool:
-    """Whether dvc.lock holds this very result: DVC was there to record it when the stage ended."""
-    lock = Path("dvc.lock")
-    stages = YAML(typ="safe").load(lock.read_text())["stages"] if lock.exists() else {}
-    outs = {out["path"]: out.get("md5") for out in stages.get(f"train@{name}", {}).get("outs", [])}
-    md5 = hashlib.md5((result / "metrics.json").read_bytes(), usedforsecurity=False).hexdigest()
-    return outs.get(str(METRICS / f"{name}.json")) == md5
+def training_key(train: TrainParams, variant: VariantParams, data_digest: str) -> str:
+    """The key of a training: all that its result depends on, and nothing else.
+
+    Left out are ``train.max_failures``, which may be raised to continue after too many failures, and the variant's
+    origin.
+    """
+    recipe = train.model_dump(exclude={"max_failures"})
+    return key_of(recipe, variant.model_dump(exclude={"origin"}), data_digest, digest_code(*CODE))
 
 
 def _fit(name: str, params: Params, variant: VariantParams, meta: dict, folder: Path) -> None:
@@ -103,6 +97,7 @@ def _fit_and_tell(
                 f"train.workers: {params.train.workers} given, which is {workers.number}; a batch or the validation "
                 f"images, {least}, cannot be shared among them"
             )
+        check_same_code()
         check_reachable(storage)
         timeline.mark("Ray")
         record = {

@@ -1,4 +1,4 @@
-"""The finals of a study: the best of its trials and the seed's network, trained at full length with fresh seeds."""
+"""The finals of a study: the best of its trials and the baseline network, trained at full length with fresh seeds."""
 
 import statistics
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from pipelines.tuning import search_space, study
 
 
 class Finalist(NamedTuple):
-    """A network to be trained at full length: ``trial`` is None for the seed's."""
+    """A network to be trained at full length: ``trial`` is None for the baseline."""
 
     trial: int | None
     variant: VariantParams
@@ -25,18 +25,18 @@ class Finalist(NamedTuple):
 class Finals:
     """Who is in the finals of a study, and what its attributes say of those trained so far."""
 
-    def __init__(self, opened: optuna.Study, params: Params, seeds_variant: VariantParams):
-        self.study, self.seeds_variant = opened, seeds_variant
+    def __init__(self, opened: optuna.Study, params: Params, baseline: VariantParams):
+        self.study, self.baseline = opened, baseline
         self.settings, self.epochs = params.tune, params.train.epochs
 
     def finalists(self) -> list[Finalist]:
-        """The seed's network and the best of the trials, no network twice."""
-        found = [Finalist(None, self.seeds_variant)]
+        """The baseline network and the best of the trials, no network twice."""
+        found = [Finalist(None, self.baseline)]
         complete = [trial for trial in self.study.trials if trial.state == TrialState.COMPLETE]
         for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
-            if study.SEEDS_NETWORK in trial.user_attrs or len(found) > self.settings.finalists:
+            if study.BASELINE_TRIAL in trial.user_attrs or len(found) > self.settings.finalists:
                 continue
-            variant = search_space.to_variant(trial.params, self.seeds_variant.classifier)
+            variant = search_space.to_variant(trial.params, self.baseline.classifier)
             if all(variant != other.variant for other in found):
                 found.append(Finalist(trial.number, variant))
         return found
@@ -52,7 +52,7 @@ class Finals:
         return f"final {finalist.name} {self.epochs} {seed}"
 
     def accuracies(self) -> dict[str, float]:
-        """The mean validation accuracy of each finalist that did not fail, by its name; the seed's comes first."""
+        """The mean validation accuracy of each finalist that did not fail, by its name; the baseline comes first."""
         found: dict[str, float] = {}
         for finalist in self.finalists():
             keys = [self.key(finalist, seed) for seed in self.settings.final_seeds]

@@ -21,7 +21,7 @@ from pipelines.tuning.search import NO_CONCERN_OF_TRIALS, Tuning
 from pipelines.tuning.winner import conclude
 
 
-def tune(params: Params, seeds_variant: VariantParams) -> dict[str, Any]:
+def tune(params: Params, baseline: VariantParams) -> dict[str, Any]:
     """Run the study up to ``tune.trials`` trials, train the best at full length, write the winner; returns metrics.
 
     Raises:
@@ -31,25 +31,25 @@ def tune(params: Params, seeds_variant: VariantParams) -> dict[str, Any]:
     meta = load_meta()
     # Validation images choose the winner, so that no trial is trained on them, whatever train.final_fit says.
     split = params.model_copy(update={"train": params.train.model_copy(update={"final_fit": False})})
-    check_trainable(BASELINE, split, seeds_variant, meta)
-    if seeds_variant.transformer is None:
+    check_trainable(BASELINE, split, baseline, meta)
+    if baseline.transformer is None:
         raise UserError(f"{variant_file(BASELINE)}: transformer: null given; there is nothing to tune")
     if not params.tune.trials:
-        story = ["The seed's own network: no trials were run (tune.trials: 0)."]
+        story = ["The baseline network: no trials were run (tune.trials: 0)."]
         nothing = {"finished": 0, "pruned": 0, "failed": 0, "finalists": {}, "winner": BASELINE}
-        return conclude(seeds_variant, story, nothing)
+        return conclude(baseline, story, nothing)
     limit = params.tune.max_parameters
-    limit = search_space.count_parameters(seeds_variant, meta) if limit == "seed" else limit
+    limit = search_space.count_parameters(baseline, meta) if limit == BASELINE else limit
     max_parameters = None if limit == "none" else limit
-    search_space.check_space(params.tune.search_space, seeds_variant.classifier, meta, max_parameters)
-    name, made_of = study_name(params, seeds_variant, meta)
+    search_space.check_space(params.tune.search_space, baseline.classifier, meta, max_parameters)
+    name, made_of = study_name(params, baseline, meta)
     _say_what_changed(params.data.dataset, name, made_of)
     with (
         store_errors_explained("the study is kept"),
         study.open_study(name, params.tune) as opened,
         Outbox(connect(), name) as delivery,
     ):
-        tuning = Tuning(opened, delivery, params, seeds_variant, meta, max_parameters)
+        tuning = Tuning(opened, delivery, params, baseline, meta, max_parameters)
         try:
             if tuning.left() > 0 or tuning.finals.left():
                 with connected():
@@ -63,15 +63,15 @@ def tune(params: Params, seeds_variant: VariantParams) -> dict[str, Any]:
             raise
 
 
-def study_name(params: Params, seeds_variant: VariantParams, meta: dict) -> tuple[str, dict[str, str]]:
+def study_name(params: Params, baseline: VariantParams, meta: dict) -> tuple[str, dict[str, str]]:
     """The study's name, and what it is made of: whatever is changed there starts a study of its own."""
     recipe = params.train.model_dump(exclude=NO_CONCERN_OF_TRIALS)
     made_of = {
         "tune.search_space": key_of(params.tune.search_space.model_dump(), params.tune.max_parameters),
         "the recipe of a trial": key_of(recipe, params.tune.epochs, params.tune.seed),
-        str(variant_file(BASELINE)): key_of(seeds_variant.model_dump()),
+        str(variant_file(BASELINE)): key_of(baseline.model_dump()),
         "the prepared data": meta["digest"],
-        "the code of stn/": digest_code("stn", "pipelines.fit"),
+        "the code of a trial": digest_code("stn", "pipelines/networks", "pipelines/training/trainer.py"),
     }
     return f"stn-{meta['dataset']}-{key_of(made_of)}", made_of
 

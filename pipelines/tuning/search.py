@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipelines.outputs.prepared_data import load_arrays
-from pipelines.outputs.reports import PICTURES
+from pipelines.outputs.tuning_results import PICTURES
 from pipelines.runtime.errors import ExternalError
 from pipelines.runtime.progress import progress
 from pipelines.settings.params import Params
@@ -38,17 +38,17 @@ class Tuning:
         opened: optuna.Study,
         delivery: Outbox,
         params: Params,
-        seeds_variant: VariantParams,
+        baseline: VariantParams,
         meta: dict,
         max_parameters: int | None,
     ):
-        self.study, self.params, self.seeds_variant, self.meta = opened, params, seeds_variant, meta
+        self.study, self.params, self.baseline, self.meta = opened, params, baseline, meta
         self.delivery, self.commit = delivery, current_commit()
         self.max_parameters = max_parameters
         self.settings = params.tune
-        self.finals = Finals(opened, params, seeds_variant)
+        self.finals = Finals(opened, params, baseline)
         self.beaten = time.monotonic()
-        self.seeds_values = search_space.from_variant(seeds_variant, params.train.weight_decay)
+        self.baseline_values = search_space.from_variant(baseline, params.train.weight_decay)
         self.experiment = experiment_id(delivery.client, f"stn-{meta['dataset']}")
         self.parent = TrainingRun(delivery, self.experiment, opened.study_name, f"tune-{meta['dataset']}")
         # A parameter is logged once and for all; what may change within a study is a tag.
@@ -62,8 +62,8 @@ class Tuning:
             print(f"tune: trial {trial.number} was left unfinished when its driver was killed", flush=True)
             _end_run(self._run_of(trial), "failed", study.reason(trial))
         if not opened.trials:
-            values = search_space.inside(self.seeds_values, self.settings.search_space)
-            study.queue(opened, values, **{study.SEEDS_NETWORK: True})
+            values = search_space.inside(self.baseline_values, self.settings.search_space)
+            study.queue(opened, values, **{study.BASELINE_TRIAL: True})
 
     def left(self) -> int:
         """How many trials are still to be run."""
@@ -121,11 +121,11 @@ class Tuning:
     def _next_trial(self) -> tuple[optuna.Trial, VariantParams]:
         while True:  # the space has been checked: a combination that fits comes before long
             trial = self.study.ask()
-            if study.SEEDS_NETWORK in trial.user_attrs:
-                values = search_space.inside(self.seeds_values, self.settings.search_space)
+            if study.BASELINE_TRIAL in trial.user_attrs:
+                values = search_space.inside(self.baseline_values, self.settings.search_space)
                 search_space.draw_only(trial, self.settings.search_space, list(values))
-                return trial, self.seeds_variant
-            variant = search_space.draw(trial, self.settings.search_space, self.seeds_variant.classifier)
+                return trial, self.baseline
+            variant = search_space.draw(trial, self.settings.search_space, self.baseline.classifier)
             refusal = search_space.misfit(variant, self.meta, self.max_parameters)
             if refusal is None:
                 return trial, variant
@@ -218,7 +218,7 @@ class Tuning:
         """Write the finalist with the best mean at full length as the winner, and what led to it; returns metrics."""
         finalists = {finalist.name: finalist for finalist in self.finals.finalists()}
         results = self.finals.accuracies()
-        winner = max(results, key=lambda name: results[name])  # the first of equals, and the seed's comes first
+        winner = max(results, key=lambda name: results[name])  # the first of equals, and the baseline comes first
 
         for picture in save_figures(self.study, PICTURES):
             self.parent.log_file(picture, "study")
@@ -239,7 +239,7 @@ class Tuning:
 
     def _story(self, winner: Finalist, results: dict[str, float]) -> list[str]:
         """Where the winner's settings come from, in lines."""
-        lines = [f"The seed's own network: none of the study {self.study.study_name} was better at full length."]
+        lines = [f"The baseline network: none of the study {self.study.study_name} was better at full length."]
         if winner.trial is not None:
             trial: FrozenTrial = self.study.trials[winner.trial]
             lines = [f"Trial {winner.trial} of the study {self.study.study_name}, {trial.value:.2%} in its trial:"]

@@ -25,7 +25,7 @@ from pipelines.runtime.locks import locked
 from pipelines.settings.params import TuneParams
 
 MAX_RETRIES = 2
-SEEDS_NETWORK = "seeds_network"  # marks the trial of variants/seed.yaml
+BASELINE_TRIAL = "baseline"  # marks the trial of variants/stn.yaml
 BEAT_EVERY_S = 10.0
 DEAD_AFTER_S = 120.0
 # Found once: the start of a process moves with the clock.
@@ -117,7 +117,7 @@ def recover(study: optuna.Study) -> Iterator[FrozenTrial]:
             continue
         retries = trial.user_attrs.get("retries", 0)
         if trial.number not in superseded and retries < MAX_RETRIES:
-            kept = {SEEDS_NETWORK: True} if SEEDS_NETWORK in trial.user_attrs else {}
+            kept = {BASELINE_TRIAL: True} if BASELINE_TRIAL in trial.user_attrs else {}
             values = trial.user_attrs.get("queued", {}) | trial.params
             queue(study, values, retry_of=trial.number, retries=retries + 1, **kept)
         yield trial

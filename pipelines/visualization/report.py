@@ -16,7 +16,7 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 ANIMATION = "epochs"  # in each variant's folder of pictures, as all
 
 
-def _report(meta: dict, models: dict[str, list[Trained]], files: dict[str, Path]) -> str:
+def render_report(meta: dict, models: dict[str, list[Trained]], files: dict[str, Path]) -> str:
     """The report: pictures inside, no script, nothing loaded from elsewhere."""
     encoded = {name: _encoded(file.read_bytes()) for name, file in files.items()}
     with_theta = [variant for variant in models if f"{variant}/grids" in files]

@@ -1,13 +1,13 @@
 """Draws the figures, logs them to the runs that they belong to, writes the report."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
+from scipy import stats
 
-from pipelines.evaluation.robustness import MOTIONS, Motion
-from pipelines.outputs.evaluation_results import read_curve, read_reliability
+from pipelines.outputs.evaluation_results import MOTIONS, Motion, read_curve, read_reliability
 from pipelines.outputs.prepared_data import load_meta, load_split
 from pipelines.outputs.reports import PICTURES, REPORT
 from pipelines.outputs.trained_models import best_on_validation, load_theta_history, load_trained
@@ -17,13 +17,13 @@ from pipelines.settings.params import VisualizeParams
 from pipelines.tracking.client import connect, log_files, run_exists
 from pipelines.visualization.animation import animate
 from pipelines.visualization.figures import learning_curves, reliability_diagrams, robustness_curves
-from pipelines.visualization.report import ANIMATION, _report
+from pipelines.visualization.report import ANIMATION, render_report
 from pipelines.visualization.theta import film, theta_figures
 
 STUDY_PICTURES = Path("plots/tune")  # of the stage tune
 
 
-def visualize(variants: list[str], settings: VisualizeParams, motions: Sequence[Motion]) -> None:
+def visualize(variants: list[str], settings: VisualizeParams) -> None:
     """Draw the figures, log them to the runs they belong to, and write the report."""
     meta, validation, test = load_meta(), load_split("validation"), load_split("test")
     # Spread over the test set, whose order may be by class.
@@ -36,7 +36,7 @@ def visualize(variants: list[str], settings: VisualizeParams, motions: Sequence[
         "curves-accuracy": learning_curves(histories, "validation_accuracy", "validation accuracy"),
         "curves-loss": learning_curves(histories, "train_loss", "training loss"),
         "robustness": robustness_curves(
-            {str(motion): {variant: read_curve(motion, variant) for variant in variants} for motion in MOTIONS},
+            {str(motion): {variant: _with_interval(motion, variant) for variant in variants} for motion in MOTIONS},
             {str(motion): motion.still for motion in MOTIONS},
         ),
         "reliability": reliability_diagrams({variant: read_reliability(variant) for variant in variants}),
@@ -65,4 +65,13 @@ def visualize(variants: list[str], settings: VisualizeParams, motions: Sequence[
             log_files(client, run_id, own, "theta")
             log_files(client, run_id, [files["robustness"], files["reliability"]], "evaluation")
     files |= {f"tune/{file.stem}": file for file in sorted(STUDY_PICTURES.glob("*.png"))}
-    write_text(REPORT, _report(meta, models, files))
+    write_text(REPORT, render_report(meta, models, files))
+
+
+def _with_interval(motion: Motion, variant: str) -> np.ndarray:
+    """The curve of a motion: amounts, mean accuracies over the seeds, bounds of the means' 95 % t intervals; (4, A)."""
+    mean, seeds = read_curve(motion, variant)
+    half = np.full_like(mean, np.nan)
+    if len(seeds) > 1:
+        half = stats.t.ppf(0.975, len(seeds) - 1) * stats.sem(seeds, axis=0)
+    return np.stack([np.array(motion.amounts, dtype=float), mean, mean - half, mean + half])

@@ -72,7 +72,7 @@ def registry(tmp_path_factory) -> Path:
         save_file({"images": images, "labels": labels}, folder / f"data/prepared/{split}.safetensors")
     meta = {"dataset": "mine", "digest": "d1", "classes": CLASSES, "image_shape": [1, 8, 8]}
     write_json(folder / "data/prepared/meta.json", meta)
-    for file in ("params.yaml", "variants/plain.yaml", "variants/seed.yaml"):
+    for file in ("params.yaml", "variants/plain.yaml", "variants/stn.yaml"):
         (folder / file).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / file, folder / file)
     with pytest.MonkeyPatch.context() as patch:
@@ -89,10 +89,10 @@ def registry(tmp_path_factory) -> Path:
             torch.export.save(program, folder / "network.pt2")
             outputs = {key: value.numpy() for key, value in answers(torch.from_numpy(example)).items()}
             run_id = client.create_run(experiment).info.run_id
-            tags = {"variant": "seed", "parameters": "100", "data_digest": "d1", "number": number, "git_commit": "none"}
-            about = {"classes": CLASSES, "image_shape": [1, 8, 8], "mean": [0.0], "variant": "seed"}
+            tags = {"variant": "stn", "parameters": "100", "data_digest": "d1", "number": number, "git_commit": "none"}
+            about = {"classes": CLASSES, "image_shape": [1, 8, 8], "mean": [0.0], "variant": "stn"}
             about["padding_mode"] = "zeros"
-            register_network(NAME, "seed", run_id, folder / "network.pt2", example, outputs, about, tags)
+            register_network(NAME, "stn", run_id, folder / "network.pt2", example, outputs, about, tags)
         client.set_registered_model_alias(NAME, "champion", "1")
     return folder
 

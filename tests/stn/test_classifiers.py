@@ -238,7 +238,7 @@ def test_raw_classifier_exports_with_any_batch_size(transformer):
             torch.testing.assert_close(outputs[name], expected[name])
 
 
-def test_the_seeds_weights_have_the_names_and_initial_values_that_they_had():
+def test_the_baselines_weights_have_the_names_and_initial_values_that_they_had():
     """Checkpoints, registered models and repeatable trainings rest on them."""
     torch.manual_seed(0)
     weights = build_network((1, 28, 28), 10, SEED).state_dict()

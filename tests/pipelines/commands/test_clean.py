@@ -20,9 +20,9 @@ from pipelines.settings.params import load_params
 ROOT = Path(__file__).resolve().parents[3]
 PRECIOUS = (
     "state/mlflow.db", "state/artifacts/stn-mine/model.pt2", "state/tuning/study.log", "data/raw/README.md",
-    "data/raw/cifar-10-python.tar.gz", ".dvc/cache/files/md5/aa/bb", "dvc.lock", "variants/seed.yaml",
+    "data/raw/cifar-10-python.tar.gz", ".dvc/cache/files/md5/aa/bb", "dvc.lock", "variants/stn.yaml",
 )  # fmt: skip
-MADE = ("models/seed/0.safetensors", "models/old/0.safetensors", "data/prepared/meta.json", "metrics/evaluate.json",
+MADE = ("models/stn/0.safetensors", "models/old/0.safetensors", "data/prepared/meta.json", "metrics/evaluate.json",
         "plots/tune/history.png", "reports/report.html", "registered.json", "variants/tuned.yaml",
         "stn/__pycache__/a.pyc", ".pytest_cache/x")  # fmt: skip
 
@@ -34,11 +34,11 @@ def folder(tmp_path, monkeypatch) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode() * 100)
     (tmp_path / "state/training").mkdir()
-    for name in ("params.yaml", "variants/plain.yaml", "variants/seed.yaml"):
+    for name in ("params.yaml", "variants/plain.yaml", "variants/stn.yaml"):
         shutil.copyfile(ROOT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    set_value("variants=[plain, seed]")
+    set_value("variants=[plain, stn]")
     return tmp_path
 
 
@@ -104,7 +104,7 @@ def there(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("arguments", [(), ("--all",)])
 def test_what_can_be_made_again_goes_and_what_cannot_stays(folder, trainings, capsys, arguments):
-    kept = trainings.unfinished("seed", 2)
+    kept = trainings.unfinished("stn", 2)
     (folder / ".venv").mkdir()
     (folder / ".venv/python").write_bytes(b"x" * 1000)
     before = there(folder)
@@ -140,28 +140,28 @@ def freed(folder: Path, *settings: str) -> set[Path]:
 
 
 def test_recorded_trainings_beyond_those_to_keep_go(folder, trainings):
-    seeds = [trainings.finished("seed") for _ in range(4)]
+    seeds = [trainings.finished("stn") for _ in range(4)]
     trainings.finished("plain")
-    lost = trainings.finished("seed", recorded=False)  # DVC was killed: the next start takes it over
+    lost = trainings.finished("stn", recorded=False)  # DVC was killed: the next start takes it over
     assert freed(folder, "clean.experiments=2") == set(seeds[:2])
     assert freed(folder, "clean.experiments=9") == set()
     assert lost not in freed(folder, "clean.experiments=0")
 
 
 def test_superseded_trainings_beyond_those_to_keep_go(folder, trainings):
-    first, second, third = (trainings.unfinished("seed", 1) for _ in range(3))
+    first, second, third = (trainings.unfinished("stn", 1) for _ in range(3))
     own = trainings.unfinished("seed-own", 1)  # another variant, whose name begins alike
-    trainings.finished("seed")
+    trainings.finished("stn")
     assert freed(folder, "clean.superseded=1") == {first, second}
     assert freed(folder, "clean.superseded=0") == {first, second, third}
     assert own not in freed(folder)
-    latest = trainings.unfinished("seed", 1)
+    latest = trainings.unfinished("stn", 1)
     assert freed(folder, "clean.superseded=1") == {first, second}
     assert latest not in freed(folder, "clean.superseded=0")
 
 
 def test_the_newest_readable_checkpoints_stay(folder, trainings):
-    training = trainings.unfinished("seed", 2, 3, half_written=True)
+    training = trainings.unfinished("stn", 2, 3, half_written=True)
     checkpoints = training / "checkpoints"
     first, second = checkpoints / "start0", checkpoints / "start1"
     half = second / "checkpoint_2"
@@ -184,7 +184,7 @@ def test_of_checkpoints_elsewhere_those_of_the_folders_own_trainings_go(
         place = f"s3://bucket/{folder.name}"
     monkeypatch.setenv("CHECKPOINT_STORAGE", place)
     filesystem, root = fs.FileSystem.from_uri(place)
-    others, own = folder / "state/training/seed-others", trainings.unfinished("seed", 3)
+    others, own = folder / "state/training/stn-others", trainings.unfinished("stn", 3)
     shutil.copytree(own / "checkpoints", others)
 
     def move(source: Path, name: str) -> None:
@@ -209,8 +209,8 @@ def test_of_checkpoints_elsewhere_those_of_the_folders_own_trainings_go(
 
 
 def test_a_training_at_work_is_left_alone(folder, trainings, capsys):
-    first = trainings.unfinished("seed", 1)
-    trainings.finished("seed")
+    first = trainings.unfinished("stn", 1)
+    trainings.finished("stn")
     set_value("clean.superseded=0")
     with locked(f"train-{first.name.removeprefix('seed-')}"):
         printed = run(capsys)

@@ -95,7 +95,7 @@ def test_where_training_had_a_canvas_an_image_lies_in_its_middle(store, tmp_path
     of_class = {"class": np.array([0]), "probabilities": np.eye(4)[:1], "theta": IDENTITY[None]}
     meta = {"dataset": "mine", "classes": list("abcd"), "image_shape": [1, 17, 17], "mean": [0.0]}
     meta["distortion"] = {"protocol": "TC", "padding_mode": "zeros"}
-    trained: Any = SimpleNamespace(variant="seed", record={"variant": {"transformer": {"padding_mode": "zeros"}}})
+    trained: Any = SimpleNamespace(variant="stn", record={"variant": {"transformer": {"padding_mode": "zeros"}}})
     model = SimpleNamespace(
         metadata=SimpleNamespace(metadata=registration._about(trained, meta)),
         predict=lambda images: seen.append(images) or of_class,

@@ -36,15 +36,15 @@ def described(store):
     experiment = experiment_id(client, NAME)
     with Outbox(client, "some") as delivery:
         trained = TrainingRun(delivery, experiment, "some-key", "seed-5")
-        trained.describe_training("seed", 5, RECORD, RECORD["data"])
+        trained.describe_training("stn", 5, RECORD, RECORD["data"])
         trained.describe(tags={"device": "cpu", "precision": "bfloat16"})
         trained.log_summary_metrics({"test_accuracy": 0.75, "loss_of_no_interest": 1.0})
         study = TrainingRun(delivery, experiment, "stn-mine-abc", "tune-mine")
         study.describe(tags={"study": "stn-mine-abc"})
         trial = TrainingRun(delivery, experiment, "stn-mine-abc/trial-7", "trial-7")
-    tags = {"variant": "seed", "seed": "5", "parameters": "1234", "model_digest": "m2", "data_digest": "d1" * 32}
+    tags = {"variant": "stn", "seed": "5", "parameters": "1234", "model_digest": "m2", "data_digest": "d1" * 32}
     tags |= {"git_commit": RECORD["git_commit"], "git_dirty": "true"}
-    version = client.create_model_version(NAME, "runs:/x/seed", trained.run_id, tags)
+    version = client.create_model_version(NAME, "runs:/x/stn", trained.run_id, tags)
     champion.record(client, NAME, champion.decide(champion.FORCED, "1", str(version.version), "why not"))
     store.version, store.run_ids = str(version.version), (trained.run_id, study.run_id, trial.run_id)
     return store

@@ -108,7 +108,7 @@ def test_what_came_out_is_compared_with_what_was_registered(store, tmp_path, mon
         "workers": 1, "threads": 1, "gpu": False,
     }  # fmt: skip
     weights = {"layer": torch.tensor([1.0, 2.0])}
-    tags = {"variant": "seed", "seed": "5", "test_accuracy": "0.9000", "model_digest": digest_of(weights, data)}
+    tags = {"variant": "stn", "seed": "5", "test_accuracy": "0.9000", "model_digest": digest_of(weights, data)}
     for key, value in tags.items():
         store.client.set_model_version_tag("stn-mine", "2", key, value)
     ran = []
@@ -120,9 +120,9 @@ def test_what_came_out_is_compared_with_what_was_registered(store, tmp_path, mon
 
     def python(tree: Path, module: str, *arguments: str, quiet: bool = False) -> None:
         ran.append((module, arguments))
-        (tree / "models/seed").mkdir(parents=True, exist_ok=True)
-        save_file({"layer": weights["layer"] + torch.tensor([0.0, 2.0 * change])}, tree / "models/seed/5.safetensors")
-        write_json(tree / "metrics/evaluate.json", {"variants": {"seed": {"seeds": {"5": {"test_accuracy": 0.93}}}}})
+        (tree / "models/stn").mkdir(parents=True, exist_ok=True)
+        save_file({"layer": weights["layer"] + torch.tensor([0.0, 2.0 * change])}, tree / "models/stn/5.safetensors")
+        write_json(tree / "metrics/evaluate.json", {"variants": {"stn": {"seeds": {"5": {"test_accuracy": 0.93}}}}})
 
     subprocess.run(["git", "init", "-q"], check=True)
     identity = ("-c", "user.name=Tester", "-c", "user.email=tester@example.com", "-c", "commit.gpgsign=false")
@@ -132,13 +132,13 @@ def test_what_came_out_is_compared_with_what_was_registered(store, tmp_path, mon
     monkeypatch.setattr(module, "_python", python)
     said = module.reproduce("stn-mine", "2")
     assert "torch: 1.0 then, " in capsys.readouterr().out
-    assert json.loads((tmp_path / "tree/variants/seed.yaml").read_text()) == {"transformer": None}
+    assert json.loads((tmp_path / "tree/variants/stn.yaml").read_text()) == {"transformer": None}
     settings = dict(argument.split("=", 1) for argument in ran[0][1])
     assert settings == {
-        "train.lr": "0.1", "train.seeds": "[5]", "train.workers": "1", "train.threads": "1", "variants": '["seed"]',
+        "train.lr": "0.1", "train.seeds": "[5]", "train.workers": "1", "train.threads": "1", "variants": '["stn"]',
         "data.dataset": '"mine"',
     }  # fmt: skip
-    assert ran[1] == ("pipelines.train", ("--variant", "seed"))
+    assert ran[1] == ("pipelines.train", ("--variant", "stn"))
     if change:
         assert said == "the weights differ; test accuracy 93.00%, registered 90.00%: +3.00 points"
     else:

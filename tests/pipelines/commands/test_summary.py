@@ -32,9 +32,9 @@ def table(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("variant", "dataset", "parameters", "multiply_adds"),
     [
-        ("seed", "cifar10", "39,884", "2,100,364"),
+        ("stn", "cifar10", "39,884", "2,100,364"),
         ("plain", "cifar10", "31,340", "1,113,500"),
-        ("seed", "mnist", "27,360", "783,844"),
+        ("stn", "mnist", "27,360", "783,844"),
         ("plain", "mnist", "21,840", "480,500"),
     ],
 )
@@ -49,6 +49,6 @@ def test_the_network_is_that_of_the_canvas(table):
 
 
 def test_the_classes_of_an_unknown_set_are_said_to_be_assumed(table):
-    assert "assumed" in table("seed", "flowers")
-    with pytest.raises(UserError, match="there are: plain, seed"):
+    assert "assumed" in table("stn", "flowers")
+    with pytest.raises(UserError, match="there are: plain, stn"):
         table("nothing", "cifar10")

@@ -29,8 +29,8 @@ def test_the_table_says_what_was_measured(seeds, confidence):
     settings = how(confidence=confidence)
     pair = Difference(0.07, 0.0012, 0.1398, only_first=3, only_second=10, p_value=0.0923)
     metrics = {
-        "variants": {"plain": variant(0.83, 1234567), "seed": variant(0.9, 2345678)},
-        "pairs": {"seed vs plain": pair._asdict()},
+        "variants": {"plain": variant(0.83, 1234567), "stn": variant(0.9, 2345678)},
+        "pairs": {"stn vs plain": pair._asdict()},
     }
     text = comparison_table(metrics, {"dataset": "mine", "counts": {"test": 100}}, settings)
     assert text.startswith(f"mine: 100 test images, {seeds} training seed(s)")
@@ -38,7 +38,7 @@ def test_the_table_says_what_was_measured(seeds, confidence):
     assert rows[0] == ["variant", "parameters", "multiply-adds", "validation accuracy", "test accuracy", "test loss"]
     spread = " ± 1.23" if seeds > 1 else ""
     assert rows[2] == ["plain", "1,234,567", "2,469,134", "90.50%", f"83.00{spread} %", "0.4321"]
-    assert rows[3][:2] == ["seed", "2,345,678"]
+    assert rows[3][:2] == ["stn", "2,345,678"]
     assert rows[4][:2] == ["variant", "rotation -90 to 90 °"] and rows[6] == [
         "plain",
         "41.50%",
@@ -46,10 +46,10 @@ def test_the_table_says_what_was_measured(seeds, confidence):
         "20.75%",
         "2.50%",
     ]
-    assert rows[7][0] == "seed" and len(rows) == 8
+    assert rows[7][0] == "stn" and len(rows) == 8
     (line,) = [line for line in text.splitlines() if line.startswith("- ")]
-    # Of "seed vs plain" the first is seed, which is right where plain is not on 10 images.
-    assert line.startswith(f"- seed vs plain: +7.00 points, {confidence * 100:g}% interval ")
+    # Of "stn vs plain" the first is stn, which is right where plain is not on 10 images.
+    assert line.startswith(f"- stn vs plain: +7.00 points, {confidence * 100:g}% interval ")
     assert "10 images right in the first alone, 3 in the second alone" in line
     low, high = map(float, re.findall(r"interval (\S+) to (\S+);", line)[0])
     assert (low, high) == pytest.approx((pair.low * 100, pair.high * 100), abs=0.005)

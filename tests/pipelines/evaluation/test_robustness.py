@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.evaluation.robustness import MOTIONS, ROTATION, area
+from pipelines.evaluation.robustness import area, move
+from pipelines.outputs.evaluation_results import MOTIONS, ROTATION
 
 SCALE, SHIFT = MOTIONS[1:]
 
@@ -16,24 +17,24 @@ def images() -> Tensor:
 
 @pytest.mark.parametrize("motion", MOTIONS, ids=lambda motion: motion.name)
 def test_there_is_one_amount_at_which_nothing_moves(motion, images):
-    same = [amount for amount in motion.amounts if torch.equal(motion.apply(images, amount), images)]
+    same = [amount for amount in motion.amounts if torch.equal(move(images, motion, amount), images)]
     assert same == [motion.still] and list(motion.amounts) == sorted(motion.amounts)
 
 
 @pytest.mark.parametrize("quarter_turns", [-1, 1])
 def test_a_quarter_turn(quarter_turns, images):
     """Clockwise by 90 degrees is what rot90 does the other way around."""
-    assert torch.equal(ROTATION.apply(images, 90 * quarter_turns), torch.rot90(images, -quarter_turns, (2, 3)))
+    assert torch.equal(move(images, ROTATION, 90 * quarter_turns), torch.rot90(images, -quarter_turns, (2, 3)))
 
 
 def test_shifted_by_whole_pixels_to_the_right_and_downward(images):
-    moved = SHIFT.apply(images, 0.25)
+    moved = move(images, SHIFT, 0.25)
     assert torch.equal(moved[:, :, 3:, 3:], images[:, :, :-3, :-3])
     assert not moved[:, :, :3].any() and not moved[..., :3].any()
 
 
 def test_shrunk_to_half_each_pixel_is_the_mean_of_two_by_two(images):
-    moved = SCALE.apply(images, 0.5)
+    moved = move(images, SCALE, 0.5)
     halved = torch.nn.functional.avg_pool2d(images.float(), 2)
     assert (moved[:, :, 3:9, 3:9] - halved).abs().max() <= 0.5
     assert moved.sum() == moved[:, :, 3:9, 3:9].sum()

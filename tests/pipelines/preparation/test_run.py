@@ -373,9 +373,9 @@ def test_a_source_that_is_refused_leaves_the_result_before_it(tmp_path):
 def test_kernels_larger_than_the_image_are_refused_before_anything_is_read(monkeypatch):
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     shutil.copytree(ROOT / "variants", "variants")
-    for setting in ("data.size=8", "data.source=/nowhere", "variants=[seed]"):
+    for setting in ("data.size=8", "data.source=/nowhere", "variants=[stn]"):
         set_value(setting)
-    with pytest.raises(UserError, match=r"variants/seed\.yaml: .*8×8 pixels is too small"):
+    with pytest.raises(UserError, match=r"variants/stn\.yaml: .*8×8 pixels is too small"):
         stage.main()
 
 

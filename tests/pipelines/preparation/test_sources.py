@@ -69,7 +69,7 @@ def in_form(folder: Path, form: str) -> Path:
         plain = in_form(folder, "tar")
         path = plain.with_suffix(".tar.zst")
         whole = plain.read_bytes()
-        frames = [zstandard.ZstdCompressor().compress(half) for half in (whole[:5000], whole[5000:])]
+        frames = [zstandard.ZstdCompressor(write_checksum=True).compress(half) for half in (whole[:5000], whole[5000:])]
         path.write_bytes(b"".join(frames))
         return path
     kind = {"zip": "zip", "tar": "tar", "tar.gz": "gztar", "tar.bz2": "bztar", "tar.xz": "xztar"}[form]

@@ -15,7 +15,7 @@ NO_GATES = {
 }  # fmt: skip
 
 
-def model(right: np.ndarray | int, parameters=100, variant="seed", area=0.5) -> Candidate:
+def model(right: np.ndarray | int, parameters=100, variant="stn", area=0.5) -> Candidate:
     """One with the given images right, or so many of each class alike."""
     if isinstance(right, int):
         right = np.arange(400) < right
@@ -41,8 +41,8 @@ def test_parameters():
 
 
 def test_variants():
-    assert verdict(model(1, variant="tuned"), None, variants=["seed", "tuned"]).passed
-    assert not verdict(model(1, variant="plain"), None, variants=["seed", "tuned"]).passed
+    assert verdict(model(1, variant="tuned"), None, variants=["stn", "tuned"]).passed
+    assert not verdict(model(1, variant="plain"), None, variants=["stn", "tuned"]).passed
 
 
 @pytest.mark.parametrize(("right", "passes"), [(300, False), (301, False), (304, False), (305, True), (400, True)])

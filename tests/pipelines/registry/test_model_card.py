@@ -29,8 +29,8 @@ def values(accuracy: float, parameters: int, seeds: int) -> dict[str, Any]:
 def card(variant: str, seeds: int = 3, meta: dict | None = None, without: str = "") -> str:
     transformer = {"transform": "affine", "padding_mode": "border", "parallel": 1} if variant != "plain" else None
     metrics = {
-        "variants": {"plain": values(0.8, 12345, seeds), "seed": values(0.9, 23456, seeds)},
-        "pairs": {"seed vs plain": {"difference": 0.1, "low": 0.08, "high": 0.12, "p_value": 0.00123}},
+        "variants": {"plain": values(0.8, 12345, seeds), "stn": values(0.9, 23456, seeds)},
+        "pairs": {"stn vs plain": {"difference": 0.1, "low": 0.08, "high": 0.12, "p_value": 0.00123}},
     }
     metrics["variants"].pop(without, None)
     settings = {"transformer": transformer, "classifier": {"channels": [8], "hidden": [9, 7]}}
@@ -44,8 +44,8 @@ def row(text: str, start: str) -> list[str]:
 
 
 def test_it_says_what_was_measured_beside_plain():
-    text = card("seed")
-    assert row(text, "on 2,000 test images") == ["seed", "plain"]
+    text = card("stn")
+    assert row(text, "on 2,000 test images") == ["stn", "plain"]
     assert row(text, "test accuracy of the chosen") == ["90.00%", "80.00%"]
     assert row(text, "calibration error") == ["9.00%", "8.00%"]
     assert row(text, "test accuracy over training seeds") == ["89.00 ± 1.23 %", "79.00 ± 1.23 %"]
@@ -68,16 +68,16 @@ def test_plain_is_held_against_nothing():
 
 
 def test_where_plain_was_not_trained():
-    text = card("seed", without="plain")
-    assert row(text, "on 2,000") == ["seed"]
+    text = card("stn", without="plain")
+    assert row(text, "on 2,000") == ["stn"]
 
 
 @pytest.mark.parametrize(("rotation", "said"), [(0.0, False), (1.0, True)])
 def test_distortion_is_told_where_there_is_one(rotation, said):
     meta = META | {"distortion": {"rotation": rotation, "scale": [1.0, 1.0], "shift": 0.0}}
-    assert ("distorted" in card("seed", meta=meta)) == said
+    assert ("distorted" in card("stn", meta=meta)) == said
     meta["distortion"]["protocol"] = "RTS"
-    assert "distorted by the protocol RTS." in card("seed", meta=meta)
+    assert "distorted by the protocol RTS." in card("stn", meta=meta)
 
 
 def test_the_card_of_a_model_of_many_classes_stays_short():

@@ -85,7 +85,7 @@ def test_versions_made_from_other_data_are_not_compared(store):
     assert store.champion == "1"
 
 
-@pytest.mark.parametrize("file", ["network.pt2", "registered_model.py", "MLmodel"])
+@pytest.mark.parametrize("file", ["network.pt2", "pyfunc_model.py", "MLmodel"])
 @pytest.mark.parametrize("how", ["gone", "altered"])
 def test_a_version_whose_files_are_not_those_registered_is_not_loaded(store, registry, monkeypatch, file, how):
     source = store.client.get_model_version(NAME, "2").source.rsplit("/", 1)[-1]

@@ -100,7 +100,7 @@ def test_a_key_depends_on_every_part_and_on_no_order_of_names():
 
 HOLD = """
 import sys
-from pipelines.state import locked
+from pipelines.runtime.locks import locked
 with locked(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.readline()

@@ -131,8 +131,8 @@ def test_every_misspelled_name_is_refused_with_the_right_one():
     ("setting", "given", "allowed"),
     [
         ("variants", [], "at least 1"),
-        ("variants", ["seed", "seed"], "once"),
-        ("variants", ["../seed"], "pattern"),
+        ("variants", ["stn", "stn"], "once"),
+        ("variants", ["../stn"], "pattern"),
         ("data.dataset", "my set", "pattern"),
         ("data.source", 12, "string"),
         ("data.source", "", "at least 1"),
@@ -151,7 +151,9 @@ def test_every_misspelled_name_is_refused_with_the_right_one():
         ("tune.epochs", 0, "1"),
         ("tune.sampler", "grid", "random"),
         ("tune.pruner", None, "hyperband"),
-        ("tune.max_parameters", 0, "seed"),
+        ("tune.max_parameters", 0, "stn"),
+        ("tune.max_parameters", "seed", "named stn"),
+        ("variants", ["seed"], "named stn"),
         ("tune.gpus_per_trial", 1.5, "1"),
         ("tune.finalists", 0, "1"),
         ("tune.final_seeds", [0, 1], "tune.seed"),
@@ -228,7 +230,7 @@ def test_a_missing_file_is_named():
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     edit("variants", ["plain", "other"])
     said = refusal()
-    assert "'other' given" in said and "variants/other.yaml" in said and "there are: plain, seed" in said
+    assert "'other' given" in said and "variants/other.yaml" in said and "there are: plain, stn" in said
 
 
 @pytest.mark.parametrize(
@@ -257,9 +259,9 @@ def test_a_missing_file_is_named():
     ],
 )
 def test_a_variants_mistake_names_its_file(setting, given, said):
-    edit(setting, given, "variants/seed.yaml")
+    edit(setting, given, "variants/stn.yaml")
     answer = refusal(load_params)
-    assert answer.startswith("variants/seed.yaml: ") and said in answer and len(answer.splitlines()) == 1
+    assert answer.startswith("variants/stn.yaml: ") and said in answer and len(answer.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -273,12 +275,12 @@ def test_a_variants_mistake_names_its_file(setting, given, said):
 )
 def test_a_variant_may_have_any_of_the_papers_transformers(settings):
     for name, value in settings.items():
-        edit(f"transformer.{name}", value, "variants/seed.yaml")
-    variant = load_variant("seed").transformer
+        edit(f"transformer.{name}", value, "variants/stn.yaml")
+    variant = load_variant("stn").transformer
     assert variant is not None
     assert {name: getattr(variant, name) for name in settings} == settings
     if isinstance(settings["transform"], list):
-        edit("transformer.parallel", 2, "variants/seed.yaml")
+        edit("transformer.parallel", 2, "variants/stn.yaml")
         assert "transformer.parallel: 2 given with the series ['affine', 'tps']" in refusal()
 
 
@@ -416,10 +418,10 @@ def test_setting_a_value_changes_its_line_alone(capsys):
 def test_setting_a_list_keeps_every_comment():
     comments = [line.partition("#")[2] for line in Path("params.yaml").read_text().splitlines() if "#" in line]
     set_value("train.seeds=[3, 5]")
-    set_value("variants=[seed]")
+    set_value("variants=[stn]")
     text = Path("params.yaml").read_text()
     assert [line.partition("#")[2] for line in text.splitlines() if "#" in line] == comments
-    assert (load_params().train.seeds, load_params().variants) == ([3, 5], ["seed"])
+    assert (load_params().train.seeds, load_params().variants) == ([3, 5], ["stn"])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from mlflow.entities import RunTag
 
 from pipelines.commands import history, predict, promote, provenance, reproduce, rollback, serve
 from pipelines.runtime.errors import ExternalError, run
-from pipelines.tracking import client as tracking
 from pipelines.tracking.client import TrainingRun, connect, experiment_id, log_metrics, store_errors_explained
 from pipelines.tracking.outbox import Outbox
 
@@ -152,8 +151,9 @@ def test_every_command_tells_of_a_store_that_fails_while_it_works(store, monkeyp
     def fail(*_, **__):
         raise mlflow.MlflowException("the store has gone\nand this is a page about it")  # pyright: ignore[reportPrivateImportUsage]
 
-    monkeypatch.setattr(tracking, "registered_versions", fail)
-    monkeypatch.setattr(tracking, "aliases", fail)
+    for module in [module for name, module in sys.modules.items() if name.startswith("pipelines.")]:
+        for name in {"list_versions", "aliases_of"} & vars(module).keys():
+            monkeypatch.setattr(module, name, fail)
     monkeypatch.setattr(predict, "read_images", lambda _: {})
     images = ["a.png"] if main is predict.main else []
     monkeypatch.setattr(sys, "argv", ["command", "stn-mine", *images])

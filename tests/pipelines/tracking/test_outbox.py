@@ -436,10 +436,10 @@ def test_a_store_that_never_comes_back_costs_no_result_and_the_next_start_delive
         assert len(list(project.folder.glob("state/delivery/*/*.jsonl"))) == 1
         server.start()
 
-    without_its_server("pipelines.train", "--variant", "seed")
-    record = json.loads((project.folder / "models/seed/training.json").read_text())
-    said = project.stage("train", "--variant", "seed").stdout
-    assert "is taken over" in said and "that had waited are delivered" in said and "epochs on" not in said
+    without_its_server("pipelines.train", "--variant", "stn")
+    record = json.loads((project.folder / "models/stn/training.json").read_text())
+    said = project.stage("train", "--variant", "stn").stdout
+    assert "is copied" in said and "that had waited are delivered" in said and "epochs on" not in said
     (trained,) = runs_of_stn(client)
     assert trained.info.run_id == record["runs"]["0"]["run_id"] and trained.info.status == "FINISHED"
     history = client.get_metric_history(trained.info.run_id, "validation_accuracy")
@@ -450,7 +450,7 @@ def test_a_store_that_never_comes_back_costs_no_result_and_the_next_start_delive
     assert trained.data.tags["device"] == "cpu"
 
     without_its_server("pipelines.tune")
-    assert "that had waited are delivered" in project.stage("doctor", check=False).stdout
+    assert "that had waited are delivered" in project.command("doctor", check=False).stdout
     found = {run.info.run_name: run for run in runs_of_stn(client)}
     parent = found["tune-digits"]
     trials, finals = ([run for name, run in found.items() if name.startswith(kind)] for kind in ("trial-", "final-"))

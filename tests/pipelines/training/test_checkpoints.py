@@ -39,11 +39,11 @@ def shared(request, tmp_path, monkeypatch) -> str:
 def test_by_default_checkpoints_lie_in_the_state_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("CHECKPOINT_STORAGE", raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    assert storage_of("seed-1") == str(tmp_path / "state/training/seed-1/checkpoints")
+    assert storage_of("stn-1") == str(tmp_path / "state/training/stn-1/checkpoints")
 
 
 def test_what_is_written_there_is_found_and_removed(shared, alone, tmp_path):
-    place = storage_of("seed-1")
+    place = storage_of("stn-1")
     assert place.startswith(shared)
     check_reachable(place)
     assert load_state(place) == (None, [])  # the check has left nothing behind
@@ -61,12 +61,12 @@ def test_what_is_written_there_is_found_and_removed(shared, alone, tmp_path):
 def test_a_host_that_does_not_see_it_is_named(shared, monkeypatch):
     monkeypatch.setattr(storage, "on_other_hosts", lambda *_: {"10.0.0.2": "", "10.0.0.3": "No such file"})
     with pytest.raises(UserError, match=r"CHECKPOINT_STORAGE: .*1 host\(s\) .* 10\.0\.0\.3 for one \(No such file\)"):
-        check_reachable(storage_of("seed-1"))
+        check_reachable(storage_of("stn-1"))
 
 
 def test_what_another_host_says(shared, alone, tmp_path):
     """``_sees`` as it runs there: the file, no file, and a file of somebody else's."""
-    place = storage_of("seed-1")
+    place = storage_of("stn-1")
     check_reachable(place)
     filesystem, root = FileSystem.from_uri(place)
     for content, expected in ((b"seen", ""), (b"other", "it is another one")):
@@ -86,7 +86,7 @@ def test_s3_that_does_not_take_it_is_told_in_a_line(s3, alone, monkeypatch, wron
     else:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another one")
     with pytest.raises(ExternalError) as raised:
-        check_reachable(storage_of("seed-1"))
+        check_reachable(storage_of("stn-1"))
     line = str(raised.value)
     assert line.startswith("CHECKPOINT_STORAGE: s3://") and "nothing can be written there" in line
     assert len(line.splitlines()) == 1 and "another one" not in line
@@ -96,4 +96,4 @@ def test_a_folder_that_cannot_be_made_is_told_in_a_line(alone, tmp_path, monkeyp
     (tmp_path / "file").touch()
     monkeypatch.setenv("CHECKPOINT_STORAGE", str(tmp_path / "file"))
     with pytest.raises(ExternalError, match=f"CHECKPOINT_STORAGE: {Path(tmp_path, 'file')}"):
-        check_reachable(storage_of("seed-1"))
+        check_reachable(storage_of("stn-1"))

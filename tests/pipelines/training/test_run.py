@@ -54,12 +54,12 @@ def check_finite(losses):
 
 
 def train(project, **options):
-    return project.stage("train", "--variant", "seed", **options)
+    return project.stage("train", "--variant", "stn", **options)
 
 
 def weights(project) -> dict[str, dict[str, torch.Tensor]]:
     """Of each training seed, and as ``<seed>.course`` the θ of some images after each of its epochs."""
-    return {file.stem: load_file(file) for file in sorted(project.folder.glob("models/seed/*.safetensors"))}
+    return {file.stem: load_file(file) for file in sorted(project.folder.glob("models/stn/*.safetensors"))}
 
 
 def assert_equal_weights(first: dict, second: dict) -> None:
@@ -121,7 +121,7 @@ def checkpoints(project) -> int:
 
 def start_and_kill(project, name: str, when) -> subprocess.Popen:
     """Start a training and, once ``when()`` is true, kill that one process of its."""
-    driver = project.start(sys.executable, "-m", "pipelines.train", "--variant", "seed")
+    driver = project.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
     while not when():
         assert driver.poll() is None, driver.communicate()[0]
         time.sleep(0.05)
@@ -144,7 +144,7 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_proj
     (disturbed.folder / "die" / "sitecustomize.py").write_text(DIE_WHILE_WRITING)
     disturbed.env |= {"PYTHONPATH": str(disturbed.folder / "die"), "DIED": str(disturbed.folder / "died")}
     for victim in ("driver", "worker", "driver"):
-        driver = disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "seed")
+        driver = disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
         worker_at_work(driver)
         time.sleep(dice.uniform(0.5, 4))
         worker = worker_at_work(driver)  # waited for again: one may just have died of its checkpoint
@@ -200,7 +200,7 @@ def test_a_disk_that_fills_up_while_training(project, small_disk):
     project.set(*SMALL, "train.epochs=30", "train.seeds=[0]", "train.max_failures=0")
     project.stage("prepare")
     disk = small_disk(project.folder / "state")
-    driver = project.start(sys.executable, "-m", "pipelines.train", "--variant", "seed")
+    driver = project.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
     while checkpoints(project) == 0:
         assert driver.poll() is None, driver.communicate()[0]
         time.sleep(0.05)
@@ -233,10 +233,10 @@ def test_memory_that_runs_out_names_the_settings_to_lower(project):
 def test_the_second_of_two_trainings_of_one_key_waits_and_takes_the_result_over(project):
     project.set(*SMALL, "train.epochs=3")
     project.stage("prepare")
-    drivers = [project.start(sys.executable, "-m", "pipelines.train", "--variant", "seed") for _ in range(2)]
+    drivers = [project.start(sys.executable, "-m", "pipelines.train", "--variant", "stn") for _ in range(2)]
     outputs = [driver.communicate()[0] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], outputs
-    waited, worked = sorted(outputs, key=lambda output: "is taken over" not in output)
+    waited, worked = sorted(outputs, key=lambda output: "is copied" not in output)
     assert "is at work on the same thing" in waited and "epochs on" not in waited
     assert "epochs on" in worked
     assert_each_epoch_once(project, seeds=1, epochs=3)
@@ -264,7 +264,7 @@ def test_two_workers_train_what_one_trains(make_project):
         project.stage("prepare")
         printed = train(project).stdout
         assert f"{workers} worker" in printed
-        history = json.loads((project.folder / "models/seed/training.json").read_text())["runs"]["0"]["history"]
+        history = json.loads((project.folder / "models/stn/training.json").read_text())["runs"]["0"]["history"]
         results.append((weights(project), history))
     (one, history_one), (two, history_two) = results
     assert one.keys() == {"0", "0.course"}
@@ -276,20 +276,21 @@ def test_two_workers_train_what_one_trains(make_project):
 
 
 @pytest.mark.slow
-def test_a_finished_training_that_dvc_did_not_record_is_taken_over(project):
+def test_a_finished_training_is_copied_unless_it_is_forced(project):
     project.set(*SMALL, "train.epochs=1")
     project.stage("prepare")
     assert "worker" in train(project).stdout
     first = weights(project)
     project.run("rm", "-r", "models")
     again = train(project).stdout
-    assert "taken over" in again and "worker" not in again
+    assert "is copied" in again and "worker" not in again
     assert_equal_weights(first, weights(project))
     assert len(runs_of(project)) == 1
 
-    # Once dvc.lock holds it, a start of the same training means that the user wants it trained again.
-    project.run("dvc", "commit", "--force", "train@seed")
-    assert "worker" in train(project).stdout
+    # It is copied as long as it is there, whether DVC has recorded it or not, unless it is to be trained again.
+    project.run("dvc", "commit", "--force", "train@stn")
+    assert "is copied" in train(project).stdout
+    assert "worker" in train(project, env={"FORCE": "1"}).stdout
     assert_equal_weights(first, weights(project))
     assert len(runs_of(project)) == 2
 
@@ -328,12 +329,12 @@ def test_what_cannot_be_trained_is_refused_before_ray_starts(project):
 
     project.set("data.size=28")
     project.stage("prepare")
-    seed = project.folder / "variants/seed.yaml"
+    seed = project.folder / "variants/stn.yaml"
     before = seed.read_text()
     seed.write_text(before.replace("[7, 5]", "[15, 15]"))  # after prepare has looked
     done = train(project, check=False)
     assert done.returncode == 2
-    assert "variants/seed.yaml" in done.stdout and "28×28" in done.stdout and "Traceback" not in done.stdout
+    assert "variants/stn.yaml" in done.stdout and "28×28" in done.stdout and "Traceback" not in done.stdout
 
     seed.write_text(before)
     project.set("train.batch_size=100000")

@@ -105,7 +105,7 @@ def test_a_killed_study_ends_with_all_its_trials_and_one_run_for_each(small):
     winner = metrics["winner"]
     assert len(metrics["finalists"]) == 3
     assert metrics["finalists"][winner] == max(metrics["finalists"].values())
-    if winner != "seed":
+    if winner != "stn":
         transformer = tuned(small).transformer
         params = study.trials[int(winner.removeprefix("trial-"))].params
         assert transformer is not None and transformer.localization.hidden == params["hidden"]
@@ -209,12 +209,12 @@ def test_where_every_trial_fails_the_stage_says_why(small):
     assert not (small.folder / "variants/tuned.yaml").exists()
 
 
-def test_without_trials_the_seeds_network_is_the_winner(small):
+def test_without_trials_the_baseline_network_is_the_winner(small):
     small.set("tune.trials=0")
     assert "the winner is seed" in small.stage("tune").stdout
-    seed = YAML(typ="safe").load((small.folder / "variants/seed.yaml").read_text())
+    seed = YAML(typ="safe").load((small.folder / "variants/stn.yaml").read_text())
     assert tuned(small) == VariantParams.model_validate(seed)
-    tables = [small.stage("summary", name).stdout.splitlines()[1:] for name in ("tuned", "seed")]
+    tables = [small.command("summary", name).stdout.splitlines()[1:] for name in ("tuned", "stn")]
     assert tables[0] == tables[1]
 
 
@@ -227,7 +227,7 @@ def test_a_space_in_which_nothing_fits_is_refused(small):
 
 
 def test_what_cannot_be_tuned_is_refused(small):
-    (small.folder / "variants/seed.yaml").write_text("transformer: null\n")
+    (small.folder / "variants/stn.yaml").write_text("transformer: null\n")
     done = small.stage("tune", check=False)
     assert done.returncode == 2 and "there is nothing to tune" in done.stdout
 

@@ -41,13 +41,13 @@ def test_settings_of_a_layer_are_drawn_only_where_there_is_that_layer(space):
         assert ("channels_2" in trial.params) == ("kernel_size_2" in trial.params) == (trial.params["layers"] == 2)
 
 
-def test_the_seeds_network_lies_in_the_default_space(space):
-    values = from_variant(load_variant("seed"), weight_decay=load_params().train.weight_decay)
+def test_the_baseline_network_lies_in_the_default_space(space):
+    values = from_variant(load_variant("stn"), weight_decay=load_params().train.weight_decay)
     assert inside(values, space) == values
 
 
 def test_of_a_network_outside_the_space_only_what_it_contains_is_recorded(space):
-    values = from_variant(load_variant("seed"), weight_decay=0.0005)
+    values = from_variant(load_variant("stn"), weight_decay=0.0005)
     narrow = space.model_copy(update={"kernel_size": [3], "hidden": space.hidden.model_copy(update={"high": 31})})
     kept = inside(values, narrow)
     assert values.keys() - kept.keys() == {"kernel_size_1", "kernel_size_2", "hidden"}
@@ -59,7 +59,7 @@ def test_of_a_network_outside_the_space_only_what_it_contains_is_recorded(space)
 
 
 def test_what_does_not_fit_is_refused_and_says_why():
-    seeds = load_variant("seed")
+    seeds = load_variant("stn")
     assert count_parameters(seeds, CIFAR) == 39_884
     assert misfit(seeds, CIFAR, 39_884) is None
     assert misfit(seeds, CIFAR, None) is None
@@ -111,7 +111,7 @@ def test_every_tuned_setting_is_checked_below(space):
 
 @pytest.mark.parametrize("leaf", CHANGES)
 def test_a_tuned_setting_changes_what_train_builds(leaf):
-    before, after = load_variant("seed").model_dump(), load_variant("seed").model_dump()
+    before, after = load_variant("stn").model_dump(), load_variant("stn").model_dump()
     for variant in (before, after):
         assert variant["transformer"] is not None
         variant["transformer"]["transform"] = OF_FAMILY.get(leaf, "affine")

@@ -88,12 +88,12 @@ def test_a_kill_in_the_middle_of_recovery_loses_and_doubles_nothing(settings, mo
 
 def test_an_orphan_killed_before_its_values_were_suggested_keeps_them(settings):
     with study.open_study("s", settings) as opened:
-        study.queue(opened, {"x": 0.25, "kind": "b"}, **{study.SEEDS_NETWORK: True})
+        study.queue(opened, {"x": 0.25, "kind": "b"}, **{study.BASELINE_TRIAL: True})
         opened.ask()
     with study.open_study("s", settings) as opened:
         list(study.recover(opened))
         again = drawn(opened)
-        assert again.params == {"x": 0.25, "kind": "b"} and again.user_attrs[study.SEEDS_NETWORK]
+        assert again.params == {"x": 0.25, "kind": "b"} and again.user_attrs[study.BASELINE_TRIAL]
 
 
 def test_a_refused_combination_does_not_count(settings):

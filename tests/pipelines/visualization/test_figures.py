@@ -185,7 +185,7 @@ def test_distributions_count_every_image_and_say_mean_and_spread():
 def test_learning_curves_draw_a_line_for_each_seed_and_a_color_for_each_variant():
     histories = {
         "plain": [[{"epoch": epoch, "loss": seed + 1 / epoch} for epoch in (1, 2, 3)] for seed in range(2)],
-        "seed": [[{"epoch": epoch, "loss": 5.0 - epoch} for epoch in (1, 2)]],  # a shorter run
+        "stn": [[{"epoch": epoch, "loss": 5.0 - epoch} for epoch in (1, 2)]],  # a shorter run
     }
     figure = learning_curves(histories, "loss", "cross-entropy")
     figure.savefig(io.BytesIO())
@@ -196,10 +196,10 @@ def test_learning_curves_draw_a_line_for_each_seed_and_a_color_for_each_variant(
     colors = {variant: {color for (color, _), (name, _) in zip(drawn, runs, strict=True) if name == variant}
               for variant in histories}  # fmt: skip
     assert [len(of_variant) for of_variant in colors.values()] == [1, 1]
-    assert colors["plain"] != colors["seed"]
+    assert colors["plain"] != colors["stn"]
     legend = axes.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["plain", "seed"]
+    assert [text.get_text() for text in legend.get_texts()] == ["plain", "stn"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "cross-entropy")
 
 
@@ -209,7 +209,7 @@ def test_robustness_has_a_panel_for_each_motion_with_interval_where_there_is_one
     sure = np.stack([amounts, [0.3, 0.9, 0.4], nothing, nothing])
     spread = np.stack([amounts, [0.5, 0.9, 0.6], [0.4, 0.8, 0.5], [0.6, 1.0, 0.7]])
     figure = robustness_curves(
-        {"rotation": {"plain": sure, "seed": spread}, "scale": {"plain": sure}}, {"rotation": 0.0, "scale": 1.0}
+        {"rotation": {"plain": sure, "stn": spread}, "scale": {"plain": sure}}, {"rotation": 0.0, "scale": 1.0}
     )
     figure.savefig(io.BytesIO())
     rotation, scale = figure.axes
@@ -222,7 +222,7 @@ def test_robustness_has_a_panel_for_each_motion_with_interval_where_there_is_one
 
 
 def test_a_reliability_diagram_shows_each_bin_by_its_size():
-    bins = {"plain": np.array([[0.4, 0.5, 10], [0.9, 0.7, 30]]), "seed": np.array([[0.8, 0.8, 5]])}
+    bins = {"plain": np.array([[0.4, 0.5, 10], [0.9, 0.7, 30]]), "stn": np.array([[0.8, 0.8, 5]])}
     figure = reliability_diagrams(bins)
     figure.savefig(io.BytesIO())
     for axes, (variant, of_variant) in zip(figure.axes, bins.items(), strict=True):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import visualize
 from pipelines.outputs.prepared_data import Labeled
 from pipelines.outputs.trained_models import ThetaHistory, Trained
+from pipelines.visualization import theta as module
 from pipelines.visualization.theta import FRAMES, film, theta_figures
 from stn import build_network
 
@@ -64,7 +64,7 @@ def test_every_kind_of_transformer_has_its_film(settings, size, epochs, monkeypa
     start = torch.tensor(transformer.transform.identity)
     theta = start + 0.1 * torch.randn(epochs, 3, len(start))
     shown = []  # of each frame, what is told of it and what it is made from
-    monkeypatch.setattr(visualize, "frame", lambda *arguments: shown.append(arguments))
+    monkeypatch.setattr(module, "frame", lambda *arguments: shown.append(arguments))
     labels = torch.tensor([0, 1, 0, 1, 1])
     strip, _ = film(model, META, ThetaHistory(watched, theta), Labeled(images, labels))
 

@@ -1,11 +1,11 @@
-"""The seed's own training loop, written afresh from its description: what our training is compared with.
+"""The baseline's training loop, written afresh from its description: what our training is compared with.
 
 Claim: trained in full, it reaches what its public runs reached, 57 to 60 % after 50 epochs, 60.63 % at best.
 
 Each image goes through PIL, ToTensor and Normalize in one of two DataLoader workers; batch 64, SGD with learning rate
 0.01 and no momentum, fp32, dropout, nll_loss, no augmentation. The images are those of data/prepared, training split.
 
-    python -m benchmarks.seed_loop --epochs 50
+    python -m benchmarks.baseline_loop --epochs 50
 """
 
 import argparse
@@ -57,7 +57,7 @@ class SeedImages(Dataset):
     def __init__(self, split: str):
         if (shape := load_meta()["image_shape"]) != [3, 32, 32]:
             raise UserError(
-                f"data/prepared: images of {shape}; this benchmark is about the seed's network on [3, 32, 32]"
+                f"data/prepared: images of {shape}; this benchmark is about the baseline network on [3, 32, 32]"
             )
         images, labels = load_split(split)
         self.images_NHWC, self.labels = images.permute(0, 2, 3, 1).contiguous().numpy(), labels.tolist()
@@ -72,7 +72,7 @@ class SeedImages(Dataset):
 
 
 class SeedLoop:
-    """The seed's training: a new network, the training split, one epoch at a time."""
+    """The baseline's training: a new network, the training split, one epoch at a time."""
 
     def __init__(self, seed: int = 0):
         torch.manual_seed(seed)
@@ -119,7 +119,7 @@ def main() -> None:
         accuracies.append(100 * loop.test_accuracy())
         print(f"epoch {epoch}/{epochs}: {seconds[-1]:.1f} s, test accuracy {accuracies[-1]:.2f} %", flush=True)
     figures = {"seconds an epoch": seconds, "test accuracy of the last ten epochs, %": accuracies[-10:]}
-    report("seed_loop", figures | {"test accuracy of the best epoch, %": [max(accuracies)]})
+    report("baseline_loop", figures | {"test accuracy of the best epoch, %": [max(accuracies)]})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""The other side of the benchmarks is the seed's network, and ours computes the same."""
+"""The other side of the benchmarks is the baseline network, and ours computes the same."""
 
 import torch
 
-from benchmarks.seed_loop import SeedNetwork
+from benchmarks.baseline_loop import SeedNetwork
 from stn.classifiers import build_network
 
 
-def test_it_is_the_seeds_network_and_ours_with_the_same_weights_agrees():
+def test_it_is_the_baseline_network_and_ours_with_the_same_weights_agrees():
     torch.manual_seed(0)
     theirs, ours = SeedNetwork().eval(), build_network((3, 32, 32), 10, {"localization": {}}).eval()
     assert sum(parameter.numel() for parameter in theirs.parameters()) == 39_884
