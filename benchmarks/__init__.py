@@ -1,1 +1,1 @@
-"""Benchmarks: each a script with its claim at its head, `make bench` runs them all."""
+"""Benchmarks. Each script states its claim in its docstring. ``make bench`` runs them on the prepared CIFAR-10."""

@@ -1,9 +1,10 @@
-"""The baseline's training loop, written afresh from its description: what our training is compared with.
+"""The training loop of the baseline, reimplemented from its description for comparison with this project's training.
 
-Claim: trained in full, it reaches what its public runs reached, 57 to 60 % after 50 epochs, 60.63 % at best.
+Claim: a full training reaches the accuracy of the baseline's public runs: 57 to 60 % after 50 epochs, 60.63 % at best.
 
-Each image goes through PIL, ToTensor and Normalize in one of two DataLoader workers; batch 64, SGD with learning rate
-0.01 and no momentum, fp32, dropout, nll_loss, no augmentation. The images are those of data/prepared, training split.
+Each image passes through PIL, ToTensor and Normalize in one of two DataLoader workers. Batch size 64, SGD with a
+learning rate of 0.01 and without momentum, fp32, dropout, nll_loss, no augmentation. The images are the training split
+of data/prepared.
 
     python -m benchmarks.baseline_loop --epochs 50
 """
@@ -20,13 +21,15 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 from benchmarks.measure import report
 from pipelines.outputs.prepared_data import load_meta, load_split
-from pipelines.runtime.errors import UserError, run
+from pipelines.runtime.errors import UserError, run_main
+from stn.training import default_device
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+IMAGE_SHAPE = (3, 32, 32)
 
 
-class SeedNetwork(nn.Module):
-    """The tutorial's network widened to three channels: 39,884 parameters, images of 3×32×32."""
+class BaselineNetwork(nn.Module):
+    """The network of PyTorch's tutorial with three input channels: 39,884 parameters, images of 3×32×32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,13 +54,17 @@ class SeedNetwork(nn.Module):
         return F.log_softmax(self.fc2(self.dropout(F.relu(self.fc1(features.flatten(1))))), dim=1)
 
 
-class SeedImages(Dataset):
-    """One image at a time, the way torchvision's CIFAR10 gives it."""
+class BaselineImages(Dataset):
+    """A split of the prepared data, one image at a time, like torchvision's CIFAR10.
+
+    Raises:
+        UserError: the prepared images have another shape than :data:`IMAGE_SHAPE`.
+    """
 
     def __init__(self, split: str):
-        if (shape := load_meta()["image_shape"]) != [3, 32, 32]:
+        if (shape := load_meta().image_shape) != IMAGE_SHAPE:
             raise UserError(
-                f"data/prepared: images of {shape}; this benchmark is about the baseline network on [3, 32, 32]"
+                f"data/prepared: images of {list(shape)}; the baseline network requires {list(IMAGE_SHAPE)}"
             )
         images, labels = load_split(split)
         self.images_NHWC, self.labels = images.permute(0, 2, 3, 1).contiguous().numpy(), labels.tolist()
@@ -71,22 +78,22 @@ class SeedImages(Dataset):
         return image, self.labels[index]
 
 
-class SeedLoop:
-    """The baseline's training: a new network, the training split, one epoch at a time."""
+class BaselineLoop:
+    """The baseline's training of a new network on the training split, one epoch at a time."""
 
     def __init__(self, seed: int = 0):
         torch.manual_seed(seed)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = SeedNetwork().to(self.device)
+        self.device = default_device()
+        self.network = BaselineNetwork().to(self.device)
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01)
-        self.loader = self._load("train", shuffle=True)
+        self.loader = self._make_loader("train", shuffle=True)
 
-    def _load(self, split: str, shuffle: bool) -> DataLoader:
+    def _make_loader(self, split: str, shuffle: bool) -> DataLoader:
         pin = self.device.type == "cuda"
-        return DataLoader(SeedImages(split), batch_size=64, shuffle=shuffle, num_workers=2, pin_memory=pin)
+        return DataLoader(BaselineImages(split), batch_size=64, shuffle=shuffle, num_workers=2, pin_memory=pin)
 
-    def epoch(self) -> float:
-        """Train one epoch; the seconds it took."""
+    def train_epoch(self) -> float:
+        """Train one epoch; return its duration in seconds."""
         started = time.perf_counter()
         self.network.train()
         for images, labels in self.loader:
@@ -100,9 +107,9 @@ class SeedLoop:
 
     @torch.no_grad()
     def test_accuracy(self) -> float:
-        """Share of the test images classified correctly."""
+        """Return the share of correctly classified test images."""
         self.network.eval()
-        loader = self._load("test", shuffle=False)
+        loader = self._make_loader("test", shuffle=False)
         right = sum(
             (self.network(images.to(self.device)).argmax(1).cpu() == labels).sum().item() for images, labels in loader
         )
@@ -113,14 +120,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=50)
     epochs = parser.parse_args().epochs
-    loop, seconds, accuracies = SeedLoop(), [], []
+    loop, seconds, accuracies = BaselineLoop(), [], []
     for epoch in range(1, epochs + 1):
-        seconds.append(loop.epoch())
+        seconds.append(loop.train_epoch())
         accuracies.append(100 * loop.test_accuracy())
         print(f"epoch {epoch}/{epochs}: {seconds[-1]:.1f} s, test accuracy {accuracies[-1]:.2f} %", flush=True)
-    figures = {"seconds an epoch": seconds, "test accuracy of the last ten epochs, %": accuracies[-10:]}
-    report("baseline_loop", figures | {"test accuracy of the best epoch, %": [max(accuracies)]})
+    metrics = {
+        "epoch, s": seconds,
+        "test accuracy of the last ten epochs, %": accuracies[-10:],
+        "test accuracy of the best epoch, %": [max(accuracies)],
+    }
+    report("baseline_loop", metrics)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -1,6 +1,6 @@
-"""What the benchmarks share: sides in processes of their own, mean ± std with n, the machine, results kept as JSON.
+"""Shared parts of the benchmarks: isolated processes, mean ± standard deviation, and results stored as JSON.
 
-python -m benchmarks.measure OLD.json NEW.json     two results side by side, figure by figure
+python -m benchmarks.measure OLD.json NEW.json     compares two results, metric by metric
 """
 
 import argparse
@@ -15,22 +15,23 @@ from pathlib import Path
 
 import torch
 
-from stn.training import choose_precision
+from stn.training import choose_precision, default_device
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
-def side() -> ProcessPoolExecutor:
-    """A new process for one side: it keeps what it has loaded, and shares neither memory nor settings with the other.
+def start_process() -> ProcessPoolExecutor:
+    """Start a process for one side of a comparison.
 
-    Sides alternate by waiting for each call's result before the other side's next call.
+    The process keeps its loaded objects between calls and shares neither memory nor settings with other processes. To
+    alternate two sides, wait for the result of each call before the next call of the other side.
     """
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
-def machine() -> str:
-    """The CPU or GPU in words, with what decides its speed."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def describe_machine() -> str:
+    """Describe the CPU or GPU and what determines its speed."""
+    device = default_device()
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
@@ -40,22 +41,26 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}; {reason}"
 
 
-def spread(values: list[float]) -> str:
-    """Mean ± standard deviation of a sample; the larger the mean, the fewer decimals, two at most."""
+def format_spread(values: list[float]) -> str:
+    """Format a sample as mean ± standard deviation, with zero to two decimals depending on the mean."""
     mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
     digits = 0 if abs(mean) >= 1000 else 1 if abs(mean) >= 100 else 2
     return f"{mean:,.{digits}f} ± {std:,.{digits}f}"
 
 
-def report(name: str, figures: dict[str, list[float]]) -> None:
-    """Print each figure, a name with its unit and a value for each repeat, and keep all under benchmarks/results/."""
-    print(f"\n{name}: mean ± std; {machine()}")
-    for figure, values in figures.items():
-        print(f"  {figure:<62} {spread(values):>20}  n = {len(values)}")
+def report(name: str, metrics: dict[str, list[float]]) -> None:
+    """Print metrics and store them in benchmarks/results/.
+
+    The name of each metric includes its unit. Each metric has one value per repeat.
+    """
+    machine = describe_machine()
+    print(f"\n{name}: mean ± std; {machine}")
+    for metric, values in metrics.items():
+        print(f"  {metric:<62} {format_spread(values):>20}  n = {len(values)}")
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=2) + "\n")
-    print(f"  kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}", flush=True)
+    path.write_text(json.dumps({"machine": machine, "metrics": metrics}, indent=2) + "\n")
+    print(f"  stored in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}", flush=True)
 
 
 def main() -> None:
@@ -68,11 +73,11 @@ def main() -> None:
             parser.error(f"{path}: no such file")
     old, new = (json.loads(path.read_text()) for path in (arguments.old, arguments.new))
     print(f"old: {old['machine']}\nnew: {new['machine']}")
-    for figure, values in new["figures"].items():
-        if figure in old["figures"]:
-            before = old["figures"][figure]
+    for metric, values in new["metrics"].items():
+        if metric in old["metrics"]:
+            before = old["metrics"][metric]
             ratio = statistics.fmean(values) / statistics.fmean(before)
-            print(f"  {figure:<62} {spread(before):>20} → {spread(values):>20}  × {ratio:.2f}")
+            print(f"  {metric:<62} {format_spread(before):>20} → {format_spread(values):>20}  × {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Claim: two Ray workers of one core each train nearly twice as many images a second as one, the global batch fixed.
+"""Claim: two Ray workers with one core each train nearly twice as many images per second as one, at equal global batch.
 
-The stage train as it is, on data/prepared, in turn with one worker and with two of one CPU core each, and with one that
-has both cores as threads; with GPUs, on one and on all of them. What is measured is each epoch's images a second as
-recorded, Ray's start not included, the first epoch left out.
+The stage train runs unchanged on data/prepared, alternately with one worker and with two workers of one CPU core each,
+and with one worker that has both cores as threads. With GPUs, it runs on one GPU and on all GPUs. The measured values
+are the recorded images per second of all epochs except the first; they do not include the start of Ray.
 
     python -m benchmarks.scaling --repeats 3
 """
@@ -22,15 +22,15 @@ from ruamel.yaml import YAML
 
 from benchmarks.measure import report
 from pipelines.outputs.prepared_data import load_meta
-from pipelines.runtime.errors import UserError, run
+from pipelines.runtime.errors import UserError, run_main
 from pipelines.runtime.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 4
 
 
-def train(workers: int, threads: int | str, seed: int, variant: str) -> float:
-    """Images a second of the stage train on so many workers, in a folder and a state of its own."""
+def measure(workers: int, threads: int | str, seed: int, variant: str) -> float:
+    """Run the stage train in a new folder with its own state; return images per second."""
     with tempfile.TemporaryDirectory() as folder:
         yaml = YAML()
         values = yaml.load((ROOT / "params.yaml").read_text())
@@ -52,24 +52,24 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--variant", default="stn")
     arguments = parser.parse_args()
-    load_meta()  # says what to do where nothing is prepared
+    load_meta()  # raises UserError if no data is prepared
     gpus = torch.cuda.device_count()
     if gpus == 1:
-        raise UserError("this machine has one GPU: there is nothing to scale over; none or at least two are needed")
+        raise UserError("this machine has one GPU; the benchmark needs no GPU or at least two")
     many, threads = (gpus, "auto") if gpus > 1 else (2, 1)
-    figures: dict[str, list[float]] = defaultdict(list)
+    metrics: dict[str, list[float]] = defaultdict(list)
     for number in range(arguments.repeats):
-        one, several = (train(workers, threads, number, arguments.variant) for workers in (1, many))
-        figures["1 worker, images a second"].append(one)
-        figures[f"{many} workers, images a second"].append(several)
-        figures[f"{many} workers / 1 worker"].append(several / one)
-        print(f"repeat {number + 1}: {several:,.0f} / {one:,.0f} images a second", flush=True)
+        one, several = (measure(workers, threads, number, arguments.variant) for workers in (1, many))
+        metrics["1 worker, images/s"].append(one)
+        metrics[f"{many} workers, images/s"].append(several)
+        metrics[f"{many} workers / 1 worker"].append(several / one)
+        print(f"repeat {number + 1}: {several:,.0f} / {one:,.0f} images/s", flush=True)
         if not gpus:
-            alone = train(1, many, number, arguments.variant)
-            figures[f"1 worker of {many} threads, images a second"].append(alone)
-            figures[f"{many} workers / 1 worker of {many} threads"].append(several / alone)
-    report("scaling", dict(figures))
+            threaded = measure(1, many, number, arguments.variant)
+            metrics[f"1 worker with {many} threads, images/s"].append(threaded)
+            metrics[f"{many} workers / 1 worker with {many} threads"].append(several / threaded)
+    report("scaling", dict(metrics))
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

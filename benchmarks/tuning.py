@@ -1,9 +1,10 @@
-"""Claim: the stage tune finishes several times as many trials an hour as the naive way, and its winner is no worse.
+"""Claim: the stage tune finishes several times as many trials per hour as a naive search, and its winner is as good.
 
-The naive way is each trial in a process of its own, one after another, on all cores, never pruned; sampler, search
-space, trial budget and data are the same. Both sides run in this one run, alternating: ours until its trials are
-finished, the other for as many seconds. Each side's best trial is then trained at full length with a fresh seed.
-Everything counts: starting Python, Ray and the workers. Data: scikit-learn's digits, distorted as in the demo.
+The naive search runs each trial in a new process, one after another, on all cores, without pruning. Sampler, search
+space, epochs per trial and data are equal. Both sides run in the same benchmark, alternating: our side until its trials
+are finished, the naive side for the same time. The best trial of each side is then trained at full length with a new
+seed. The measured time includes starting Python, Ray and the workers. The data are scikit-learn's digits, distorted as
+in the demo.
 
     python -m benchmarks.tuning --repeats 3 --trials 16
 """
@@ -15,31 +16,53 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
+import optuna
 from ruamel.yaml import YAML
 
 from benchmarks.measure import report
 from pipelines.outputs.prepared_data import load_arrays, load_meta
 from pipelines.preparation.run import prepare_source
-from pipelines.runtime.errors import run
-from pipelines.settings.params import Params, load_params
-from pipelines.settings.variants import VariantParams, load_variant
+from pipelines.runtime.errors import run_main
+from pipelines.settings.params import RecipeParams, load_params
+from pipelines.settings.variants import BASELINE, VariantParams, load_variant
 from pipelines.tracking.client import connect
 from pipelines.tracking.outbox import Outbox
+from pipelines.training.batches import make_training_data
 from pipelines.training.cluster import connected
-from pipelines.training.trainer import Trainer, make_batches
-from pipelines.tuning import search_space, study
-from pipelines.tuning.run import study_name
-from pipelines.tuning.search import Tuning
-from stn.training import choose_precision
+from pipelines.training.recipe import recipe_of
+from pipelines.training.trainer import Trainer
+from pipelines.tuning.heartbeat import Heartbeat
+from pipelines.tuning.run import start_workers, study_name
+from pipelines.tuning.runs import StudyRuns
+from pipelines.tuning.search_space import to_variant
+from pipelines.tuning.setup import TuningSetup, trial_recipe
+from pipelines.tuning.study import BASELINE_TRIAL, finished_trials, open_study
+from pipelines.tuning.trials import ask_trial, enqueue_baseline, run_trials
+from stn.training import choose_precision, default_device
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def settings(seed: int, trials: int, pruner: str) -> None:
-    """Write params.yaml of the demo, and the variants, into the current folder."""
+class SideResult(NamedTuple):
+    """Trials per hour of one side, and the validation accuracy of its best trial at full length."""
+
+    trials_per_hour: float
+    accuracy: float
+
+
+class Repeat(NamedTuple):
+    """The results of both sides in one repeat."""
+
+    ours: SideResult
+    naive: SideResult
+
+
+def write_settings(seed: int, trials: int, pruner: str) -> None:
+    """Write params.yaml of the demo, and the variants, to the current folder."""
     yaml = YAML()
     values = yaml.load((ROOT / "params.yaml").read_text())
     values["data"]["dataset"] = "digits"
@@ -48,118 +71,118 @@ def settings(seed: int, trials: int, pruner: str) -> None:
     values["tune"] |= {"seed": seed, "trials": trials, "pruner": pruner}
     yaml.dump(values, Path("params.yaml"))
     Path("variants").mkdir(exist_ok=True)
-    for variant in ("plain", "stn"):
+    for variant in ("plain", BASELINE):
         Path(f"variants/{variant}.yaml").write_text((ROOT / f"variants/{variant}.yaml").read_text())
 
 
-def opened(params: Params):
-    """The study of these settings."""
-    return study.open_study(study_name(params, load_variant("stn"), load_meta())[0], params.tune)
+def load_setup() -> TuningSetup:
+    """Load the settings, the baseline and the prepared data of the current folder."""
+    return TuningSetup(load_params(), load_variant(BASELINE), load_meta())
 
 
-def ours() -> None:
-    """The stage's search, in this process."""
-    params = load_params()
-    with opened(params) as one:
-        limit = search_space.count_parameters(load_variant("stn"), load_meta())
-        with connected(), Outbox(connect(), one.study_name) as delivery:
-            tuning = Tuning(one, delivery, params, load_variant("stn"), load_meta(), limit)
-            tuning.hire()
-            tuning.search()
-            tuning.parent.end("FINISHED")
+def open_study_of(setup: TuningSetup) -> AbstractContextManager[optuna.Study]:
+    """Open the study of these settings."""
+    return open_study(study_name(setup.params, setup.baseline, setup.meta)[0], setup.params.tune)
 
 
-def theirs() -> None:
-    """One trial, in this process."""
-    params, meta = load_params(), load_meta()
-    baseline = load_variant("stn")
-    limit = search_space.count_parameters(baseline, meta)
-    with opened(params) as one:
-        while True:
-            trial = one.ask()
-            variant = search_space.draw(trial, params.tune.search_space, baseline.classifier)
-            if search_space.misfit(variant, meta, limit) is None:
-                break
-            study.refuse(one, trial, "does not fit")
-        one.tell(trial, train(params, variant, params.tune.epochs, params.tune.seed))
+def search() -> None:
+    """Run all trials with the search of the stage tune, in this process."""
+    setup = load_setup()
+    with open_study_of(setup) as study, Outbox(connect(), study.study_name) as outbox, connected():
+        runs = StudyRuns(outbox, study.study_name, setup)
+        enqueue_baseline(study, setup)
+        pool, heartbeat = start_workers(study, setup), Heartbeat(study)
+        runs.parent.start()
+        run_trials(study, setup, runs, pool, heartbeat)
+        runs.parent.end("FINISHED")
 
 
-def train(params: Params, variant: VariantParams, epochs: int, seed: int) -> float:
-    """Validation accuracy after so many epochs on all cores."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe, meta = params.train.model_dump() | {"epochs": epochs}, load_meta()
-    precision, _ = choose_precision(params.train.precision, device)
-    fit = Trainer(
-        recipe, variant.model_dump(), meta, *make_batches(load_arrays(), meta, recipe, device), seed, precision
-    )
-    while fit.done < epochs:
-        fit.epoch()
-    return fit.history[-1]["validation_accuracy"]
+def run_naive_trial() -> None:
+    """Run one trial in this process."""
+    setup = load_setup()
+    with open_study_of(setup) as study:
+        trial, variant = ask_trial(study, setup)
+        study.tell(trial, train(setup, variant, trial_recipe(setup.params), setup.params.tune.seed))
 
 
-def side(what: str) -> None:
-    """Run this script again for one side, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.tuning", "--side", what]
+def train(setup: TuningSetup, variant: VariantParams, settings: RecipeParams, seed: int) -> float:
+    """Train a variant on all cores; return its validation accuracy."""
+    device = default_device()
+    recipe = recipe_of(settings, variant)
+    precision, _ = choose_precision(recipe.precision, device)
+    data = make_training_data(load_arrays(), setup.meta, recipe, device)
+    make_network = setup.meta.network_builder(variant, settings.dropout)
+    trainer = Trainer(make_network, recipe, data, seed, precision=precision)
+    while trainer.done < trainer.epochs:
+        trainer.train_epoch()
+    return trainer.history[-1]["validation_accuracy"]
+
+
+def run_side(side: str) -> None:
+    """Run this script for one side in a new process."""
+    command = [sys.executable, "-m", "benchmarks.tuning", "--side", side]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
-def best_at_full_length() -> tuple[int, float]:
-    """How many trials the current folder's study has finished, and what its best reaches at full length."""
-    params = load_params()
-    with opened(params) as one:
-        count = len(study.finished_trials(one))
-        values = one.best_trial.params
-        seeds = study.BASELINE_TRIAL in one.best_trial.user_attrs
-    baseline = load_variant("stn")
-    variant = baseline if seeds else search_space.to_variant(values, baseline.classifier)
-    return count, train(params, variant, params.train.epochs, params.tune.final_seeds[0])
+def train_best() -> tuple[int, float]:
+    """Return the number of finished trials of the current folder's study, and the accuracy of its best trial.
+
+    The best trial is trained at full length.
+    """
+    setup = load_setup()
+    with open_study_of(setup) as study:
+        count, best = len(finished_trials(study)), study.best_trial
+    is_baseline = BASELINE_TRIAL in best.user_attrs
+    variant = setup.baseline if is_baseline else to_variant(best.params, setup.baseline.classifier)
+    return count, train(setup, variant, setup.params.train, setup.params.tune.final_seeds[0])
 
 
-def repeat(number: int, trials: int) -> dict[str, float]:
-    """Both sides once: trials an hour, and accuracy at full length of each side's best."""
-    row = {}
-    seconds = 0.0
-    for name in ("ours", "theirs"):
+def measure(number: int, trials: int) -> Repeat:
+    """Run both sides once, with ``number`` as the seed."""
+    results: list[SideResult] = []
+    limit = 0.0
+    for side, pruner in (("ours", "median"), ("naive", "none")):
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             os.environ["DVC_ROOT"] = folder
-            settings(number, trials, "median" if name == "ours" else "none")
+            write_settings(number, trials, pruner)
             params = load_params()
             prepare_source(params.data, params.prepare)
             started = time.perf_counter()
-            side(name)
-            while name == "theirs" and time.perf_counter() - started < seconds:
-                side(name)
-            taken = time.perf_counter() - started
-            seconds = taken if name == "ours" else seconds
-            count, accuracy = best_at_full_length()
-            row |= {f"{name}_trials_per_hour": 3600 * count / taken, f"{name}_accuracy": accuracy}
+            run_side(side)
+            while side == "naive" and time.perf_counter() - started < limit:
+                run_side(side)
+            seconds = time.perf_counter() - started
+            if side == "ours":
+                limit = seconds
+            count, accuracy = train_best()
+            results.append(SideResult(3600 * count / seconds, accuracy))
             os.chdir(ROOT)
-    return row
+    return Repeat(*results)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--trials", type=int, default=16)
-    parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=("ours", "naive"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        ours() if arguments.side == "ours" else theirs()
+        search() if arguments.side == "ours" else run_naive_trial()
         return
-    os.environ.pop("OPTUNA_STORAGE", None)  # each side of each repeat has a study of its own
-    rows = []
+    os.environ.pop("OPTUNA_STORAGE", None)  # each side of each repeat has its own study
+    repeats = []
     for number in range(arguments.repeats):
-        rows.append(repeat(number, arguments.trials))
-        print(json.dumps(rows[-1]), flush=True)
-    figures = {
-        "trials an hour, ours / theirs": [row["ours_trials_per_hour"] / row["theirs_trials_per_hour"] for row in rows],
-        "best at full length, ours − theirs, points of validation accuracy": [
-            100 * (row["ours_accuracy"] - row["theirs_accuracy"]) for row in rows
+        repeats.append(measure(number, arguments.trials))
+        print(json.dumps({side: result._asdict() for side, result in repeats[-1]._asdict().items()}), flush=True)
+    metrics = {
+        "ours / naive, trials/h": [repeat.ours.trials_per_hour / repeat.naive.trials_per_hour for repeat in repeats],
+        "best at full length, ours − naive, points of validation accuracy": [
+            100 * (repeat.ours.accuracy - repeat.naive.accuracy) for repeat in repeats
         ],
     }
-    report("tuning", figures)
+    report("tuning", metrics)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -1,4 +1,4 @@
-"""params: set values of params.yaml, comments kept.
+"""params: set values in params.yaml; comments are kept.
 
 python -m pipelines.params data.source=/data/cifar10.zip
 """
@@ -12,17 +12,17 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipelines.runtime.errors import UserError, run
+from pipelines.runtime.errors import UserError, run_main
 from pipelines.runtime.files import write_bytes
 from pipelines.settings.params import PARAMS_FILE, check_params
 from pipelines.settings.yaml_file import parse, read_yaml
 
 
 def set_value(assignment: str, path: Path = PARAMS_FILE) -> None:
-    """Write ``section.key=value`` into params.yaml, comments kept; refused if the result is not valid.
+    """Set ``section.key=value`` in params.yaml; comments are kept.
 
     Raises:
-        UserError: no such setting, or a value that is not allowed; the file is then as it was.
+        UserError: there is no such setting, or the value is not allowed. The file is then unchanged.
     """
     dotted, equals, text = assignment.partition("=")
     if not equals:
@@ -41,7 +41,7 @@ def set_value(assignment: str, path: Path = PARAMS_FILE) -> None:
         raise UserError(f"{path}: {dotted}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
     value = parse(text, YAML(typ="safe"), f"{path}: {dotted}: {text!r} given")
     if isinstance(section[key], str) and isinstance(value, str | dict) and not text.startswith(("'", '"', "{")):
-        value = text  # a path with " #" or ": " in it is that path
+        value = text  # a path may contain " #" or ": "
     section[key] = value
     stream = BytesIO()
     try:
@@ -54,7 +54,7 @@ def set_value(assignment: str, path: Path = PARAMS_FILE) -> None:
 
 
 def _names(section: Any) -> list[str]:
-    """The dotted names of all settings in a section, and of the sections in it."""
+    """Dotted names of all settings and subsections of a section."""
     if not isinstance(section, dict):
         return []
     below = [f"{name}.{inner}" for name, value in section.items() for inner in _names(value)]
@@ -69,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -1,16 +1,16 @@
-"""prepare: any source → data/prepared, uint8 tensors in three splits with a meta.json that describes them."""
+"""prepare: read a data set from any source and write data/prepared: splits of uint8 tensors, and meta.json."""
 
-from pipelines.runtime.errors import run
+from pipelines.runtime.errors import run_main
 from pipelines.settings.params import load_params
 
 
 def main() -> None:
     params = load_params()
-    # Imports torch, which takes seconds: only after the settings have been checked.
+    # Imported only after the settings are checked, because torch takes seconds to import.
     from pipelines.preparation.run import prepare, report
 
     report(prepare(params))
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

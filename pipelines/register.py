@@ -1,27 +1,27 @@
-"""register: of each variant the model that is best on validation → MLflow's registry, as ``stn-<dataset>``.
+"""register: register each variant's best model on validation with MLflow, as a version of ``stn-<dataset>``.
 
-Its out, registered.json, is never restored from DVC's run cache, so that this stage always meets the store at hand.
-It is idempotent: a model that is registered already is not registered again.
+DVC never restores this stage's output ``registered.json`` from its run cache, so the stage always runs against the
+configured store. It is idempotent: a registered model is not registered again.
 """
 
-from pipelines.runtime.errors import run
+from pipelines.runtime.errors import run_main
 from pipelines.settings.params import load_params
 
 
 def main() -> None:
     params = load_params()
-    # Imports torch and MLflow, which takes seconds: only after the settings have been checked.
+    # Importing torch and MLflow takes seconds, so the settings are checked first.
     from pipelines.registry.registration import register
     from pipelines.tracking.client import store_errors_explained
 
     with store_errors_explained("nothing is registered twice"):
         registered = register(params.variants, params.register_.tags)
-    versions = ", ".join(f"{variant} is version {version}" for variant, version in registered["versions"].items())
+    versions = ", ".join(f"{variant} is version {version}" for variant, version in registered.versions.items())
     print(
-        f"{registered['model']}: {versions}; challenger is version {registered['challenger']}, "
-        f"champion is version {registered['champion']}"
+        f"{registered.model}: {versions}; challenger is version {registered.challenger}, "
+        f"champion is version {registered.champion}"
     )
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

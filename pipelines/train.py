@@ -1,11 +1,11 @@
-"""train: one variant with every training seed; a start after a kill continues from the last checkpoint.
+"""Stage train: train one variant with every training seed. A start after a kill continues from the last checkpoint.
 
 python -m pipelines.train --variant stn
 """
 
 import argparse
 
-from pipelines.runtime.errors import run
+from pipelines.runtime.errors import run_main
 from pipelines.settings.params import load_params
 from pipelines.settings.variants import load_variant
 
@@ -26,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

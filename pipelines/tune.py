@@ -1,12 +1,12 @@
-"""tune: an Optuna study of the localization network on Ray workers, whose winner is written to variants/tuned.yaml.
+"""tune: Optuna study of the localization network on Ray workers; writes the winner to variants/tuned.yaml.
 
-python -m pipelines.tune                the study of params.yaml, up to tune.trials in total
-python -m pipelines.tune --dashboard    where that study is kept, as optuna-dashboard's --from-config takes it
+python -m pipelines.tune                run the study of params.yaml, up to tune.trials trials in total
+python -m pipelines.tune --dashboard    print the study's storage in the format of optuna-dashboard --from-config
 """
 
 import argparse
 
-from pipelines.runtime.errors import run
+from pipelines.runtime.errors import run_main
 from pipelines.settings.params import load_params
 from pipelines.settings.variants import BASELINE, TUNED, load_variant, variant_file
 
@@ -14,7 +14,7 @@ from pipelines.settings.variants import BASELINE, TUNED, load_variant, variant_f
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.tune", description="Tune the localization network.")
     parser.add_argument(
-        "--dashboard", action="store_true", help="where the study is, for optuna-dashboard --from-config"
+        "--dashboard", action="store_true", help="print the study's storage for optuna-dashboard --from-config"
     )
     dashboard = parser.parse_args().dashboard
     params, baseline = load_params(), load_variant(BASELINE)
@@ -24,12 +24,12 @@ def main() -> None:
     if dashboard:
         print(dashboard_config(params, baseline))
         return
-    metrics = tune(params, baseline)
+    results = tune(params, baseline)
     print(
-        f"tune: {metrics['finished']} trials finished, {metrics['pruned']} pruned, {metrics['failed']} failed; "
-        f"the winner is {metrics['winner']}: {variant_file(TUNED)}"
+        f"tune: {results.finished} trials finished, {results.pruned} pruned, {results.failed} failed; "
+        f"the winner is {results.winner}: {variant_file(TUNED)}"
     )
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

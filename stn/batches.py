@@ -1,9 +1,9 @@
-"""A data set that lives on the device as one tensor, and its batches: shuffled, sharded, augmented, normalized.
+"""Batches of a data set that is held on the device as one tensor: shuffled, sharded, augmented and normalized.
 
-No DataLoader and no per-image Python: a batch is a handful of operations on whole tensors.
+There is no DataLoader and no per-image Python code. A batch takes a few operations on whole tensors.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,15 +13,16 @@ from torch import Tensor
 
 from stn.clutter import add_clutter, draw_clutter
 from stn.distortions import Distortion, distort
+from stn.settings import Normalization
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What changes afresh in every epoch.
+    """Random changes of the training images, drawn anew in each epoch.
 
     Args:
         flip: mirror left and right with probability 1/2.
-        shift: move by up to so many whole pixels in each direction; what is uncovered is filled by reflection.
+        shift: shift by up to this many whole pixels in each direction. The uncovered area is filled by reflection.
         distortion: see :class:`stn.distortions.Distortion`.
     """
 
@@ -31,22 +32,21 @@ class Augmentation:
 
 
 class Batches:
-    """Batches of a data set held on ``device``.
+    """Batches of a data set on ``device``.
 
     Args:
         images: uint8 (N, C, H, W).
         labels: int64 (N,).
-        mean, std: of each channel, for pixels scaled to [0, 1].
-        device: where the data set lives and batches are made.
-        augmentation: for :meth:`shuffled`; :meth:`ordered` never augments.
+        normalization: mean and standard deviation of each channel.
+        device: device of the data set and of the batches.
+        augmentation: applies to :meth:`shuffled`. :meth:`ordered` never augments.
     """
 
     def __init__(
         self,
         images: Tensor,
         labels: Tensor,
-        mean: Sequence[float],
-        std: Sequence[float],
+        normalization: Normalization,
         device: torch.device,
         augmentation: Augmentation = Augmentation(),
     ):
@@ -54,15 +54,17 @@ class Batches:
         self.device = device
         self.labels = labels.to(device, copy=True)
         self.height, self.width = images.shape[-2:]
-        # Channels last: one pixel's channels are then fetched together, and convolutions take them as they come.
+        # Channels last: the channels of a pixel are read together, and convolutions accept this layout without a copy.
         padded = F.pad(images, [augmentation.shift] * 4, mode="reflect") if augmentation.shift else images
         pixels_NHWC = padded.to(device).permute(0, 2, 3, 1)
-        # Mirrored copies behind the images cost memory, but mirroring in each batch costs several times the gather.
+        # Mirrored copies behind the images cost memory, but mirroring each batch costs several times as much as the
+        # gather.
         copies = (pixels_NHWC, pixels_NHWC.flip(2)) if augmentation.flip else (pixels_NHWC,)
         self.pixels_NHWC = torch.cat(copies).contiguous()
-        # One value for each of a row's: broadcast over rows, not over the two or three channels of each pixel.
-        self.mean_row = torch.tensor(mean, dtype=torch.float32, device=device).repeat(self.width) * 255
-        self.std_row = torch.tensor(std, dtype=torch.float32, device=device).repeat(self.width) * 255
+        # One value for each channel of each pixel of a row. Broadcasting over whole rows is faster than over the few
+        # channels of each pixel.
+        self.mean_row = torch.tensor(normalization.mean, dtype=torch.float32, device=device).repeat(self.width) * 255
+        self.std_row = torch.tensor(normalization.std, dtype=torch.float32, device=device).repeat(self.width) * 255
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,11 +72,11 @@ class Batches:
     def shuffled(
         self, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """This rank's share of each full batch of one epoch: images fp32 (b, C, H, W), labels (b,).
+        """Yield this rank's share of each full batch of one epoch: images fp32 (b, C, H, W) and labels (b,).
 
-        ``batch_size`` is global. Order and augmentation are drawn for all N images from (seed, epoch) alone and then
-        indexed by rank, so that a global batch holds the same images, augmented alike, for any number of workers.
-        The images left over after the last full batch are another few in each epoch.
+        ``batch_size`` is global. Order and augmentation are drawn for all N images from (seed, epoch) only and are then
+        indexed by rank. A global batch therefore holds the same images with the same augmentation for any number of
+        workers. The images left over after the last full batch differ between epochs.
         """
         count, augmentation = len(self), self.augmentation
         generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
@@ -88,7 +90,8 @@ class Batches:
             motions = distortion.draw(count, *size, generator).to(self.device)
         if distortion.clutter:
             pieces = draw_clutter(count, distortion.clutter, size, frame, generator).to(self.device)
-        # Every window of an image's size in its padded form, as a view: one gather then picks images and shifts them.
+        # A view of all windows of the padded images that have the size of an image. One gather then selects and shifts
+        # the images.
         windows = self.pixels_NHWC.unfold(1, self.height, 1).unfold(2, self.width, 1).permute(0, 1, 2, 4, 5, 3)
 
         for start in range(0, count - batch_size + 1, batch_size):
@@ -103,7 +106,10 @@ class Batches:
             yield self.normalize(images), self.labels[index]
 
     def ordered(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image of this rank's share once, in order and as it is: images fp32 (b, C, H, W), labels (b,)."""
+        """Yield each image of this rank's share once, in order and without augmentation.
+
+        Each batch holds images fp32 (b, C, H, W) and labels (b,).
+        """
         for start in range(rank, len(self), batch_size * world_size):
             share = slice(start, start + batch_size * world_size, world_size)
             pixels = self._originals()[share]
@@ -111,21 +117,21 @@ class Batches:
             yield self.normalize(images), self.labels[share]
 
     def _originals(self) -> Tensor:
-        """All images uint8 (N, H, W, C) as they were given: a view without margins and mirrored copies."""
+        """Return the original images uint8 (N, H, W, C): a view without margins and mirrored copies."""
         margin = self.augmentation.shift
         return self.pixels_NHWC[: len(self), margin : margin + self.height, margin : margin + self.width]
 
     def normalize(self, images_NHWC: Tensor) -> Tensor:
-        """Pixel values in [0, 255], contiguous fp32 (b, H, W, C), normalized in place; as images (b, C, H, W)."""
+        """Normalize pixel values in [0, 255], contiguous fp32 (b, H, W, C), in place; return a view (b, C, H, W)."""
         images_NHWC.view(*images_NHWC.shape[:2], -1).sub_(self.mean_row).div_(self.std_row)
         return images_NHWC.permute(0, 3, 1, 2)
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """Normalized images (b, C, H, W) as pixel values in [0, 255]."""
+        """Convert normalized images (b, C, H, W) to pixel values in [0, 255]."""
         channels = images.shape[1]
         return images * self.std_row[:channels, None, None] + self.mean_row[:channels, None, None]
 
 
 def derive_seed(*numbers: int) -> int:
-    """One 63-bit seed out of several numbers, so that (seed 0, epoch 1) and (seed 1, epoch 0) differ."""
+    """Derive one 63-bit seed from several numbers. Their order matters: (0, 1) and (1, 0) give different seeds."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -1,6 +1,7 @@
-"""Classifiers, with or without a spatial transformer in front."""
+"""Image classifiers with an optional spatial transformer in front."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -10,24 +11,28 @@ from stn.composition import Parallel, Series
 from stn.convolution import Conv2d
 from stn.localization import Localization, check_layers, conv_pool_size
 from stn.pooling import MaxPool2x2
+from stn.settings import NetworkSettings, Normalization, TransformerSettings
 from stn.spatial_transformer import SpatialTransformer
-from stn.transforms import TRANSFORMS
+from stn.transforms import TRANSFORMS, Transform
 
 
 class ConvClassifier(nn.Sequential):
-    """Convolutions, each with a 2×2 max-pool, then linear layers, for any image: (B, C, H, W) → logits (B, classes).
+    """Classifier of images (B, C, H, W): convolutions with 2×2 max-pools, then linear layers. It returns logits
+    (B, classes).
 
-    The defaults are the classifier of PyTorch's spatial-transformer tutorial. That one ends in log_softmax and uses
-    nll_loss; logits with cross_entropy are the same mathematics. Without convolutions it is a fully connected network.
+    The defaults are the classifier of PyTorch's spatial-transformer tutorial. The tutorial uses log_softmax and
+    nll_loss, which is equivalent to logits with cross_entropy. Without convolutions the network is fully connected.
 
     Args:
         image_shape: channels, height, width.
-        dropout: probability, of whole channels after the last convolution and of units before the last layer.
-        channels, kernel_sizes: of each convolution; both may be empty.
-        hidden: widths of the linear layers before the last one.
+        classes: number of classes.
+        dropout: probability of dropping a whole channel after the last convolution, and of dropping a unit before the
+            last layer.
+        channels, kernel_sizes: of each convolution. Both may be empty.
+        hidden: width of each linear layer except the last.
 
     Raises:
-        ValueError: the image is too small for the kernels, or channels and kernel sizes differ in number.
+        ValueError: the image is too small for the kernels, or ``channels`` and ``kernel_sizes`` differ in length.
     """
 
     def __init__(
@@ -35,6 +40,7 @@ class ConvClassifier(nn.Sequential):
         image_shape: tuple[int, int, int],
         classes: int,
         dropout: float = 0.0,
+        *,
         channels: Sequence[int] = (10, 20),
         kernel_sizes: Sequence[int] = (5, 5),
         hidden: Sequence[int] = (50,),
@@ -58,7 +64,10 @@ class ConvClassifier(nn.Sequential):
 
 
 class Network(nn.Module):
-    """A classifier behind an optional spatial transformer: normalized images (B, C, H, W) → logits (B, classes)."""
+    """A classifier behind an optional spatial transformer.
+
+    It maps normalized images (B, C, H, W) to logits (B, classes).
+    """
 
     def __init__(self, classifier: nn.Module, transformer: SpatialTransformer | None = None):
         super().__init__()
@@ -66,36 +75,40 @@ class Network(nn.Module):
         self.classifier = classifier
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits (B, classes) and the θ (B, P) that they were reached by; None without a transformer."""
+        """Return logits (B, classes), and the θ (B, P) of the warp, or None without a transformer."""
         if self.transformer is None:
             return self.classifier(images), None
         theta = self.transformer.theta(images)
         return self.classifier(self.transformer.warp(images, theta)), theta
 
     def forward(self, images: Tensor, with_theta: bool = False) -> Tensor | tuple[Tensor, Tensor | None]:
-        """Logits, or the pair of :meth:`predict`: of a network wrapped for DDP only ``forward`` may be called."""
+        """Return logits, or the pair of :meth:`predict` if ``with_theta`` is set.
+
+        DistributedDataParallel supports no other method than ``forward``.
+        """
         logits, theta = self.predict(images)
         return (logits, theta) if with_theta else logits
 
 
 class RawClassifier(nn.Module):
-    """A trained network for use: takes pixels as they come and normalizes them itself.
+    """A trained network that accepts raw pixels and normalizes them.
 
-    uint8 images (B, C, H, W) → class (B,) int64, probabilities (B, classes) fp32 and, with a transformer, θ fp32 in its
-    family's form, :meth:`stn.transforms.Transform.readable`: matrices (B, 2, 3) for the affine families.
+    It maps uint8 images (B, C, H, W) to ``class``, int64 (B,), ``probabilities``, fp32 (B, classes), and, with a
+    transformer, ``theta``, fp32, in the form of :meth:`stn.transforms.Transform.readable`: matrices (B, 2, 3) for the
+    affine families.
 
     Args:
-        network: what was trained; a copy of it is not made.
-        mean, std: of each channel, for pixels scaled to [0, 1]: those it was trained with.
+        network: the trained network. It is not copied.
+        normalization: the normalization of the training images.
     """
 
-    def __init__(self, network: Network, mean: Sequence[float], std: Sequence[float]):
+    def __init__(self, network: Network, normalization: Normalization):
         super().__init__()
         self.network = network
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1) * 255)
+        self.register_buffer("mean", torch.tensor(normalization.mean).view(-1, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(normalization.std).view(-1, 1, 1) * 255)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         logits, theta = self.network.predict((images.float() - self.mean) / self.std)
@@ -106,65 +119,60 @@ class RawClassifier(nn.Module):
         return outputs
 
 
-def build_network(
-    image_shape: tuple[int, int, int],
-    classes: int,
-    transformer: dict | None,
-    dropout: float = 0.0,
-    classifier: dict | None = None,
-) -> Network:
-    """The network of a variant.
+def build_network(settings: NetworkSettings) -> Network:
+    """Build a network. Its weights are drawn from torch's global random state.
 
-    With ``transformer={"localization": {}}`` it is the baseline network, 39,884 parameters at (3, 32, 32) and 10
-    classes, and the tutorial's at (1, 28, 28), 27,360 parameters.
-
-    Args:
-        image_shape: channels, height, width.
-        transformer: None for the same classifier without a transformer, or a dictionary of
-
-            - ``localization``: the keyword arguments of :class:`Localization`;
-            - ``transform``: the name of the family, ``affine`` where there is none, or a list of names, one after
-              another as a :class:`Series`;
-            - ``parallel``: how many of it side by side, as :class:`Parallel`; the classifier then sees so many images
-              as channels;
-            - ``scale`` of the family attention, ``control_points`` of tps, and ``bound`` of any;
-            - ``output_size``: height and width, one number, of what the classifier sees;
-            - ``padding_mode`` and ``antialias`` of :class:`SpatialTransformer`.
-        classifier: ``channels``, ``kernel_sizes`` and ``hidden`` of :class:`ConvClassifier`; None: its defaults.
+    With the default transformer the network has 39,884 parameters for images of (3, 32, 32) and 10 classes. For images
+    of (1, 28, 28) it is the network of PyTorch's spatial-transformer tutorial, with 27,360 parameters.
 
     Raises:
-        ValueError: the image is too small for the kernels, or a setting is none that the parts allow.
+        ValueError: the image is too small for the kernels, or a module does not accept a setting.
     """
-    of_classifier = classifier or {}
-    if transformer is None:
-        return Network(ConvClassifier(image_shape, classes, dropout, **of_classifier))
-    settings: dict[str, Any] = {"transform": "affine", "parallel": 1} | transformer
-    names, heads = settings.pop("transform"), settings.pop("parallel")
-    names = [names] if isinstance(names, str) else names
-    of_family = {"attention": {"scale": settings.pop("scale", None)},
-                 "tps": {"control_points": settings.pop("control_points", None)}}  # fmt: skip
-    for family, own in of_family.items():
-        for key, value in own.items():
-            if value is not None and family not in names:
-                raise ValueError(f"{key}: {value} given; only {family} has it, not {', '.join(names)}")
-    bound, size = settings.pop("bound", None), settings.pop("output_size", None)
-    transforms = []
-    for name in names:
-        if name not in TRANSFORMS:
-            raise ValueError(f"transform: {name!r} is not one of {', '.join(TRANSFORMS)}")
-        own = {key: value for key, value in of_family.get(name, {}).items() if value is not None}
-        transforms.append(TRANSFORMS[name](bound=bound, **own))
-    if heads > 1:
-        if len(transforms) > 1:
-            raise ValueError(f"parallel: {heads} given, but transform: {names} is a series; there is one or the other")
-        transforms = [Parallel(transforms[0], heads)]
-    of_localization = settings.pop("localization")
-    localizations = [Localization(image_shape, transform.identity, **of_localization) for transform in transforms]
-    options: dict[str, Any] = settings | {"output_size": None if size is None else (size, size)}
-    if len(transforms) > 1:
-        front = Series(localizations, transforms, **options)
+    if settings.transformer is None:
+        transformer, seen = None, settings.image_shape
     else:
-        front = SpatialTransformer(localizations[0], transform=transforms[0], **options)
-    channels, height, width = image_shape
-    seen = (channels * heads, *(front.output_size or (height, width)))
-    return Network(ConvClassifier(seen, classes, dropout, **of_classifier), front)
+        transformer = build_transformer(settings.image_shape, settings.transformer)
+        channels, height, width = settings.image_shape
+        seen = (channels * transformer.transform.heads, *(transformer.output_size or (height, width)))
+    classifier = ConvClassifier(seen, settings.classes, settings.dropout, **asdict(settings.classifier))
+    return Network(classifier, transformer)
+
+
+def build_transformer(image_shape: tuple[int, int, int], settings: TransformerSettings) -> SpatialTransformer:
+    """Build a spatial transformer, or a series of them, for images of ``image_shape`` (C, H, W).
+
+    Raises:
+        ValueError: as in :func:`build_network`.
+    """
+    for name, family in (("scale", "attention"), ("control_points", "tps")):
+        if (value := getattr(settings, name)) is not None and family not in settings.transform:
+            raise ValueError(f"{name}: {value} given; only {family} has it, not {', '.join(settings.transform)}")
+    transforms = [_build_transform(name, settings) for name in settings.transform]
+    if settings.parallel > 1:
+        if len(transforms) > 1:
+            names = list(settings.transform)
+            raise ValueError(
+                f"parallel: {settings.parallel} given, but transform: {names} is a series; set only one of them"
+            )
+        transforms = [Parallel(transforms[0], settings.parallel)]
+    layers = asdict(settings.localization)
+    localizations = [Localization(image_shape, transform.identity, **layers) for transform in transforms]
+    size = settings.output_size
+    options: dict[str, Any] = {
+        "padding_mode": settings.padding_mode, "antialias": settings.antialias,
+        "output_size": None if size is None else (size, size),
+    }  # fmt: skip
+    if len(transforms) > 1:
+        return Series(localizations, transforms, **options)
+    return SpatialTransformer(localizations[0], transform=transforms[0], **options)
+
+
+def _build_transform(name: str, settings: TransformerSettings) -> Transform:
+    if name not in TRANSFORMS:
+        raise ValueError(f"transform: {name!r} is not one of {', '.join(TRANSFORMS)}")
+    options: dict[str, Any] = {"bound": settings.bound}
+    if name == "attention":
+        options["scale"] = settings.scale
+    if name == "tps" and settings.control_points is not None:
+        options["control_points"] = settings.control_points
+    return TRANSFORMS[name](**options)

@@ -1,36 +1,46 @@
-"""Clutter: small pieces of other images strewn over an image, as in the translated and cluttered MNIST of Jaderberg et
-al. (2015), after Mnih et al., "Recurrent Models of Visual Attention" (2014)."""
+"""Clutter: small pieces of other images placed on an image.
+
+The translated and cluttered MNIST of Jaderberg et al. (2015) has such clutter, after Mnih et al., "Recurrent Models of
+Visual Attention" (2014).
+"""
 
 import torch
 from torch import Tensor
 
-PIECE = 6 / 28  # share of the image that it is cut from, of MNIST's 6×6 pixels: a choice of this library
+PIECE = 6 / 28  # side of a piece as a share of the source image, from 6×6 pixels of MNIST: a choice of this library
 
 
 def draw_clutter(
     count: int, pieces: int, size: tuple[int, int], frame: tuple[int, int], generator: torch.Generator
 ) -> Tensor:
-    """For each of ``count`` images, int64 (count, pieces, 5): of which other image a piece is, its upper left corner
-    there (row, column) and the one that it gets here.
+    """Draw the pieces of clutter for ``count`` images: int64 (count, pieces, 5), on the CPU.
 
-    Uniform and independent, on the CPU. Images are of ``size`` (height, width); pieces are cut from the ``frame``
-    (height, width) in their middle, where the content lies.
+    The last dimension holds the index of the source image, the upper left corner of the piece in the source image
+    (row, column), and its upper left corner in the cluttered image (row, column). The source is never the image itself
+    unless ``count`` is 1. All values are independent and uniform.
+
+    Args:
+        count: number of images.
+        pieces: number of pieces on each image.
+        size: height and width of the images.
+        frame: height and width of the central area that holds the content. Pieces are cut from this area.
+        generator: source of random numbers.
     """
     numbers = torch.arange(count)[:, None]
-    # Any other image: one to count - 1 further on.
-    source = (numbers + 1 + _below(max(1, count - 1), count, pieces, generator)) % count
+    source = (numbers + 1 + _draw_below(max(1, count - 1), count, pieces, generator)) % count
     corners = []
     for whole, inner, piece in zip(size, frame, piece_size(frame), strict=True):
-        corners.append((whole - inner) // 2 + _below(inner - piece + 1, count, pieces, generator))
+        corners.append((whole - inner) // 2 + _draw_below(inner - piece + 1, count, pieces, generator))
     for whole, piece in zip(size, piece_size(frame), strict=True):
-        corners.append(_below(whole - piece + 1, count, pieces, generator))
+        corners.append(_draw_below(whole - piece + 1, count, pieces, generator))
     return torch.stack((source, *corners), 2)
 
 
 def add_clutter(images: Tensor, drawn: Tensor, sources: Tensor, frame: tuple[int, int]) -> Tensor:
-    """Floating-point images (B, C, H, W) and on them the pieces ``drawn``, (B, pieces, 5), of ``sources`` (N, C, H, W).
+    """Add pieces of ``sources`` (N, C, H, W) to floating-point images (B, C, H, W).
 
-    Of both the brighter one is seen.
+    ``drawn`` (B, pieces, 5) is a result of :func:`draw_clutter`. Each pixel of the result is the maximum of image and
+    piece.
     """
     width = images.shape[3]
     rows, columns = piece_size(frame)
@@ -45,10 +55,10 @@ def add_clutter(images: Tensor, drawn: Tensor, sources: Tensor, frame: tuple[int
 
 
 def piece_size(frame: tuple[int, int]) -> tuple[int, int]:
-    """Height and width in pixels of a piece of an image of ``frame`` (height, width)."""
+    """Return the height and width in pixels of a piece of an image of ``frame`` (height, width)."""
     height, width = (max(1, round(pixels * PIECE)) for pixels in frame)
     return height, width
 
 
-def _below(limit: int, count: int, pieces: int, generator: torch.Generator) -> Tensor:
+def _draw_below(limit: int, count: int, pieces: int, generator: torch.Generator) -> Tensor:
     return torch.randint(limit, (count, pieces), generator=generator)

@@ -1,4 +1,4 @@
-"""Several transforms in place of one: in series, the image resampled once, and in parallel, an image for each."""
+"""Compositions of transforms: in series, with one resampling, and in parallel, with one image per transform."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from stn.transforms import Affine, Attention, Transform
 
 
 def compose(transforms: Sequence[Transform]) -> Transform:
-    """One transform that does what these do one after another, the first one to the image itself.
+    """Compose transforms into one transform. The first one is applied first to the image.
 
-    Its θ is theirs, side by side. A point of the output is mapped by the last transform first, so what the first one
-    would have resampled is never made: the image is resampled once, by the composed map. Affine families are composed
-    as matrices.
+    The θ of the composition is the concatenation of their θ. A point of the output is mapped by the last transform
+    first. Intermediate images are therefore never computed: the image is resampled once, by the composed map. Affine
+    families are composed as matrices.
     """
     if len(transforms) == 1:
         return transforms[0]
@@ -37,13 +37,13 @@ class _Chain(Transform):
         return points
 
     def readable(self, theta: Tensor) -> Tensor:
-        """Where a regular 4×4 grid over the output lies in the input: (B, 16, 2), as for thin plate splines."""
+        """Return the input positions (B, 16, 2) of a regular 4×4 grid of the output, as for thin plate splines."""
         line = torch.linspace(-1, 1, 4, dtype=theta.dtype, device=theta.device)
         return self.map(theta, torch.cartesian_prod(line, line).flip(1))
 
 
 class _AffineChain(Affine, _Chain):
-    """Affine transforms composed as matrices; all but the parts is an affine transform's."""
+    """Affine transforms composed as matrices. Everything except the parts is inherited from the affine family."""
 
     def matrix(self, theta: Tensor) -> Tensor:
         first, *others = (
@@ -57,40 +57,41 @@ class _AffineChain(Affine, _Chain):
 
 
 class Parallel(Transform):
-    """Several transforms of one family on the same image, as for the birds and the addition of two digits in Jaderberg
-    et al. (2015), section 4.3 and appendix A.
+    """Several transforms of one family applied to the same image.
 
-    θ (B, heads · P) holds theirs side by side, the grids (B, heads · height, width, 2) stand one above the other, so
-    that all are computed and sampled at once. Crops of a fixed scale start spread evenly over the image, all others at
-    the identity; what tells those apart is that the classifier has other weights for each.
+    Jaderberg et al. (2015) use parallel transformers for birds (section 4.3) and for the addition of two digits
+    (appendix A). θ (B, heads · P) is the concatenation of the θ of all heads. The grids are stacked vertically,
+    (B, heads · height, width, 2), so that all heads are computed and sampled at once. Crops of a fixed scale start
+    evenly spread over the image. All other heads start at the identity and differ only because the classifier has
+    different weights for each head.
 
     Args:
         transform: the family, with its bound.
-        heads: how many of it.
+        heads: number of transforms.
     """
 
     def __init__(self, transform: Transform, heads: int):
         starts = [transform.identity] * heads
         if isinstance(transform, Attention) and transform.scale is not None:
-            starts = _spread(heads, 1 - transform.scale)
+            starts = _tile_centers(heads, 1 - transform.scale)
         super().__init__(transform.bound, [number for start in starts for number in start])
         self.transform, self.heads = transform, heads
 
-    def each(self, theta: Tensor) -> Tensor:
-        """θ (B, heads · P) as that of each head, (B · heads, P)."""
+    def split_heads(self, theta: Tensor) -> Tensor:
+        """Reshape θ (B, heads · P) to the θ of each head, (B · heads, P)."""
         return theta.reshape(-1, len(self.transform.identity))
 
     def grid(self, theta: Tensor, *size: int) -> Tensor:
-        grids = self.transform.grid(self.each(theta), *size)
+        grids = self.transform.grid(self.split_heads(theta), *size)
         return grids.reshape(-1, self.heads * size[0], *grids.shape[2:])
 
     def readable(self, theta: Tensor) -> Tensor:
-        """Each head's own form: (B, heads, 2, 3), (B, heads, 3, 3) or (B, heads, N, 2)."""
-        return self.transform.readable(self.each(theta)).unflatten(0, (-1, self.heads))
+        """Return the usual form of each head: (B, heads, 2, 3), (B, heads, 3, 3) or (B, heads, N, 2)."""
+        return self.transform.readable(self.split_heads(theta)).unflatten(0, (-1, self.heads))
 
     def describe(self, theta: Tensor, *size: int) -> dict[str, Tensor]:
-        """The family's quantities for each head, its number behind the name: ``scale_1``, ``scale_2``, ..."""
-        described = self.transform.describe(self.each(theta), *size)
+        """Describe each head by the quantities of the family, numbered by head: ``scale_1``, ``scale_2``, ..."""
+        described = self.transform.describe(self.split_heads(theta), *size)
         return {
             f"{name}_{head + 1}": values.view(-1, self.heads)[:, head]
             for head in range(self.heads)
@@ -98,8 +99,8 @@ class Parallel(Transform):
         }
 
 
-def _spread(count: int, reach: float) -> list[tuple[float, float]]:
-    """Shifts (x, y) of ``count`` crops in rows that together tile the image, each at most ``reach`` from its center."""
+def _tile_centers(count: int, reach: float) -> list[tuple[float, float]]:
+    """Return shifts (x, y) of ``count`` crops in rows that tile the image, each shift at most ``reach``."""
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     x, y = ([reach * (2 * i + 1 - n) / max(1, n - 1) for i in range(n)] for n in (columns, rows))
@@ -107,21 +108,22 @@ def _spread(count: int, reach: float) -> list[tuple[float, float]]:
 
 
 class Series(SpatialTransformer):
-    """Spatial transformers one after another, each with a localization network that sees the image as the transforms
-    before it left it. Each of these looks, and the result, is the image itself resampled once by the composed
-    transforms, never a resampled image resampled (after Lin and Lucey, "Inverse Compositional Spatial Transformer
-    Networks", 2017).
+    """Spatial transformers in series, resampled once.
+
+    Each localization network sees the image as rectified by the transforms before it. Each of these images, and the
+    result, is resampled once from the input image by the composed transforms, so that no image is resampled twice
+    (after Lin and Lucey, "Inverse Compositional Spatial Transformer Networks", 2017).
 
     Args:
-        localizations: one for each transform, each for images of the input's shape.
+        localizations: one network for each transform, each for images of the input's shape.
         transforms: of any families, in the order in which they are applied to the image.
-        options: those of :class:`SpatialTransformer`.
+        options: options of :class:`SpatialTransformer`.
     """
 
     def __init__(self, localizations: Sequence[nn.Module], transforms: Sequence[Transform], **options):
         super().__init__(nn.ModuleList(localizations), transform=compose(transforms), **options)
         self.steps = nn.ModuleList(transforms)
-        self.so_far = nn.ModuleList(compose(transforms[:i]) for i in range(1, len(transforms)))
+        self.prefixes = nn.ModuleList(compose(transforms[:i]) for i in range(1, len(transforms)))
 
     def localizations(self) -> list[nn.Module]:
         return list(self.localization.children())
@@ -131,6 +133,6 @@ class Series(SpatialTransformer):
         for i, localization in enumerate(self.localizations()):
             seen = images
             if i > 0:
-                seen = self.sampler(images, self.so_far[i - 1](torch.cat(thetas, 1), *images.shape[-2:]))
+                seen = self.sampler(images, self.prefixes[i - 1](torch.cat(thetas, 1), *images.shape[-2:]))
             thetas.append(self.steps[i].bounded(localization(seen)))  # pyright: ignore[reportCallIssue]
         return torch.cat(thetas, 1)

@@ -1,4 +1,4 @@
-"""Convolution that is fast on CPUs behind a spatial transformer of gray images."""
+"""A convolution that is fast on CPUs behind a spatial transformer of grayscale images."""
 
 import torch
 import torch.nn.functional as F
@@ -9,16 +9,16 @@ from torch.autograd.function import FunctionCtx
 class Conv2d(nn.Conv2d):
     """``nn.Conv2d`` without stride and padding: (B, C, H, W) → (B, out_channels, H - k + 1, W - k + 1).
 
-    A first convolution behind a spatial transformer must say how its input should change. For that gradient PyTorch's
-    kernels widen one input channel to a whole vector of them, and take longer than for all of the layer's other work.
-    Here it is a matrix product for each run of a row's pixels.
+    The first convolution behind a spatial transformer must compute the gradient of its input. PyTorch's CPU kernels pad
+    a single input channel to a whole vector of channels for this gradient, which takes longer than the rest of the
+    layer. This class computes it as a matrix product over runs of pixels instead.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__(in_channels, out_channels, kernel_size)
 
     def forward(self, input: Tensor) -> Tensor:
-        # Other devices have good kernels, and a program that is exported shall hold standard operations.
+        # Other devices have fast kernels, and an exported program should contain standard operations only.
         if input.device.type != "cpu" or not input.requires_grad or self.in_channels > 1:
             return super().forward(input)
         parameters = [input, self.weight, self.bias]
@@ -40,15 +40,16 @@ class _GrayConvolution(torch.autograd.Function):
         _, of_weight, of_bias = torch.ops.aten.convolution_backward(
             gradient, images, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, wanted
         )
-        return gradient_of_gray(gradient, weight), of_weight, of_bias
+        return input_gradient(gradient, weight), of_weight, of_bias
 
 
-def gradient_of_gray(gradient: Tensor, weight: Tensor) -> Tensor:
-    """The gradient (B, 1, H, W) of images convolved by ``weight`` (O, 1, k, l), from that of the result, (B, O, h, w).
+def input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
+    """Compute the gradient (B, 1, H, W) of the input of a convolution from the gradient (B, O, h, w) of its output.
 
-    Each row of the result is cut into runs of n pixels. A run comes from k rows of the image, each of n + l - 1 pixels,
-    so that its n · O numbers by a matrix of the weight, shifted for each pixel, are its share in all of those. Where
-    runs do not fit exactly the last is filled up with zeros.
+    ``weight`` has shape (O, 1, k, l). Each row of the output is cut into runs of n pixels. A run depends on k rows of
+    the input, with n + l - 1 pixels each. The gradients of these pixels are the n · O gradients of the run times a
+    matrix that holds a shifted copy of the weight for each pixel of the run. If the runs do not fit the row exactly,
+    the last run is padded with zeros.
     """
     batch, out_channels, height, width = gradient.shape
     _, _, rows, columns = weight.shape
@@ -56,11 +57,11 @@ def gradient_of_gray(gradient: Tensor, weight: Tensor) -> Tensor:
     runs, seen = -(-width // run), run + columns - 1
     shifted = torch.stack([F.pad(weight[:, 0], (i, run - 1 - i)) for i in range(run)])
     gradient_BHWO = gradient.permute(0, 2, 3, 1)
-    if missing := runs * run - width:  # F.pad copies even where there is nothing to fill up
+    if missing := runs * run - width:  # F.pad makes a copy even if there is nothing to pad
         gradient_BHWO = F.pad(gradient_BHWO, (0, 0, 0, missing))
     gradient_of_runs = gradient_BHWO.reshape(batch * height * runs, run * out_channels)
     shares = (gradient_of_runs @ shifted.view(run * out_channels, rows * seen)).view(batch, height, runs, rows, seen)
-    # Rows first, runs thereafter: fewer and longer sums than for each of both.
+    # Summing over rows first and over runs second takes fewer and longer additions than summing over both at once.
     strips = torch.zeros(batch, height + rows - 1, runs, seen, dtype=torch.promote_types(shares.dtype, torch.float32))
     for row in range(rows):
         strips[:, row : row + height] += shares[:, :, :, row]
@@ -71,10 +72,10 @@ def gradient_of_gray(gradient: Tensor, weight: Tensor) -> Tensor:
 
 
 def run_length(width: int, columns: int) -> int:
-    """How many pixels of a row of ``width`` are taken at once, by a kernel of so many ``columns``.
+    """Choose the number of pixels in a run, for rows of ``width`` pixels and kernels of ``columns`` columns.
 
-    Of longer runs more of the matrix is zeros, of shorter ones more is to be summed thereafter; a divisor of the width
-    needs no filling up.
+    Longer runs have more zeros in the matrix; shorter runs need more additions after the product. A divisor of the
+    width needs no padding.
     """
     fitting = (n for n in range(columns, 2 * columns) if width % n == 0)
     return next(fitting, -(-width // max(1, width // columns)))

@@ -1,4 +1,4 @@
-"""The localization network: the part of a spatial transformer that looks at an image and predicts θ."""
+"""The localization network, which predicts θ from an image."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def conv_pool_size(height: int, width: int, kernel_sizes: Sequence[int], name: str) -> tuple[int, int]:
-    """Height and width of the features after unpadded convolutions, each followed by a 2×2 max-pool.
+    """Return height and width of the features after unpadded convolutions, each followed by a 2×2 max-pool.
 
     Raises:
-        ValueError: the image is too small for the kernels; ``name`` says whose kernels they are.
+        ValueError: the image is too small for the kernels. ``name`` is the name of the setting in the message.
     """
     h, w = height, width
     for kernel in kernel_sizes:
@@ -31,10 +31,11 @@ def conv_pool_size(height: int, width: int, kernel_sizes: Sequence[int], name: s
 
 
 def check_layers(channels: Sequence[int], kernel_sizes: Sequence[int], name: str) -> None:
-    """Refuse convolutions of which some have no kernel size, or no channels; ``name`` says whose they are.
+    """Check that each convolution has both a number of channels and a kernel size.
 
     Raises:
-        ValueError: they differ in number.
+        ValueError: ``channels`` and ``kernel_sizes`` differ in length. ``name`` is the name of the setting in the
+            message.
     """
     if len(channels) != len(kernel_sizes):
         raise ValueError(
@@ -44,28 +45,29 @@ def check_layers(channels: Sequence[int], kernel_sizes: Sequence[int], name: str
 
 
 class Localization(nn.Module):
-    """Convolutions with 2×2 max-pools, then linear layers; (B, C, H, W) → θ (B, len(identity)).
+    """Localization network for images: convolutions with 2×2 max-pools, then linear layers.
 
-    The last layer starts with zero weights and the identity as its bias (Jaderberg et al., 2015, appendix A.2), so
-    that an untrained transformer returns its input.
+    It maps images (B, C, H, W) to θ (B, len(identity)). The last layer starts with zero weights and the identity as its
+    bias (Jaderberg et al., 2015, appendix A.2), so that an untrained transformer returns its input.
 
     Args:
         image_shape: channels, height, width.
-        identity: the θ to start from.
-        channels, kernel_sizes: of each convolution; both may be empty.
-        hidden: width of each linear layer before the last; one number for one layer.
-        activation: one of :data:`ACTIVATIONS`, after each pool and each linear layer but the last.
-        downsample: the image is first averaged over squares of so many pixels to a side.
+        identity: the θ that an untrained network predicts.
+        channels, kernel_sizes: of each convolution. Both may be empty.
+        hidden: width of each linear layer except the last. One number means one layer.
+        activation: a key of :data:`ACTIVATIONS`, applied after each pool and after each linear layer except the last.
+        downsample: the image is first averaged over squares of this many pixels per side.
 
     Raises:
-        ValueError: the image is too small for the kernels, channels and kernel sizes differ in number, or the
-            activation is unknown.
+        ValueError: the image is too small for the kernels, ``channels`` and ``kernel_sizes`` differ in length, or
+            ``activation`` is unknown.
     """
 
     def __init__(
         self,
         image_shape: tuple[int, int, int],
         identity: Sequence[float],
+        *,
         channels: Sequence[int] = (8, 10),
         kernel_sizes: Sequence[int] = (7, 5),
         hidden: int | Sequence[int] = 32,

@@ -1,31 +1,31 @@
-"""Muon: momentum whose steps are orthogonalized matrices."""
+"""Muon: momentum SGD with orthogonalized steps."""
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-# Of a quintic polynomial that pulls all singular values towards one within five steps, though not exactly onto it:
+# Coefficients of a quintic polynomial that moves all singular values toward one in five steps, but not exactly to one:
 # Jordan et al. (2024), "Coefficient optimization".
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
-# An orthogonal step moves every direction by the full learning rate: at the rates of SGD it would be too long.
+# An orthogonal step moves every direction by the full learning rate, which is too long for the learning rates of SGD.
 # Measured on CIFAR-10, see LOG.md.
 SCALE = 0.5
 
 
 class Muon(Optimizer):
-    """SGD with Nesterov momentum that, in groups with ``orthogonal``, steps by the nearest orthogonal matrix.
+    """SGD with Nesterov momentum. Groups with ``orthogonal`` set use the nearest orthogonal matrix as their step.
 
-    Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024). A bank of filters (out, in, k, k)
-    is the matrix (out, in · k · k). Learning rate and weight decay mean what they mean for SGD: an orthogonal step is
-    half as long, and decays by ``weight_decay / (1 - momentum)``, apart from the gradient.
+    Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024). A filter bank (out, in, k, k) is
+    treated as a matrix (out, in · k · k). Learning rate and weight decay have the same meaning as in SGD: an orthogonal
+    step is scaled by 0.5, and its weight decay is ``weight_decay / (1 - momentum)``, decoupled from the gradient.
 
-    ``torch.optim.Muon`` takes nothing but matrices, and multiplies them in bf16: for ones as small as these that takes
-    3.6 times as long on a CPU.
+    ``torch.optim.Muon`` accepts matrices only and multiplies them in bf16. For matrices as small as those of this
+    library it takes 3.6 times as long on a CPU.
 
     Args:
-        groups: dictionaries with ``params`` and, each optional, ``lr``, ``weight_decay`` and ``orthogonal``.
-        momentum: at least 0 and below 1.
+        groups: dictionaries with ``params`` and, optionally, ``lr``, ``weight_decay`` and ``orthogonal``.
+        momentum: in [0, 1).
     """
 
     def __init__(self, groups: list[dict], lr: float, momentum: float = 0.9, weight_decay: float = 0.0):
@@ -34,7 +34,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make one step; parameters without a gradient stay. A ``closure`` is not taken."""
+        """Perform one step. Parameters without a gradient do not change. ``closure`` must be None."""
         assert closure is None
         for group in self.param_groups:
             lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
@@ -50,15 +50,15 @@ class Muon(Optimizer):
                 step = gradient.add(average, alpha=momentum)
                 if group["orthogonal"]:
                     parameter.mul_(1 - lr * decay / (1 - momentum))
-                    step = SCALE * orthogonal(step.flatten(1)).view_as(step)
+                    step = SCALE * orthogonalize(step.flatten(1)).view_as(step)
                 parameter.sub_(step, alpha=lr)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """A matrix (m, n) with the singular vectors of ``matrix`` and singular values near one, of about 0.7 to 1.2.
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """Return a matrix (m, n) with the singular vectors of ``matrix`` and singular values of about 0.7 to 1.2.
 
-    By Newton-Schulz iteration, Jordan et al. (2024). Where m > n it is √(m / n) times that, so that a step changes
-    outputs of the same size by the same share, whatever the shape.
+    Uses the Newton-Schulz iteration of Jordan et al. (2024). If m > n, the result is multiplied by √(m / n): a step
+    then changes outputs of the same size by the same share for every shape.
     """
     a, b, c = COEFFICIENTS
     rows, columns = matrix.shape

@@ -1,4 +1,4 @@
-"""The spatial transformer: localization network, sampling grid and sampler as one module."""
+"""The spatial transformer: localization network, sampling grid and sampler in one module."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,11 +7,13 @@ from stn.transforms import ALIGN_CORNERS, PADDING_MODES, Affine, Transform
 
 
 class Sampler(nn.Module):
-    """Bilinear sampling: images (B, C, H, W) at the points of a grid (B, h, w, 2) → (B, C, h, w), in their dtype;
-    volumes (B, C, D, H, W) trilinearly at those of a grid (B, d, h, w, 3).
+    """Sample images at the points of a sampling grid.
+
+    Images (B, C, H, W) are sampled bilinearly at a grid (B, h, w, 2): (B, C, h, w). Volumes (B, C, D, H, W) are sampled
+    trilinearly at a grid (B, d, h, w, 3): (B, C, d, h, w). The result has the dtype of the images.
 
     Raises:
-        ValueError: an unknown ``padding_mode``.
+        ValueError: ``padding_mode`` is unknown.
     """
 
     def __init__(self, padding_mode: str = "zeros"):
@@ -21,7 +23,7 @@ class Sampler(nn.Module):
         self.padding_mode = padding_mode
 
     def forward(self, images: Tensor, grid: Tensor) -> Tensor:
-        # grid_sample wants one dtype for both, and the coordinates are what must not be rounded.
+        # grid_sample requires one dtype for both arguments, and rounding the coordinates would lose precision.
         sampled = F.grid_sample(
             images.to(grid.dtype), grid, padding_mode=self.padding_mode, align_corners=ALIGN_CORNERS
         )
@@ -29,16 +31,17 @@ class Sampler(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """A spatial transformer (Jaderberg et al., 2015, section 3) for use in front of, or inside, any network.
+    """A spatial transformer (Jaderberg et al., 2015, section 3), in front of or inside any network.
 
     >>> transformer = SpatialTransformer(Localization((3, 32, 32), Affine.identity))
     >>> model = nn.Sequential(transformer, my_classifier)
 
-    Images (B, C, H, W) → rectified images (B, C, h, w), of a :class:`~stn.composition.Parallel` transform
-    (B, heads · C, h, w).
+    It maps images (B, C, H, W) to rectified images (B, C, h, w). With a :class:`~stn.composition.Parallel` transform
+    the rectified images have shape (B, heads · C, h, w).
 
-    With :class:`~stn.transforms.Affine3d` the same for volumes (B, C, D, H, W); :class:`~stn.localization.Localization`
-    is for images, so that the localization network is one of your own, its last layer zero but for the identity:
+    With :class:`~stn.transforms.Affine3d` it maps volumes (B, C, D, H, W) to volumes.
+    :class:`~stn.localization.Localization` supports images only, so volumes need a custom localization network. The
+    last layer of the network must start with zero weights and the identity as its bias:
 
     >>> last = nn.Linear(32, 12)
     >>> nn.init.zeros_(last.weight)
@@ -47,17 +50,18 @@ class SpatialTransformer(nn.Module):
     >>> transformer = SpatialTransformer(localization, transform=Affine3d())
 
     Args:
-        localization: maps images (B, C, H, W) to θ (B, P), P the number of the family's parameters.
-        padding_mode: what is sampled outside the image: ``zeros``, ``border`` or ``reflection``. On normalized
-            images zero is the mean color, not the background.
-        transform: the family that θ belongs to.
-        output_size: height and width of what is returned; None: those of the input, which volumes always keep.
-        antialias: each output pixel is the mean of so many samples to a side, on a grid so much finer. A bilinear
-            sample sees four neighbors only, so a grid coarser than the image skips pixels (the paper pools likewise
-            after the transformers of its RTS and TC networks).
+        localization: maps images (B, C, H, W) to θ (B, P), where P is the number of parameters of ``transform``.
+        padding_mode: values sampled outside the image: ``zeros``, ``border`` or ``reflection``. On normalized images
+            zero is the mean color, not the background.
+        transform: the transform family. None: :class:`~stn.transforms.Affine`.
+        output_size: height and width of the rectified images. None: the size of the input. Volumes always keep their
+            size.
+        antialias: number n of samples per output pixel and axis. Each output pixel is the mean of n×n samples of a grid
+            that is n times as fine. A bilinear sample reads four neighbors only, so a grid coarser than the image skips
+            pixels. The paper pools in the same way after the transformers of its RTS and TC networks.
 
     Raises:
-        ValueError: an unknown ``padding_mode``.
+        ValueError: ``padding_mode`` is unknown.
     """
 
     def __init__(
@@ -75,15 +79,15 @@ class SpatialTransformer(nn.Module):
         self.output_size, self.antialias = output_size, antialias
 
     def localizations(self) -> list[nn.Module]:
-        """The localization networks: one, but in a :class:`~stn.composition.Series`."""
+        """Return the localization networks: one, or several in a :class:`~stn.composition.Series`."""
         return [self.localization]
 
     def theta(self, images: Tensor) -> Tensor:
-        """θ (B, P) for images (B, C, H, W), within the transform's bound."""
+        """Predict θ (B, P) for images (B, C, H, W), within the bound of the transform."""
         return self.transform.bounded(self.localization(images))
 
     def resample(self, images: Tensor, theta: Tensor) -> Tensor:
-        """Images (B, C, H, W) on the grid of θ (B, P): (B, C, heads · h, w), each head's below the one before."""
+        """Resample images (B, C, H, W) at the grid of θ (B, P): (B, C, heads · h, w), heads stacked vertically."""
         size, fine = self.output_size or images.shape[2:], self.antialias
         sampled = self.sampler(images, self.transform(theta, *(pixels * fine for pixels in size)))
         if fine == 1:
@@ -91,7 +95,7 @@ class SpatialTransformer(nn.Module):
         return F.avg_pool2d(sampled, fine) if images.ndim == 4 else F.avg_pool3d(sampled, fine)
 
     def warp(self, images: Tensor, theta: Tensor) -> Tensor:
-        """Images (B, C, H, W) resampled on the grid of θ (B, P): (B, C, h, w), heads behind one another as channels."""
+        """Resample images (B, C, H, W) at the grid of θ (B, P): (B, heads · C, h, w), heads stacked as channels."""
         resampled = self.resample(images, theta)
         heads = self.transform.heads
         return resampled if heads == 1 else resampled.unflatten(2, (heads, -1)).transpose(1, 2).flatten(1, 2)

@@ -1,4 +1,7 @@
-"""Training: one epoch, one evaluation, precision and schedule. What runs inside a worker, without knowing of one."""
+"""Training and evaluation: precision, optimizer, schedule, one epoch, predictions and metrics.
+
+This code runs inside training workers but does not depend on them.
+"""
 
 import math
 from collections.abc import Callable, Iterable
@@ -14,14 +17,18 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from stn.batches import Batches
 from stn.classifiers import Network
 from stn.muon import Muon
+from stn.settings import Recipe
 
 
 class NotFiniteError(RuntimeError):
-    """The loss became infinite or NaN."""
+    """The loss is infinite or NaN."""
 
 
 def choose_precision(setting: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """The dtype of autocast and the reason for it. ``setting`` is ``auto``, ``fp32`` or ``bf16``."""
+    """Choose the dtype of autocast; return it and the reason for the choice.
+
+    ``setting`` is ``auto``, ``fp32`` or ``bf16``. ``auto`` chooses bf16 if the hardware supports it.
+    """
     if setting != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[setting], "set by hand"
     if device.type == "cuda":
@@ -29,7 +36,7 @@ def choose_precision(setting: str, device: torch.device) -> tuple[torch.dtype, s
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return torch.bfloat16, f"{name} multiplies bf16 matrices in hardware"
         return torch.float32, f"{name} has no bf16 hardware"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # newer than torch 2.9
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in torch 2.9
     if capabilities.get("amx_bf16"):
         return torch.bfloat16, "this CPU multiplies bf16 matrices in hardware (AMX)"
     if capabilities.get("avx512_bf16"):
@@ -37,41 +44,37 @@ def choose_precision(setting: str, device: torch.device) -> tuple[torch.dtype, s
     return torch.float32, "this CPU has no bf16 instructions"
 
 
-def make_optimizer(
-    network: Network,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    localization_lr: float,
-    localization_weight_decay: float | None = None,
-    kind: str = "sgd",
-) -> Optimizer:
-    """SGD with Nesterov momentum, or ``muon``: the same, but with orthogonal steps for all matrices and filters other
-    than the last layer of the classifier and those of the localization networks.
+def make_optimizer(network: Network, recipe: Recipe) -> Optimizer:
+    """Make the optimizer of a recipe: SGD with Nesterov momentum, or Muon.
 
-    A localization network learns at ``localization_lr`` times ``lr``, with a weight decay of its own where given.
+    Muon takes orthogonal steps for all matrices and filters, except those of the last layer of the classifier and of
+    each localization network. Localization networks have the learning rate ``lr`` · ``localization_lr`` and the weight
+    decay ``localization_weight_decay``, or ``weight_decay`` if it is None.
     """
-    decay = weight_decay if localization_weight_decay is None else localization_weight_decay
-    parts = [(network.classifier, lr, weight_decay)]
+    decay = recipe.localization_weight_decay
+    decay = recipe.weight_decay if decay is None else decay
+    parts = [(network.classifier, recipe.lr, recipe.weight_decay)]
     if network.transformer is not None:
-        parts += [(part, lr * localization_lr, decay) for part in network.transformer.localizations()]
+        parts += [(part, recipe.lr * recipe.localization_lr, decay) for part in network.transformer.localizations()]
+    muon = recipe.optimizer == "muon"
     groups = []
     for part, part_lr, part_decay in parts:
         parameters = list(part.parameters())
         last = next(parameter for parameter in reversed(parameters) if parameter.ndim > 1)
         for orthogonal in (False, True):
-            chosen = [p for p in parameters if (kind == "muon" and p.ndim > 1 and p is not last) == orthogonal]
+            chosen = [p for p in parameters if (muon and p.ndim > 1 and p is not last) == orthogonal]
             if chosen:
                 groups.append({"params": chosen, "lr": part_lr, "weight_decay": part_decay, "orthogonal": orthogonal})
-    if kind == "muon":
-        return Muon(groups, lr, momentum, weight_decay)
-    return SGD(groups, lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0)
+    if muon:
+        return Muon(groups, recipe.lr, recipe.momentum, recipe.weight_decay)
+    return SGD(groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.momentum > 0)
 
 
 def one_cycle(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
-    """Learning rate up linearly over the share ``warmup`` of all steps, then down to zero along a cosine.
+    """Make a schedule that raises the learning rate linearly, then lowers it to zero along a cosine.
 
-    After Smith and Topin, "Super-Convergence" (2018), section 3, without its cycle of the momentum.
+    The learning rate rises during the share ``warmup`` of all steps. The schedule follows Smith and Topin,
+    "Super-Convergence" (2018), section 3, without the momentum cycle.
     """
     peak = warmup * steps
 
@@ -86,25 +89,34 @@ def one_cycle(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
 def train_epoch(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
-    batch_size: int,
     optimizer: Optimizer,
     scheduler: LRScheduler,
+    recipe: Recipe,
+    *,
     precision: torch.dtype,
     world_size: int = 1,
-    max_grad_norm: float = math.inf,
-    theta_penalty: float = 0.0,
     on_step: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """One epoch over this rank's share of global batches of ``batch_size``; returns each step's loss, (steps,).
+    """Train one epoch on this rank's share of the global batches; return the loss of each step, (steps,).
 
-    Each rank's loss is its sum over ``batch_size / world_size``, whatever the rank's own count: averaged over the
-    ranks, as DistributedDataParallel does with the gradients, it is the mean over the global batch. A gradient longer
-    than ``max_grad_norm`` is shortened to it. ``theta_penalty`` times θ's squared distance from the identity is added
-    to what is minimized, not to the losses returned.
+    The loss of a rank is the sum over its images divided by ``recipe.batch_size / world_size``, not by the number of
+    its images. The mean over the ranks, which DistributedDataParallel takes of the gradients, is then the mean over the
+    global batch. ``recipe.theta_penalty`` times the squared distance of θ from the identity is added to the objective,
+    but not to the returned losses.
+
+    Args:
+        model: a :class:`~stn.classifiers.Network`, or one wrapped in DistributedDataParallel.
+        batches: images (b, C, H, W) and labels (b,) of each step.
+        optimizer, scheduler: both step once per batch.
+        recipe: supplies ``batch_size``, ``max_grad_norm`` and ``theta_penalty``.
+        precision: dtype of autocast, bf16 or fp32.
+        world_size: number of ranks.
+        on_step: called after each step with the number of finished steps.
     """
+    batch_size = recipe.batch_size
     network = cast(Network, model.module if isinstance(model, DistributedDataParallel) else model)
     identity = None
-    if theta_penalty and network.transformer is not None:
+    if recipe.theta_penalty and network.transformer is not None:
         identity = torch.tensor(network.transformer.transform.identity, device=next(model.parameters()).device)
     model.train()
     losses = []
@@ -115,11 +127,11 @@ def train_epoch(
         objective = loss
         if identity is not None:
             distance = (theta.float() - identity).square().sum()
-            objective = loss + theta_penalty * distance * (world_size / batch_size)
+            objective = loss + recipe.theta_penalty * distance * (world_size / batch_size)
         optimizer.zero_grad()
         objective.backward()
-        # One steep step is enough to throw the grid off the image, and from there no gradient leads back.
-        nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+        # One large step can move the grid off the image, and no gradient moves it back.
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
         optimizer.step()
         scheduler.step()
         losses.append(loss.detach())
@@ -129,10 +141,12 @@ def train_epoch(
 
 
 def check_finite(losses: Tensor) -> None:
-    """Look at an epoch's losses (steps,) once it is over; a look at each step would make a GPU wait for the CPU.
+    """Check that all losses (steps,) of an epoch are finite.
+
+    Call this once per epoch: a check after each step would make a GPU wait for the CPU.
 
     Raises:
-        NotFiniteError: one is infinite or NaN; the message names the first such step.
+        NotFiniteError: a loss is infinite or NaN. The message names the first such step.
     """
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
@@ -144,7 +158,10 @@ def check_finite(losses: Tensor) -> None:
 def predict(
     network: Network, batches: Iterable[tuple[Tensor, Tensor]], precision: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Logits fp32 (N, classes), labels (N,) and θ (N, P) over all batches; θ is None without a transformer."""
+    """Predict all batches; return logits fp32 (N, classes), labels (N,) and θ fp32 (N, P).
+
+    θ is None without a transformer.
+    """
     network.eval()
     logits, labels, thetas = [], [], []
     for images, label in batches:
@@ -158,10 +175,14 @@ def predict(
 
 
 def metric_sums(network: Network, batches: Batches, outputs: tuple[Tensor, Tensor, Tensor | None]) -> dict[str, Tensor]:
-    """Sums over the images of what :func:`predict` returned, to be added up over ranks and divided by ``count``.
+    """Sum metrics over the images of ``outputs``, a result of :func:`predict`.
 
-    ``count``, ``loss`` (cross-entropy, nats), ``accuracy`` (0 or 1 for each image) and, with a transformer,
-    ``theta_<name>`` for each of the family's :meth:`~stn.transforms.Transform.describe`. Scalars, fp64.
+    The sums can be added over ranks and divided by ``count``. They are fp64 scalars:
+
+    - ``count``: number of images.
+    - ``loss``: cross-entropy in nats.
+    - ``accuracy``: 1 for each correct prediction, else 0.
+    - ``theta_<name>``, with a transformer: each quantity of :meth:`stn.transforms.Transform.describe`.
     """
     logits, labels, theta = outputs
     sums = {
@@ -176,5 +197,5 @@ def metric_sums(network: Network, batches: Batches, outputs: tuple[Tensor, Tenso
 
 
 def default_device() -> torch.device:
-    """A GPU where there is one."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

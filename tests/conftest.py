@@ -22,8 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 def pytest_collection_modifyitems(items: list) -> None:
     """The demo first: it takes longest, and others wait for what it leaves. Other long files before short ones, so that
     of processes that each take a file none is left with a long one at the end."""
-    long = ("test_demo.py", "test_settings.py", "test_params.py", "test_champion.py", "test_tune.py")
-    items.sort(key=lambda item: long.index(item.path.name) if item.path.name in long else len(long))
+    long = ("test_demo.py", "test_settings.py", "test_params.py", "test_champion.py", "tuning/test_run.py")
+
+    def place(item) -> int:
+        return next((i for i, name in enumerate(long) if item.path.as_posix().endswith(f"/{name}")), len(long))
+
+    items.sort(key=place)
 
 
 @pytest.fixture

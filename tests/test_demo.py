@@ -22,11 +22,10 @@ from ruamel.yaml import YAML
 
 from pipelines.evaluation.robustness import area, move
 from pipelines.outputs.evaluation_results import ROTATION
-from pipelines.outputs.prepared_data import load_meta, load_split
+from pipelines.outputs.prepared_data import Labeled, load_meta, load_split
 from pipelines.outputs.trained_models import best_on_validation, load_trained
 from pipelines.preparation.run import prepare_source
 from pipelines.settings.params import load_params
-from stn.batches import Batches
 from stn.training import predict
 from stn.transforms import Affine
 
@@ -83,7 +82,7 @@ def test_with_theta_forced_to_the_identity_the_lead_is_gone(applied, monkeypatch
     """What the variant stn gains, it gains by warping: without the warp it is no better than plain."""
     monkeypatch.chdir(applied.folder)
     meta, test = load_meta(), load_split("test")
-    batches = Batches(test.images, test.labels, meta["mean"], meta["std"], torch.device("cpu"))
+    batches = meta.batches(test, torch.device("cpu"))
 
     def accuracy(network) -> float:
         logits, labels, _ = predict(network, batches.ordered(1000))
@@ -116,7 +115,7 @@ def test_over_rotation_the_transformer_is_flatter_and_with_theta_forced_to_the_i
     upright = load_split("test", tmp_path / "upright")
     assert torch.equal(upright.labels, test.labels)
     turned = [
-        Batches(move(upright.images, ROTATION, angle), test.labels, meta["mean"], meta["std"], torch.device("cpu"))
+        meta.batches(Labeled(move(upright.images, ROTATION, angle), test.labels), torch.device("cpu"))
         for angle in ROTATION.amounts
     ]
 
@@ -193,7 +192,7 @@ def test_the_registered_model_answers_as_the_trained_network_does(client, applie
         model = best_on_validation(load_trained(variant, meta))
         assert version.tags["seed"] == str(model.seed)
         served = mlflow.pyfunc.load_model(f"models:/stn-digits/{version.version}")
-        batches = Batches(test.images, test.labels, meta["mean"], meta["std"], torch.device("cpu"))
+        batches = meta.batches(test, torch.device("cpu"))
         logits, labels, theta = predict(model.network, batches.ordered(1000))
         for count in (1, 2, len(labels)):
             answer = served.predict(test.images[:count].numpy())
@@ -207,7 +206,7 @@ def test_the_registered_model_answers_as_the_trained_network_does(client, applie
                 np.testing.assert_allclose(answer["theta"], matrices, atol=1e-5)
         accuracy = (answer["class"] == labels.numpy()).mean()
         assert version.tags["test_accuracy"] == f"{accuracy:.4f}"
-        assert version.tags["data_digest"] == meta["digest"]
+        assert version.tags["data_digest"] == meta.digest
 
 
 def test_aliases(client, applied):

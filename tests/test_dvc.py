@@ -1,4 +1,4 @@
-"""dvc.yaml against the code: what a stage says that it needs is what it really loads, and what it makes is DVC's."""
+"""dvc.yaml against the code: a stage's dependencies are the files that it loads, and DVC keeps its outs."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tools.imports import modules, needed_by
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
-# Code that changes no result: an edit of a message, or of how runs are recorded, trains nothing anew.
+# Code that a stage imports and does not depend on: it changes no result.
 LEFT_OUT = {
     "prepare": ("pipelines/runtime",),
     "tune": ("pipelines/runtime", "pipelines/tracking"),
@@ -27,8 +27,6 @@ LEFT_OUT = {
     "visualize": ("pipelines/runtime",),
     "register": ("pipelines/runtime",),
 }
-# Dependencies that no import shows.
-SURPLUS: dict[str, dict[str, str]] = {stage: {} for stage in LEFT_OUT}
 
 
 def within(file: str, places: Iterable[str]) -> bool:
@@ -36,7 +34,7 @@ def within(file: str, places: Iterable[str]) -> bool:
 
 
 def outs(stage: str, *kinds: str) -> dict[str, dict]:
-    """The stage's outs of these kinds by path, each with its options."""
+    """The stage's outs of these kinds: path → options."""
     entries = [entry for kind in kinds for entry in STAGES[stage].get(kind, [])]
     return {
         path: options or {}
@@ -46,31 +44,32 @@ def outs(stage: str, *kinds: str) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_bears_one_name_everywhere(stage):
+def test_a_stage_has_one_name_everywhere(stage):
     assert (ROOT / "pipelines" / f"{stage}.py").is_file()
     assert STAGES[stage]["cmd"].split()[:3] == ["python", "-m", f"pipelines.{stage}"]
-    assert stage in PARAMS and stage in STAGES[stage]["params"], "its own settings do not make it run again"
+    assert stage in PARAMS and stage in STAGES[stage]["params"], "a change of its own settings does not run it again"
     for param in STAGES[stage]["params"]:
         section, _, key = param.partition(".")
         assert section in PARAMS and (not key or key in PARAMS[section]), param
 
 
-def test_every_section_is_some_stages():
+def test_every_section_belongs_to_a_stage():
     tracked = {name.partition(".")[0] for stage in STAGES.values() for name in stage["params"]}
-    # The train stage takes the variants' names from its matrix; promoting and cleaning are a person's decisions.
+    # The stage train takes the names of variants from its matrix. promote and clean are commands, not stages.
     assert tracked | {"promote", "clean"} == set(PARAMS)
     assert STAGES["train"]["matrix"]["variant"] == "${variants}"
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stages_code_lies_within_its_dependencies(stage):
-    """Code left out would be edited without a new run, and a dependency that is not used would run it for nothing."""
+    """A missing dependency would hide a change of code; an unused one would run the stage without need."""
     code = [dep for dep in STAGES[stage]["deps"] if within(dep, ("pipelines", "stn"))]
     files = {modules()[name].relative_to(ROOT).as_posix() for name in needed_by(f"pipelines.{stage}")}
-    files = {file for file in files if file.startswith("stn/") or not file.endswith("__init__.py")}  # docstrings
+    files = {
+        file for file in files if file.startswith("stn/") or not file.endswith("__init__.py")
+    }  # these hold a docstring
     assert [file for file in sorted(files) if not within(file, (*code, *LEFT_OUT[stage]))] == []
-    unused = {dep for dep in code if not any(within(file, [dep]) for file in files)}
-    assert unused == SURPLUS[stage].keys()
+    assert [dep for dep in code if not any(within(file, [dep]) for file in files)] == []
 
 
 def test_an_edit_of_code_that_changes_no_result_trains_nothing(project):
@@ -86,7 +85,7 @@ def test_an_edit_of_code_that_changes_no_result_trains_nothing(project):
         return found
 
     trained = {"train@plain", "train@stn"}
-    for stage in ("tune", "train@plain", "train@stn"):  # as if they had run
+    for stage in ("tune", "train@plain", "train@stn"):  # as if they had been run
         lock(project, stage)
     assert changed() == set()
     for file in ("pipelines/runtime/progress.py", "pipelines/tracking/client.py", "stn/.muon.py.swp", "stn/muon.py~"):
@@ -97,7 +96,7 @@ def test_an_edit_of_code_that_changes_no_result_trains_nothing(project):
 
 
 def lock(project, stage: str) -> None:
-    """Record a stage in dvc.lock with its dependencies as they are, its outs made up."""
+    """Record a stage in dvc.lock with the present dependencies and with invented outs."""
     name, _, variant = stage.partition("@")
     for path in outs(name, "outs", "metrics", "plots"):
         target = project.folder / path.replace("${item.variant}", variant)
@@ -122,7 +121,7 @@ def test_every_dependency_on_data_is_a_file_or_another_stages_out(stage):
 
 
 def test_outs_are_kept_by_dvc_and_by_nothing_else():
-    """An out that is not cached, or that persists, keeps DVC from restoring its stage from the run cache."""
+    """DVC cannot restore a stage from the run cache if an out is not cached, or persists."""
     paths = [path.replace("${item.variant}", "stn") for s in STAGES for path in outs(s, "outs", "metrics", "plots")]
     ignored = subprocess.run(
         ["git", "check-ignore", "--no-index", *(f"{path}/x" if "." not in path else path for path in paths)],
@@ -156,19 +155,19 @@ def test_dvc_has_a_stage_for_each_variant(project):
 
     others = ["evaluate", "prepare", "register", "tune", "visualize"]
     assert sorted(listed()) == sorted([*others, "train@plain", "train@stn", "train@tuned"])
-    (project.folder / "variants" / "mine.yaml").write_text((project.folder / "variants" / "seed.yaml").read_text())
+    (project.folder / "variants" / "mine.yaml").write_text((project.folder / "variants" / "stn.yaml").read_text())
     project.set("variants=[mine, stn]")
     assert sorted(listed()) == sorted([*others, "train@mine", "train@stn"])
 
 
 def test_a_trials_recipe_is_what_tune_depends_on():
-    """A setting of the recipe left out would be changed without a new study."""
+    """A change of a setting that is not listed would not start a new study."""
     listed = {name.removeprefix("train.") for name in STAGES["tune"]["params"] if name.startswith("train.")}
     assert listed == RecipeParams.model_fields.keys() < PARAMS["train"].keys()
 
 
 def test_only_the_tuned_variant_waits_for_the_study(project):
-    """What tune writes is read by train@tuned alone: a new winner trains that one and leaves the others."""
+    """A new winner trains train@tuned again, and no other variant."""
     graph = project.run("dvc", "dag", "--dot").stdout
     readers = set(re.findall(r'"tune" -> "([\w@]+)"', graph))
     assert readers == {"train@tuned", "visualize"}

@@ -1,6 +1,6 @@
-"""A disk that is full at any of the files that a stage writes, and files that a stage reads and finds cut off.
+"""A disk that is full at any of the files that a stage writes, and files that are cut off when a stage reads them.
 
-Whatever the point: one line, exit code 1, no file half written, and the next start does the rest.
+At every point: one line, exit code 1, no file half written, and the next start does the rest.
 """
 
 import contextlib
@@ -17,33 +17,33 @@ import torch
 
 from pipelines import evaluate, register, visualize
 from pipelines.commands import doctor
-from pipelines.outputs.trained_models import write_result
+from pipelines.outputs.trained_models import FinishedSeed, ThetaHistory, TrainingRecord, write_result
+from pipelines.outputs.tuning_results import TuningResults
 from pipelines.params import set_value
 from pipelines.preparation.run import prepare_source
 from pipelines.registry.versions import list_versions
-from pipelines.runtime.errors import run
+from pipelines.runtime.errors import run_main
 from pipelines.runtime.files import read_json, write_json
 from pipelines.settings.params import load_params
 from pipelines.settings.variants import load_variant
 from pipelines.tracking.client import connect
-from pipelines.tuning.winner import conclude
-from stn.classifiers import build_network
+from pipelines.tuning.winner import write_winner
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = ("plain", "stn")
 
 
 class FullDisk:
-    """Refuses to open a file for writing where ``refused`` says so, as the system does where a disk is full.
+    """Refuses to open the files that ``refused`` selects for writing, as the system does on a full disk.
 
-    It hears of every opening that Python does, through whatever library; a hook cannot be removed again, only hushed.
+    An audit hook sees every file that Python opens, in any library. A hook cannot be removed, only disabled.
     """
 
     def __init__(self) -> None:
         self.refused: Callable[[Path], bool] | None = None
-        sys.addaudithook(self._hear)
+        sys.addaudithook(self._on_event)
 
-    def _hear(self, event: str, arguments: tuple) -> None:
+    def _on_event(self, event: str, arguments: tuple) -> None:
         if self.refused is None or event != "open" or not isinstance(arguments[0], str | bytes):
             return
         path, _, flags = arguments
@@ -64,7 +64,7 @@ DISK = FullDisk()
 
 @pytest.fixture(scope="session")
 def untouched(tmp_path_factory) -> Path:
-    """A folder as the stage train leaves it: data, and two variants' networks that nobody has trained."""
+    """A folder as after the stage train: data, and the untrained networks of two variants."""
     folder = tmp_path_factory.mktemp("trained")
     shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
     shutil.copytree(ROOT / "variants", folder / "variants")
@@ -82,21 +82,23 @@ def untouched(tmp_path_factory) -> Path:
         entry = {"epoch": 1, "timestamp": 10**12, "train_loss": 2.0, "lr": 0.1, "images_per_second": 9.0}
         entry |= {"epoch_seconds": 1.0, "validation_loss": 2.0, "validation_accuracy": 0.5}
         for name in VARIANTS:
-            variant = load_variant(name).model_dump()
             torch.manual_seed(0)
-            network = build_network(meta["image_shape"], 10, variant["transformer"], params.train.dropout)
+            variant = load_variant(name)
+            network = meta.network_builder(variant, params.train.dropout)()
+            record = TrainingRecord(
+                variant=variant, train=params.train, data=meta, git_commit="none", git_dirty="false", git_diff="",
+                libraries={}, workers=1, threads=1, gpu=False,
+            )  # fmt: skip
+            theta_history = None
+            if network.transformer is not None:
+                identity = torch.tensor([[network.transformer.transform.identity]])
+                theta_history = ThetaHistory(torch.tensor([0]), identity)
             weights = {key: value.contiguous() for key, value in network.state_dict().items()}
-            record = {
-                "variant": variant, "train": params.train.model_dump(), "data": meta, "git_commit": "none",
-                "git_dirty": "false", "git_diff": "", "libraries": {}, "workers": 1, "threads": 1, "gpu": False,
-            }  # fmt: skip
-            course = [] if network.transformer is None else [torch.tensor([network.transformer.transform.identity])]
-            done = {"weights": weights, "history": [entry], "watched": torch.tensor([0]), "course": course}
+            done = FinishedSeed(weights, [entry], theta_history)
             write_result({0: done}, {0: f"gone-{name}"}, record, folder / name)
             shutil.copytree(folder / name / "model", folder / "models" / name)
             shutil.rmtree(folder / name)
-        nothing = {"finished": 0, "pruned": 0, "failed": 0, "finalists": {}, "winner": "stn"}
-        conclude(load_variant("stn"), ["Nothing was tuned."], nothing)
+        write_winner(load_variant("stn"), ["Nothing was tuned."], TuningResults(winner="stn"))
         evaluate.main()
         visualize.main()
     return folder
@@ -104,9 +106,9 @@ def untouched(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(untouched, tmp_path, monkeypatch) -> Path:
-    """A copy of that folder, in which one works."""
+    """A copy of that folder, as the current folder."""
     shutil.copytree(untouched, tmp_path, dirs_exist_ok=True)
-    shutil.rmtree(tmp_path / "state")  # whose database points to the other folder
+    shutil.rmtree(tmp_path / "state")  # its database points to the other folder
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -120,10 +122,10 @@ def files(folder: Path, *parts: str) -> dict[str, bytes]:
 
 
 def fails(main: Callable[[], object], capsys) -> str:
-    """The one line in which ``main`` tells why it ended with exit code 1."""
+    """The one line in which ``main`` says why it ended with exit code 1."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        run(main)
+        run_main(main)
     said = [line for line in capsys.readouterr().err.splitlines() if "egistered model" not in line]  # MLflow's news
     assert ended.value.code == 1
     (line,) = [line for line in said if not line.startswith("Created version")]
@@ -132,7 +134,7 @@ def fails(main: Callable[[], object], capsys) -> str:
 
 
 def refuse_nth(folder: Path, n: int) -> Callable[[Path], bool]:
-    """Refuses the n-th file that is opened for writing in the folder, and all after it; locks are no results."""
+    """Select the n-th file opened for writing in the folder, and all after it; lock files do not count."""
     opened = 0
 
     def refused(path: Path) -> bool:
@@ -168,7 +170,7 @@ def test_a_disk_full_at_any_file_of_a_stage(stage, folder, untouched, capsys):
 
 @pytest.mark.slow
 def test_a_disk_full_while_registering_registers_nothing_twice(folder, capsys):
-    # An artifact of a run, the program, the model's description, an artifact of a version's, what lies in the home.
+    # Artifacts of a run, the exported program, the model's description, artifacts of a version, files in the home.
     for part in (
         "lineage/.artifact",
         "network.pt2",
@@ -213,7 +215,8 @@ def test_a_file_cut_off_is_named_with_what_mends_it(folder, file, stage, share, 
     assert f"error: {file}: cut off or damaged (" in line and "delete it, and dvc repro makes it anew" in line
 
 
-def test_doctor_tells_of_a_registered_json_that_is_cut_off(folder, capsys):
+def test_doctor_tells_of_a_registered_json_that_is_cut_off(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["doctor"])
     write_json(folder / "registered.json", {"model": "stn-digits", "versions": {}})
     (folder / "registered.json").write_bytes((folder / "registered.json").read_bytes()[:20])
     assert "registered.json: cut off or damaged" in fails(doctor.main, capsys)

@@ -1,7 +1,7 @@
-"""A cluster of several hosts: code and data travel, workers are spread, and one that is cut off is done without.
+"""A cluster of several hosts: code and data are sent, workers are spread, and training survives the loss of a host.
 
-The hosts are network namespaces, see :mod:`tools.hosts`. The project's folder, which they would share, is hidden from
-all but the driver's.
+The hosts are network namespaces, see :mod:`tools.hosts`. They would share the project's folder: it is hidden from all
+of them but the driver's host.
 """
 
 import json
@@ -34,7 +34,7 @@ def cluster(project) -> Iterator[Cluster]:
         pytest.skip(reason)
     project.set(*SMALL)
     project.stage("prepare")
-    # A short name, as that of tmp_path is not: of Ray's sockets, which lie beside it, no path may have 108 bytes.
+    # The name of tmp_path is too long: the paths of Ray's sockets, which are beside it, must have less than 108 bytes.
     with tempfile.TemporaryDirectory() as folder, hosts(3) as (head, *workers):
         shared = Path(folder, "shared")
         shared.mkdir()
@@ -45,7 +45,7 @@ def cluster(project) -> Iterator[Cluster]:
 
 
 def once_two_epochs_are_saved(cluster: Cluster, driver: subprocess.Popen, do: Callable[[], None]) -> None:
-    """Have something done then; a fast machine is done before the driver tells of any epoch."""
+    """Call ``do`` once the storage has had two checkpoints; on a fast machine the driver reports epochs too late."""
 
     def watch() -> None:
         saved: set[str] = set()
@@ -71,7 +71,7 @@ def test_workers_on_two_hosts_of_which_one_is_cut_off(cluster, project, make_pro
     output = driver.communicate()[0]
     assert driver.returncode == 0, output
     assert sent and "on 2 workers (1 to 2)" in output, output
-    # More than twice the images, which each got once, and both alike: gradients went to and fro.
+    # More than twice the images, which each host receives once, and about as much from both: gradients are exchanged.
     assert min(sent) > 1e6 and max(sent) < 2 * min(sent)
     assert f"host {cluster.workers[1].address} is lost; training goes on: there is room for 1" in output
     assert "1 worker(s) where there were 2" in output
@@ -82,7 +82,7 @@ def test_workers_on_two_hosts_of_which_one_is_cut_off(cluster, project, make_pro
     assert record["workers"] == 1
     assert not list(Path(cluster.env["CHECKPOINT_STORAGE"]).rglob("state.pt")), "finished, and checkpoints left lying"
 
-    # The same batches, whoever computed them: what one worker trains alone on one host.
+    # The same batches give the same weights as one worker alone on one host.
     alone = make_project()
     alone.set(*SMALL, "train.workers=1", "train.threads=1")
     alone.stage("prepare")
@@ -94,7 +94,7 @@ def test_workers_on_two_hosts_of_which_one_is_cut_off(cluster, project, make_pro
     for mine, theirs in zip(*histories, strict=True):
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=2e-2)
     weights = [load_file(project.folder / "models/stn/0.safetensors") for project in (project, alone)]
-    # Rounding grows on the way: by 0.002 at most where another batch moves them by tenths.
+    # Rounding differences grow to at most 0.002; a different batch would move weights by tenths.
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-2)
 
 

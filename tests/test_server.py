@@ -1,6 +1,6 @@
-"""The tracking server: mlflow/server.sh takes everything from the environment, and its UI shows what the stages wrote.
+"""The tracking server: mlflow/server.sh reads the environment, and its UI shows what the stages wrote.
 
-The UI is looked at in Debian's chromium (packages chromium and chromium-driver), where that is installed.
+Tests of the UI use Debian's chromium (packages chromium and chromium-driver) and are skipped without it.
 """
 
 import json
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def served(project):
-    """``make ui`` in a project: its process and its address, once it answers."""
+    """Run ``make ui`` in a project; yields its process and its address as soon as it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -62,7 +62,7 @@ def test_server_serves_the_store_of_the_environment_on_loopback(project, tmp_pat
 
 
 def test_the_ui_shows_the_model_its_champion_and_its_theta(demo, browser):
-    """From the list of models to the version, and by the links of its card to the pictures of its run."""
+    """From the list of models to the version, and from the links in its card to the pictures of its run."""
     wait = WebDriverWait(browser, 60)
 
     def shown(what: Callable) -> object:
@@ -79,7 +79,7 @@ def test_the_ui_shows_the_model_its_champion_and_its_theta(demo, browser):
         "stn-digits", "champion"
     )
 
-    def follow(link: str) -> None:  # by its address: hints that MLflow shows to newcomers lie over some
+    def follow(link: str) -> None:  # by its address: MLflow's hints for new users cover some links
         shown(lambda: browser.find_elements(By.LINK_TEXT, link))
         browser.get(browser.find_element(By.LINK_TEXT, link).get_attribute("href"))
 

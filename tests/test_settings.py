@@ -1,7 +1,7 @@
 """Every setting has an effect: each leaf of params.yaml and of variants/*.yaml is changed and something must follow.
 
-The stages run in this process, from the file to what they write, on 96 tiny images. Stand-ins take the place of Ray,
-which here calls the worker at once, and of MLflow's store.
+The stages run in this process, from the settings files to their outputs, on 96 tiny images. Stand-ins replace Ray,
+which here calls the worker directly, and MLflow's store.
 """
 
 import hashlib
@@ -19,7 +19,6 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import ray.train
-import ray.train.torch
 import torch
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
@@ -31,22 +30,26 @@ from sklearn.datasets import load_digits
 from pipelines.commands import clean
 from pipelines.evaluation import significance as comparison
 from pipelines.evaluation.run import evaluate
+from pipelines.networks.build import count_parameters, network_settings
 from pipelines.outputs.evaluation_results import MOTIONS
-from pipelines.outputs.prepared_data import Labeled, load_meta, load_split
+from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_meta, load_split
+from pipelines.outputs.tuning_results import TuningResults
 from pipelines.preparation.run import prepare_source
-from pipelines.registry import champion, registration
-from pipelines.registry.gates import Candidate, judge
+from pipelines.registry import registration
+from pipelines.registry.export import NewVersion
+from pipelines.registry.gates import Candidate, GroundTruth, check_gates
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import read_json, write_json
+from pipelines.settings.dotted_names import flatten
 from pipelines.settings.params import Params, load_params
 from pipelines.settings.variants import ClassifierParams, load_variant
-from pipelines.tracking.client import flatten
-from pipelines.training import cluster, worker
+from pipelines.training import worker
+from pipelines.training.messages import Message, WorkersStarted
 from pipelines.training.run import train
 from pipelines.tuning import study
 from pipelines.tuning import trial_workers as trials
 from pipelines.tuning.run import tune
-from pipelines.tuning.search_space import count_parameters, to_variant
+from pipelines.tuning.search_space import to_variant
 from pipelines.visualization import theta
 from pipelines.visualization.run import visualize
 from stn.batches import Batches
@@ -83,7 +86,7 @@ def all_leaves() -> set[str]:
 
 
 class Trained(SimpleNamespace):
-    """What training with one seed made, and what it asked of Ray."""
+    """The outputs of a training with one seed, and its requests to Ray."""
 
     weights: dict[str, torch.Tensor]
     history: list[dict]
@@ -91,13 +94,13 @@ class Trained(SimpleNamespace):
     epochs: list[tuple[int, list[int]]]  # of each epoch: images to draw from, and the batches' sizes
     asked: Any
     threads: list[int]
-    said: dict
+    started: WorkersStarted
 
 
 class Tuned(SimpleNamespace):
-    """What tuning made: its metrics, the trials that count, the finals done, and the options of each worker."""
+    """The outputs of tuning: its results, the trials that count, the finals done, and the options of each worker."""
 
-    metrics: dict
+    results: TuningResults
     trials: list[FrozenTrial]
     finals: list[str]
     workers: list[dict[str, float]]
@@ -119,7 +122,7 @@ class Bench:
         self.ordered: list[int] = []
         self.threads: list[int] = []
         self.asked: Any = None
-        self.messages: list[dict] = []
+        self.messages: list[Message] = []
         self.hired: list[dict[str, float]] = []
         self.resources = {"CPU": 8.0}
         self.patch.delenv("OPTUNA_STORAGE", raising=False)
@@ -143,11 +146,13 @@ class Bench:
         bench = self
 
         class Mailbox:
-            def __init__(self):
-                self.put = SimpleNamespace(remote=bench.messages.append)
-                self.drain = SimpleNamespace(remote=list)
+            def send(self, message):
+                bench.messages.append(message)
 
-        class Trainer:
+            def drain(self):
+                return []
+
+        class TorchTrainer:
             def __init__(self, function, **options):
                 bench.asked = SimpleNamespace(**options)
                 self.work = lambda: function(options["train_loop_config"])
@@ -160,9 +165,9 @@ class Bench:
             shutil.copytree(checkpoint.path, storage / f"checkpoint_{len(list(storage.glob('*')))}")
 
         context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
-        self._replace("Mailbox", SimpleNamespace(options=lambda **_: SimpleNamespace(remote=Mailbox)))
+        self._replace("Mailbox", Mailbox)
         self._replace("connected", nullcontext)
-        self.patch.setattr(ray.train.torch, "TorchTrainer", Trainer)
+        self._replace("TorchTrainer", TorchTrainer)
         self.patch.setattr(ray.train, "get_context", lambda: context)
         self.patch.setattr(ray.train, "report", report)
 
@@ -170,7 +175,7 @@ class Bench:
             def __init__(self, options, arguments):
                 bench.hired.append(options)
                 worker = trials.Worker(*arguments)
-                self.epoch = SimpleNamespace(remote=lambda task: Answer(worker.epoch(task)))
+                self.train_epoch = SimpleNamespace(remote=lambda task: Answer(worker.train_epoch(task)))
 
         class Answer:
             def __init__(self, value):
@@ -184,28 +189,26 @@ class Bench:
         self.patch.setattr(ray, "wait", lambda waiting, **_: (waiting[:1], waiting[1:]))
         self.patch.setattr(ray, "put", lambda value: value)
         self.patch.setattr(ray, "get", lambda value, **_: value.value if isinstance(value, Answer) else value)
-        self.patch.setattr(cluster.ray, "cluster_resources", lambda: self.resources)
-        self.patch.setattr(cluster.ray, "nodes", lambda: [self.node | {"Resources": self.resources}])
-        self.patch.setattr(
-            cluster.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: self.node["NodeID"])
-        )
+        self.patch.setattr(ray, "nodes", lambda: [self.node | {"Resources": self.resources}])
+        context_of_driver = SimpleNamespace(get_node_id=lambda: self.node["NodeID"])
+        self.patch.setattr(ray, "get_runtime_context", lambda: context_of_driver)
         self.patch.setattr(worker, "get_device", lambda: torch.device("cpu"))
         self.patch.setattr(torch, "set_num_threads", self.threads.append)
 
     def _stand_in_for_mlflow(self) -> None:
         for name in ("connect", "experiment_id", "Outbox", "TrainingRun", "log_metrics", "log_files"):
             self._replace(name, MagicMock())
-        # Its id goes into a file.
+        # Its id is written to a file.
         self._replace("TrainingRun", lambda *_: MagicMock(run_id="a1"))
         self._replace("run_exists", lambda *_: True)
         self._replace("aliases_of", lambda *_: {})
         self._replace("list_versions", lambda *_: [])
-        self.patch.setattr(champion, "promotion_lock", lambda *_: nullcontext())
-        self.patch.setattr(champion, "record", MagicMock())
+        self._replace("promotion_lock", lambda *_: nullcontext())
+        self._replace("apply_decision", MagicMock())
         self._replace("export", lambda *_: {})  # takes seconds and reads no setting
 
     def _replace(self, name: str, stand_in: Any) -> None:
-        """Put a stand-in in the place of a function or class in every module that has imported it by name."""
+        """Replace a function or class in every module that has imported it by name."""
         modules = [m for n, m in sys.modules.items() if n.startswith("pipelines.") and name in vars(m)]
         assert modules, name
         for module in modules:
@@ -254,14 +257,14 @@ class Bench:
         self.patch.setenv("DVC_ROOT", str(folder))
         return load_params()
 
-    def prepare(self, changes: dict[str, Any]) -> tuple[dict, dict[str, Labeled]]:
+    def prepare(self, changes: dict[str, Any]) -> tuple[DatasetMeta, dict[str, Labeled]]:
         """The stage prepare: meta.json and the three splits."""
         params = self.settings(changes)
         prepare_source(params.data, params.prepare)
         return load_meta(), {split: load_split(split) for split in SPLITS}
 
     def train(self, changes: dict[str, Any], variant: str = "stn", with_data: bool = False) -> Trained:
-        """The stage train, on the tiny data, or ``with_data`` on what the changes make of them."""
+        """The stage train on the tiny data, which are prepared again with the changes if ``with_data`` is set."""
         params = self.settings(changes)
         if with_data:
             prepare_source(params.data, params.prepare)
@@ -276,7 +279,7 @@ class Bench:
             history=read_json(model / "training.json")["runs"]["0"]["history"],
             files={file.name for file in model.iterdir()},
             epochs=list(self.epochs), asked=self.asked, threads=list(self.threads),
-            said=next(message for message in self.messages if message["kind"] == "start"),
+            started=next(message for message in self.messages if isinstance(message, WorkersStarted)),
         )  # fmt: skip
 
     def evaluate(self, changes: dict[str, Any]) -> tuple[dict, list[int], str]:
@@ -284,7 +287,7 @@ class Bench:
         params = self.settings(changes)
         self._bring(self.models, "data", "models")
         self.ordered.clear()
-        metrics = evaluate(params.variants, params.evaluate)
+        metrics = evaluate(params.variants, params.evaluate).to_json()
         return metrics, list(self.ordered), Path("reports/comparison.md").read_text()
 
     def tune(self, changes: dict[str, Any]) -> Tuned:
@@ -292,10 +295,11 @@ class Bench:
         params = self.settings(changes)
         self._bring(self.prepared, "data")
         self.hired.clear()
-        metrics = tune(params, load_variant("stn"))
-        with study.open_study(metrics["study"], params.tune) as opened:
+        results = tune(params, load_variant("stn"))
+        assert results.study is not None
+        with study.open_study(results.study, params.tune) as opened:
             return Tuned(
-                metrics=metrics,
+                results=results,
                 trials=study.finished_trials(opened),
                 finals=[name for name in opened.user_attrs if name.startswith("final ")],
                 workers=list(self.hired),
@@ -312,7 +316,7 @@ class Bench:
         self._bring(self.models, "data", "models")
         evaluate(params.variants, params.evaluate)
         Path("reports/report.html").touch()
-        write_json(Path("metrics/tune.json"), {"finalists": {}, "winner": "stn"})
+        TuningResults(winner="stn").write()
         return params
 
     def _bring(self, made: Callable[[], Path], *folders: str) -> None:
@@ -331,12 +335,12 @@ class Bench:
 
     @cache  # noqa: B019
     def trained(self) -> Trained:
-        """The variant seed trained with no setting changed."""
+        """The variant stn trained with no setting changed."""
         return self.train({})
 
     @cache  # noqa: B019
     def models(self) -> Path:
-        """A folder with both variants trained, and then told what to answer: plain always class 0, stn always 1."""
+        """A folder with trained variants whose last layer is then overwritten: plain predicts class 0, stn class 1."""
         params = self.settings({})
         self._bring(self.prepared, "data")
         for answer, name in enumerate(("plain", "stn")):
@@ -418,22 +422,22 @@ def _(bench: Bench) -> None:
 
 @check("data.dataset")
 def _(bench: Bench) -> None:
-    assert bench.prepare({})[0]["dataset"] == "tiny"
-    assert bench.prepare({"data.dataset": "other"})[0]["dataset"] == "other"
+    assert bench.prepare({})[0].dataset == "tiny"
+    assert bench.prepare({"data.dataset": "other"})[0].dataset == "other"
 
 
 @check("data.source")
 def _(bench: Bench) -> None:
     before, after = bench.prepare({})[0], bench.prepare({"data.source": str(bench.folder / "another")})[0]
-    assert before["source"].startswith("source ") and after["source"].startswith("another ")
-    assert before["digest"] != after["digest"]
+    assert before.source.startswith("source ") and after.source.startswith("another ")
+    assert before.digest != after.digest
 
 
 @check("data.size")
 def _(bench: Bench) -> None:
     assert bench.prepare({})[1]["test"].images.shape == (24, 1, 28, 28)
     meta, splits = bench.prepare({"data.size": 30})
-    assert splits["test"].images.shape == (24, 1, 30, 30) and meta["image_shape"] == [1, 30, 30]
+    assert splits["test"].images.shape == (24, 1, 30, 30) and meta.image_shape == (1, 30, 30)
 
 
 @check("data.skip_broken")
@@ -446,13 +450,13 @@ def _(bench: Bench) -> None:
         with pytest.raises(ExternalError, match=r"0/24\.png"):
             bench.prepare({})
         meta, _ = bench.prepare({"data.skip_broken": True})
-    assert list(meta["broken"]) == ["0/24.png"] and sum(meta["counts"].values()) == 96
+    assert list(meta.broken) == ["0/24.png"] and sum(meta.counts.values()) == 96
 
 
 @check("data.channels")
 def _(bench: Bench) -> None:
     meta, splits = bench.prepare({"data.channels": 3})
-    assert splits["test"].images.shape == (24, 3, 28, 28) and len(meta["mean"]) == 3
+    assert splits["test"].images.shape == (24, 3, 28, 28) and len(meta.mean) == 3
 
 
 changes_distortion("data.distortion.protocol", "E")
@@ -464,13 +468,13 @@ changes_distortion("data.distortion.padding_mode", "border")
 
 @check("prepare.validation")
 def _(bench: Bench) -> None:
-    assert bench.prepare({})[0]["counts"] == {"train": 54, "validation": 18, "test": 24}
-    assert bench.prepare({"prepare.validation": 0.5})[0]["counts"] == {"train": 36, "validation": 36, "test": 24}
+    assert bench.prepare({})[0].counts == {"train": 54, "validation": 18, "test": 24}
+    assert bench.prepare({"prepare.validation": 0.5})[0].counts == {"train": 36, "validation": 36, "test": 24}
 
 
 @check("prepare.test")
 def _(bench: Bench) -> None:
-    assert bench.prepare({"prepare.test": 0.5})[0]["counts"] == {"train": 36, "validation": 12, "test": 48}
+    assert bench.prepare({"prepare.test": 0.5})[0].counts == {"train": 36, "validation": 12, "test": 48}
 
 
 @check("prepare.seed")
@@ -522,8 +526,8 @@ def _(bench: Bench) -> None:
 @check("tune.max_parameters")
 def _(bench: Bench) -> None:
     def largest(tuned: Tuned) -> int:
-        meta = {"image_shape": (1, 28, 28), "classes": range(4)}
-        return max(count_parameters(to_variant(trial.params, ClassifierParams()), meta) for trial in tuned.trials)
+        variants = [to_variant(trial.params, ClassifierParams()) for trial in tuned.trials]
+        return max(count_parameters(network_settings(variant, (1, 28, 28), classes=4)) for variant in variants)
 
     # The baseline network has 27,054 of them, here with four classes.
     assert largest(bench.tuned()) > 27_054 >= largest(bench.tune({"tune.max_parameters": "stn"}))
@@ -541,8 +545,8 @@ def _(bench: Bench) -> None:
 
 @check("tune.finalists")
 def _(bench: Bench) -> None:
-    assert len(bench.tuned().metrics["finalists"]) == 2  # and the baseline network
-    assert len(bench.tune({"tune.finalists": 3}).metrics["finalists"]) == 4
+    assert len(bench.tuned().results.finalists) == 2  # and the baseline network
+    assert len(bench.tune({"tune.finalists": 3}).results.finalists) == 4
 
 
 @check("tune.final_seeds")
@@ -601,9 +605,9 @@ straightens("localization_lr")
 
 @check("train.seeds")
 def _(bench: Bench) -> None:
-    assert bench.trained().files == {"0.safetensors", "0.course.safetensors", "training.json"}
+    assert bench.trained().files == {"0.safetensors", "0.theta_history.safetensors", "training.json"}
     both = bench.train({"train.seeds": [7, 0]})
-    assert both.files == bench.trained().files | {"7.safetensors", "7.course.safetensors"}
+    assert both.files == bench.trained().files | {"7.safetensors", "7.theta_history.safetensors"}
     assert same(both.weights, bench.trained().weights), "a seed's model depends on the seed trained before it"
     assert not same(load_file("models/stn/7.safetensors"), both.weights)
 
@@ -660,7 +664,7 @@ def _(bench: Bench) -> None:
 @check("train.precision")
 def _(bench: Bench) -> None:
     changed = bench.train({"train.precision": "bf16"})
-    assert (bench.trained().said["precision"], changed.said["precision"]) == ("float32", "bfloat16")
+    assert (bench.trained().started.precision, changed.started.precision) == ("float32", "bfloat16")
     assert not same(changed.weights, bench.trained().weights)
 
 
@@ -707,7 +711,7 @@ def frees_one_more(leaf: str, value: int) -> None:
                     write_json(folder / "result/metrics.json", {})
                     write_json(Path(f".dvc/cache/runs/a/b/{number}"), hashlib.md5(b"{}\n").hexdigest())
                 os.utime(folder, (number, number))
-            return len([item for item in clean.plan(params) if "state/training" in str(item.path)])
+            return len([item for item in clean.find_items(params) if "state/training" in str(item.path)])
 
         assert (freed({}), freed({leaf: value})) == (0, 1)
 
@@ -763,14 +767,14 @@ def _(bench: Bench) -> None:
 def _(bench: Bench) -> None:
     def images_shown(changes: dict[str, Any]) -> int:
         params = bench.after_evaluate(changes)
-        figures, draw = [], theta.sampling_grids
+        figures, draw = [], theta.draw_sampling_grids
 
         def watched(*arguments):
             figures.append(draw(*arguments))
             return figures[-1]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(theta, "sampling_grids", watched)
+            patch.setattr(theta, "draw_sampling_grids", watched)
             patch.setattr(Figure, "savefig", lambda _, path, **__: Path(path).write_bytes(b"a picture"))
             visualize(params.variants, params.visualize)
         figure, _ = figures  # the first images and the worst; plain has no transformer
@@ -786,8 +790,8 @@ def _(bench: Bench) -> None:
         params = bench.after_evaluate(changes)
         registered = []
 
-        def watched(*arguments):
-            registered.append(arguments[-1])
+        def watched(new: NewVersion):
+            registered.append(new.tags)
             return SimpleNamespace(version=len(registered))
 
         with pytest.MonkeyPatch.context() as patch:
@@ -804,7 +808,7 @@ def changes_a_gate(leaf: str, passing: Any, refusing: Any, lost: int = 20) -> No
 
     @check(f"promote.{leaf}")
     def _(bench: Bench) -> None:
-        truth = np.arange(200) % 4
+        truth = GroundTruth(np.arange(200) % 4, list("abcd"))
         before = Candidate("1", "plain", 100, np.arange(200) < 150, 0.5, 1.0)
         better = np.ones(200, dtype=bool)
         better[: 4 * lost : 4] = False
@@ -812,7 +816,7 @@ def changes_a_gate(leaf: str, passing: Any, refusing: Any, lost: int = 20) -> No
 
         def passed(value: Any) -> bool:
             params = bench.settings({f"promote.{leaf}": value})
-            verdict = judge(params.promote, params.evaluate, challenger, before, truth, list("abcd"))
+            verdict = check_gates(params.promote, params.evaluate, challenger, before, truth)
             return all(gate.passed for gate in verdict.gates if gate.name == leaf)
 
         assert passed(passing) and not passed(refusing)

@@ -1,4 +1,4 @@
-"""DVC's own ways, on the demo's results: queued experiments, comparisons, plots, a remote, clones, the run cache."""
+"""DVC's features on the demo's results: queued experiments, comparisons, plots, a remote, clones, the run cache."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ STAGES = ("prepare", "tune", "train@plain", "train@stn", "train@tuned", "evaluat
 
 @pytest.fixture(scope="module")
 def committed(demo, tmp_path_factory):
-    """A copy of the demo's repository with the experiment's results committed and pushed to a remote beside it."""
+    """A copy of the demo's repository; the experiment's results are committed and pushed to a remote beside it."""
     folder = tmp_path_factory.mktemp("committed")
     shutil.copytree(demo.folder, folder / "project", symlinks=True)
     project = type(demo)(folder / "project")
@@ -29,13 +29,13 @@ def committed(demo, tmp_path_factory):
 
 
 def clone(committed, folder):
-    """A fresh clone that shares nothing with the repository but git and the remote."""
+    """A fresh clone that shares only git and the remote with the repository."""
     committed.run("git", "clone", "-q", str(committed.folder), str(folder))
     return type(committed)(folder)
 
 
 def versions(project) -> dict[str, str]:
-    """Of each variant the version that is registered in the project's own store."""
+    """Digest of each variant's model that is registered in the project's own store."""
     client = mlflow.MlflowClient(f"sqlite:///{project.folder}/state/mlflow.db")
     return {v.tags["variant"]: v.tags["model_digest"] for v in client.search_model_versions("name = 'stn-digits'")}
 
@@ -48,30 +48,20 @@ def ran(output: str) -> list[str]:
     return re.findall(r"Running stage '(\S+)':", output)
 
 
-def told(project, *command: str):
-    """What a command of DVC's prints as JSON, whatever it warns of beside."""
+def dvc_json(project, *command: str):
+    """The JSON that a command of DVC prints, without its warnings."""
     lines = project.run("dvc", *command, "--json").stdout.splitlines()
     return json.loads(next(line for line in lines if line.startswith(("{", "["))))
 
 
 @pytest.fixture(scope="module")
 def queued(committed) -> dict[str, str]:
-    """Two experiments, run by two jobs at once: name → learning rate."""
+    """Two experiments that ran in two jobs at once: name → learning rate."""
     rates = {"slow": "0.02", "fast": "0.08"}
     for name, rate in rates.items():
-        settings = (
-            "-S",
-            f"train.lr={rate}",
-            "-S",
-            "train.epochs=2",
-            "-S",
-            "train.seeds=[0]",
-            "-S",
-            "variants=[plain]",
-            "-S",
-            "tune.trials=0",
-        )
-        committed.run("dvc", "exp", "run", "--queue", "--name", name, *settings, "-S", "train.threads=1")
+        values = (f"train.lr={rate}", "train.epochs=2", "train.seeds=[0]", "variants=[plain]", "tune.trials=0")
+        settings = [word for value in (*values, "train.threads=1") for word in ("-S", value)]
+        committed.run("dvc", "exp", "run", "--queue", "--name", name, *settings)
     committed.run("dvc", "queue", "start", "--jobs", "2")
     committed.run("dvc", "queue", "logs", "--follow", "slow")
     committed.run("dvc", "queue", "logs", "--follow", "fast")
@@ -93,7 +83,7 @@ def test_two_queued_experiments_both_finish(committed, queued):
 
 
 def test_experiments_are_shown_with_their_settings_and_metrics(committed, queued):
-    shown = told(committed, "exp", "show")
+    shown = dvc_json(committed, "exp", "show")
     found = {}
     for commit in shown:
         for group in commit["experiments"] or []:
@@ -109,16 +99,16 @@ def test_experiments_are_shown_with_their_settings_and_metrics(committed, queued
 
 
 def test_comparisons_name_what_differs(committed, queued):
-    params = told(committed, "params", "diff", "slow", "fast")["params.yaml"]
+    params = dvc_json(committed, "params", "diff", "slow", "fast")["params.yaml"]
     assert {name: (change["old"], change["new"]) for name, change in params.items()} == {"train.lr": (0.02, 0.08)}
-    metrics = told(committed, "metrics", "diff", "HEAD", "slow")
+    metrics = dvc_json(committed, "metrics", "diff", "HEAD", "slow")
     assert metrics["metrics/evaluate.json"]["variants.plain.test_accuracy"]["diff"] < 0
     committed.run("dvc", "plots", "diff", "slow", "fast", "--out", "../compared")
     assert "validation_accuracy" in (committed.folder.parent / "compared/index.html").read_text()
 
 
 def test_plots_open_without_a_network(committed, browser):
-    """As `make plots` shows them: no script is fetched, and every plot is drawn."""
+    """The page of `make plots`: no script is fetched, and every plot is drawn."""
     printed = committed.run("make", "-o", ".venv/.ready", "plots").stdout
     page = committed.folder / "dvc_plots/index.html"
     assert page.as_uri() in printed
@@ -131,7 +121,7 @@ def test_plots_open_without_a_network(committed, browser):
     drawn = """
         return [...document.querySelectorAll('.vega-embed canvas, .vega-embed svg.marks')]
             .filter(plot => plot.getBoundingClientRect().width > 50).length"""
-    plots = page.read_text().count("vegaEmbed('#")  # the calls, one for each plot
+    plots = page.read_text().count("vegaEmbed('#")  # one call for each plot
     assert plots >= 8
 
     WebDriverWait(browser, 60).until(lambda _: browser.execute_script(drawn) == plots)
@@ -139,7 +129,7 @@ def test_plots_open_without_a_network(committed, browser):
 
 
 def test_in_a_fresh_clone_a_pull_leaves_nothing_to_run(committed, tmp_path):
-    """But register, which meets a store that is empty; and then not even that."""
+    """Only register runs, because the store is empty; the second time not even that."""
     fresh = clone(committed, tmp_path / "fresh")
     fresh.run("dvc", "pull")
     output = fresh.run("dvc", "repro").stdout
@@ -151,10 +141,10 @@ def test_in_a_fresh_clone_a_pull_leaves_nothing_to_run(committed, tmp_path):
 
 
 def test_the_run_cache_brings_back_results_and_every_model_is_registered(committed, tmp_path):
-    """Where not even dvc.lock is left, but what the remote's run cache says of each stage."""
+    """Without dvc.lock, the remote's run cache has the results of each stage."""
     fresh = clone(committed, tmp_path / "fresh")
     (fresh.folder / "dvc.lock").unlink()
-    fresh.run("dvc", "pull", "--run-cache", check=False)  # of the results it knows none without dvc.lock
+    fresh.run("dvc", "pull", "--run-cache", check=False)  # without dvc.lock it finds no results
     output = fresh.run("dvc", "repro", "--pull").stdout
     assert ran(output) == ["register"], output
     assert versions(fresh) == versions(committed)
@@ -163,7 +153,7 @@ def test_the_run_cache_brings_back_results_and_every_model_is_registered(committ
 
 @pytest.fixture(scope="module")
 def in_s3(committed, s3):
-    """The same repository with an S3 bucket for its remote, pushed there; what git holds of it names no key."""
+    """The same repository with its results in an S3 bucket as the remote; git holds no key of it."""
     committed.run("dvc", "remote", "add", "--default", "team", "s3://bucket/dvc")
     committed.commit("The remote is a bucket")
     committed.run("make", "-o", ".venv/.ready", "push", env=s3.env)
@@ -171,11 +161,11 @@ def in_s3(committed, s3):
     assert held == ""
     yield committed
     committed.run("dvc", "remote", "default", "beside")
-    committed.commit("The remote is beside again")
+    committed.commit("The remote is the folder again")
 
 
 def test_a_clone_pulls_from_s3_and_has_nothing_to_run(in_s3, s3, tmp_path):
-    """With the key from ``.env``; another clone that goes back to a setting that was run gets it from the run cache."""
+    """The key comes from ``.env``. A clone that sets a setting back to an earlier value uses the run cache."""
     fresh = clone(in_s3, tmp_path / "fresh")
     (fresh.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in s3.env.items()))
     fresh.run("make", "-o", ".venv/.ready", "pull")

@@ -1,6 +1,6 @@
-"""The tracking server of a team: accounts, PostgreSQL and S3, as in mlflow/compose.yaml but for the containers.
+"""The tracking server of a team, as in mlflow/compose.yaml without containers: accounts, PostgreSQL and S3.
 
-Clients know the server's address and their account, and nothing of what is behind it.
+Clients know the server's address and their account only.
 """
 
 import io
@@ -25,8 +25,8 @@ from tools.account import main
 
 KIM = {"MLFLOW_TRACKING_USERNAME": "kim", "MLFLOW_TRACKING_PASSWORD": "kim's own password"}
 LEE = {"MLFLOW_TRACKING_USERNAME": "lee", "MLFLOW_TRACKING_PASSWORD": "lee's own password"}
-# As docs/server.md says for programs that are not this project's.
-PLAIN = {"MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false"}
+# docs/server.md tells other programs than this project's to set this.
+NO_REDIRECTS = {"MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false"}
 LOADS = (
     "import sys, mlflow, numpy as np; model = mlflow.pyfunc.load_model('models:/stn-digits@champion'); "
     "print(model.predict(np.zeros((2, 1, 28, 28), dtype=np.uint8))['class'].shape)"
@@ -54,7 +54,7 @@ def test_the_server_refuses_to_start_without_what_makes_it_safe(settings, named)
 
 @pytest.fixture(scope="module")
 def server(copy_of_project, make_database, s3) -> Iterator[Server]:
-    """With the accounts kim, who may edit everything, and lee, who may read it."""
+    """A server with two accounts: kim may edit everything, lee may read everything."""
     with team_server(copy_of_project.folder, make_database(), "s3://bucket/artifacts", s3.env) as started:
         started.account("kim", KIM["MLFLOW_TRACKING_PASSWORD"], "--permission", "EDIT")
         started.account("lee", LEE["MLFLOW_TRACKING_PASSWORD"])
@@ -63,7 +63,7 @@ def server(copy_of_project, make_database, s3) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def kims(server, copy_of_project) -> Project:
-    """Kim's project, in which the whole pipeline has run on few digits, by `make tune` and `dvc repro`."""
+    """Kim's project after `make tune` and `dvc repro` on the digits."""
     project = Project(copy_of_project.folder)
     project.env |= KIM | {"MLFLOW_TRACKING_URI": server.address}
     project.set(
@@ -77,7 +77,7 @@ def kims(server, copy_of_project) -> Project:
 
 @pytest.fixture
 def client(server, monkeypatch) -> mlflow.MlflowClient:
-    """Kim's, in this process."""
+    """Kim's client, in this process."""
     for name, value in KIM.items():
         monkeypatch.setenv(name, value)
     return mlflow.MlflowClient(server.address)
@@ -86,10 +86,10 @@ def client(server, monkeypatch) -> mlflow.MlflowClient:
 @pytest.mark.slow
 def test_no_secret_is_in_the_list_of_processes_and_the_configuration_is_private(server, copy_of_project):
     processes = [server.process.pid, *(child.pid for child in psutil.Process(server.process.pid).children(True))]
-    told = " ".join(argument for pid in processes for argument in psutil.Process(pid).cmdline())
-    assert "mlflow.server.auth" in told
+    arguments = " ".join(argument for pid in processes for argument in psutil.Process(pid).cmdline())
+    assert "mlflow.server.auth" in arguments
     for name in ("PGPASSWORD", "AWS_SECRET_ACCESS_KEY", *SECRETS):
-        assert server.env[name] not in told
+        assert server.env[name] not in arguments
     (configuration,) = copy_of_project.folder.glob("state/server/*.ini")
     assert configuration.stat().st_mode & 0o077 == 0
     assert "state/" not in copy_of_project.run("git", "status", "--porcelain").stdout
@@ -97,7 +97,7 @@ def test_no_secret_is_in_the_list_of_processes_and_the_configuration_is_private(
 
 @pytest.mark.slow
 def test_files_come_through_the_server_alone(server, client, copy_of_project, tmp_path):
-    """MLflow's server offers clients to fetch them from S3 by signed addresses, none of which compose lets in."""
+    """MLflow's server offers clients signed addresses of S3, which clients outside compose cannot reach."""
     run_id = client.create_run(client.create_experiment("files")).info.run_id
     client.log_text(run_id, "θ", "theta.txt")
     assert Path(client.download_artifacts(run_id, "theta.txt", str(tmp_path))).read_text() == "θ"
@@ -107,7 +107,7 @@ def test_files_come_through_the_server_alone(server, client, copy_of_project, tm
 
 @pytest.mark.slow
 def test_the_pipeline_tracks_over_http_alone(kims, client, server):
-    """Its runs are in PostgreSQL, its files in S3, and nothing of S3 is known to the client."""
+    """Runs are in PostgreSQL and files in S3; the client has no access to S3."""
     assert not [name for name in kims.env if name.startswith("AWS_")]
     assert not (kims.folder / "state/mlflow.db").exists() and not list((kims.folder / "state/artifacts").iterdir())
     versions = client.search_model_versions("name = 'stn-digits'")
@@ -119,7 +119,7 @@ def test_the_pipeline_tracks_over_http_alone(kims, client, server):
 
 
 @pytest.mark.slow
-def test_promotion_the_way_back_and_the_champion(kims, client):
+def test_promotion_rollback_and_loading_the_champion(kims, client):
     champion = client.get_model_version_by_alias("stn-digits", "champion").version
     other = next(v.version for v in client.search_model_versions("name = 'stn-digits'") if v.version != champion)
     make = ("make", "-o", ".venv/.ready")
@@ -127,7 +127,7 @@ def test_promotion_the_way_back_and_the_champion(kims, client):
     assert client.get_model_version_by_alias("stn-digits", "champion").version == other
     kims.run(*make, "rollback", "MODEL=stn-digits")
     assert client.get_model_version_by_alias("stn-digits", "champion").version == champion
-    loaded = kims.run(sys.executable, "-c", LOADS, env=PLAIN).stdout
+    loaded = kims.run(sys.executable, "-c", LOADS, env=NO_REDIRECTS).stdout
     assert "(2,)" in loaded
     assert "presigned" not in (kims.folder / "server.log").read_text()
 
@@ -141,7 +141,7 @@ def test_who_may_only_read_is_told_so_in_a_line(kims, client):
     assert done.returncode == 1 and "Traceback" not in done.stdout
     assert last.startswith("error: ") and "MLFLOW_TRACKING_USERNAME: the account 'lee' may not do this" in last
     assert client.get_model_version_by_alias("stn-digits", "champion").version == champion
-    assert "(2,)" in kims.run(sys.executable, "-c", LOADS, env=LEE | PLAIN).stdout
+    assert "(2,)" in kims.run(sys.executable, "-c", LOADS, env=LEE | NO_REDIRECTS).stdout
 
 
 @pytest.mark.slow
@@ -170,11 +170,11 @@ def test_a_password_is_changed_and_an_account_deleted(server, monkeypatch, capsy
 
     for name, value in (ADMIN | {"MLFLOW_TRACKING_URI": server.address}).items():
         monkeypatch.setenv(name, value)
-    assert "made" in account(password="the first password")
+    assert "created" in account(password="the first password")
     assert may("the first password")
     assert "changed" in account(password="the second password")
     assert may("the second password") and not may("the first password")
-    assert "EDIT" in account("--permission", "EDIT", password="not asked for")
+    assert "EDIT" in account("--permission", "EDIT", password="not read")
     assert may("the second password")
     account("--delete")
     assert not may("the second password")

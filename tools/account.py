@@ -1,10 +1,10 @@
-"""Accounts of a tracking server: make one, change its password or its rights, or delete it; as an administrator.
+"""Accounts of a tracking server, managed by an administrator.
 
-python -m tools.account kim                        makes it, or changes its password, which is asked for
-python -m tools.account kim --permission EDIT      makes it, or changes what it may do with others' runs and models
+python -m tools.account kim                        create the account, or change its password; asks for the password
+python -m tools.account kim --permission EDIT      create it, or change its permission on others' runs and models
 python -m tools.account kim --delete
 
-The server is MLFLOW_TRACKING_URI, the administrator MLFLOW_TRACKING_USERNAME with MLFLOW_TRACKING_PASSWORD.
+The server is MLFLOW_TRACKING_URI; the administrator is MLFLOW_TRACKING_USERNAME with MLFLOW_TRACKING_PASSWORD.
 """
 
 import argparse
@@ -15,30 +15,30 @@ import warnings
 
 from mlflow.exceptions import MlflowException
 
-with warnings.catch_warnings(action="ignore"):  # on Starlette's own plans
+with warnings.catch_warnings(action="ignore"):  # a deprecation within Starlette
     from mlflow.server.auth.client import AuthServiceClient
 
-from pipelines.runtime.errors import ExternalError, UserError, run
+from pipelines.runtime.errors import ExternalError, UserError, run_main
 
 PERMISSIONS = ("READ", "USE", "EDIT", "MANAGE")
 
 
-def password_of(name: str) -> str:
-    """The new password: asked for twice on a terminal, else the first line of standard input.
+def read_password(name: str) -> str:
+    """Ask for a new password twice on a terminal; without a terminal, read the first line of standard input.
 
     Raises:
-        UserError: the two differ.
+        UserError: the two passwords differ.
     """
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\n")
     password = getpass.getpass(f"New password of {name}: ")
-    if getpass.getpass("The same again: ") != password:
+    if getpass.getpass("Repeat the password: ") != password:
         raise UserError("the two passwords differ; nothing was changed")
     return password
 
 
-def exists(server: AuthServiceClient, name: str) -> bool:
-    """Whether the server has an account of this name."""
+def account_exists(server: AuthServiceClient, name: str) -> bool:
+    """Whether the server has an account with this name."""
     try:
         server.get_user(name)
     except MlflowException as error:
@@ -48,13 +48,13 @@ def exists(server: AuthServiceClient, name: str) -> bool:
     return True
 
 
-def change(server: AuthServiceClient, name: str, permission: str | None) -> None:
-    """Make the account where there is none; else change what it may do, or without ``permission`` its password."""
-    if not exists(server, name):
-        server.create_user(name, password_of(name))
-        print(f"{name}: made")
+def create_or_change(server: AuthServiceClient, name: str, permission: str | None) -> None:
+    """Create the account if it is missing; otherwise change its permission or, without ``permission``, its password."""
+    if not account_exists(server, name):
+        server.create_user(name, read_password(name))
+        print(f"{name}: created")
     elif not permission:
-        server.update_user_password(name, password_of(name))
+        server.update_user_password(name, read_password(name))
         print(f"{name}: the password was changed")
     if permission:
         for kind in ("experiment", "registered_model"):
@@ -70,17 +70,19 @@ def main() -> None:
     arguments = parser.parse_args()
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri.startswith(("http://", "https://")):
-        raise UserError(f"MLFLOW_TRACKING_URI: '{uri}' given; the address of a tracking server, http:// or https://")
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: '{uri}' given; must be the address of a tracking server, http:// or https://"
+        )
     server = AuthServiceClient(uri)
     try:
         if arguments.delete:
             server.delete_user(arguments.name)
-            print(f"{arguments.name}: deleted; its runs and models stay")
+            print(f"{arguments.name}: deleted; its runs and models are kept")
         else:
-            change(server, arguments.name, arguments.permission)
+            create_or_change(server, arguments.name, arguments.permission)
     except MlflowException as error:
         raise ExternalError(f"{uri}: {error}") from None
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

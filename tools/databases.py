@@ -1,4 +1,4 @@
-"""The database of the tracking server, written to a file and read back by its own kind of backup."""
+"""Databases of the tracking server, dumped and loaded with the tools of each database."""
 
 import os
 import sqlite3
@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipelines.runtime.errors import ExternalError, UserError
 
-# Where MLflow writes down places of artifacts; absolute ones, where a database was used without a server.
+# The columns in which MLflow stores places of artifacts. They are absolute if the database was used without a server.
 LOCATIONS = {
     "experiments": ["artifact_location"],
     "runs": ["artifact_uri"],
@@ -22,7 +22,7 @@ LOCATIONS = {
 
 
 class Database:
-    """A database by its address; shown without its password."""
+    """A database at an address; ``str()`` hides the password."""
 
     kind: str
 
@@ -33,7 +33,11 @@ class Database:
         return self.url.render_as_string()
 
     def is_empty(self) -> bool:
-        """Whether it has no tables."""
+        """Whether the database has no tables.
+
+        Raises:
+            ExternalError: the database does not answer.
+        """
         engine = sqlalchemy.create_engine(self.url)
         try:
             return not sqlalchemy.inspect(engine).get_table_names()
@@ -44,7 +48,7 @@ class Database:
             engine.dispose()
 
     def move_artifacts(self, old: str, new: str) -> None:
-        """Have it look under the folder ``new`` for the artifacts that it has under the folder ``old``."""
+        """Replace the folder ``old`` by ``new`` in all places of artifacts."""
         engine = sqlalchemy.create_engine(self.url)
         with engine.begin() as connection:
             tables = sqlalchemy.MetaData()
@@ -58,15 +62,17 @@ class Database:
         engine.dispose()
 
     def dump(self, file: Path) -> None:
-        """Write all of it to a file, as it is at one moment, while others go on writing."""
+        """Write a consistent snapshot to a file; other processes may write to the database meanwhile."""
         raise NotImplementedError
 
     def load(self, file: Path) -> None:
-        """Replace all of it by what :meth:`dump` wrote."""
+        """Replace the content by the snapshot that :meth:`dump` wrote."""
         raise NotImplementedError
 
 
 class Sqlite(Database):
+    """A file of sqlite."""
+
     kind = "sqlite"
 
     def __init__(self, url: URL):
@@ -83,7 +89,7 @@ class Sqlite(Database):
         self._copy(file, self.path)
 
     def _copy(self, origin: Path, target: Path) -> None:
-        """By sqlite's online backup: a whole state, with what lies in its log."""
+        """Copy with sqlite's online backup, which includes the write-ahead log."""
         try:
             with closing(sqlite3.connect(origin)) as reader, closing(sqlite3.connect(target)) as writer:
                 reader.backup(writer)
@@ -92,6 +98,8 @@ class Sqlite(Database):
 
 
 class Postgresql(Database):
+    """A database of PostgreSQL; needs the programs ``pg_dump`` and ``pg_restore``."""
+
     kind = "postgresql"
 
     def dump(self, file: Path) -> None:
@@ -102,7 +110,7 @@ class Postgresql(Database):
         self._run("pg_restore", *options, str(file))
 
     def _run(self, program: str, *options: str) -> None:
-        """Run a program of PostgreSQL's, with the password in its environment, which other users do not see."""
+        """Run a program of PostgreSQL, with the password in its environment, where other users cannot see it."""
         url = self.url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
         password = {"PGPASSWORD": str(self.url.password)} if self.url.password else {}
         try:
@@ -116,11 +124,11 @@ class Postgresql(Database):
             raise ExternalError(f"MLFLOW_STORE: {self}: {lines[0]}")
 
 
-def database_of(root: Path) -> Database:
-    """The database of MLFLOW_STORE where set, else the sqlite one in the state of the repository ``root``.
+def configured_database(root: Path) -> Database:
+    """The database at MLFLOW_STORE, by default the sqlite database in the state folder of the repository ``root``.
 
     Raises:
-        UserError: the address is none, or of a database that is neither sqlite nor PostgreSQL.
+        UserError: the address is malformed, or its database is neither sqlite nor PostgreSQL.
     """
     given = os.environ.get("MLFLOW_STORE") or f"sqlite:///{root / 'state/mlflow.db'}"
     kinds = {"sqlite": Sqlite, "postgresql": Postgresql}
@@ -128,4 +136,4 @@ def database_of(root: Path) -> Database:
         url = make_url(given)
         return kinds[url.get_backend_name()](url)
     except (ArgumentError, KeyError):
-        raise UserError("MLFLOW_STORE: not an address of a kind that is known: sqlite:///… or postgresql://…") from None
+        raise UserError("MLFLOW_STORE: the address is not usable; must be sqlite:///… or postgresql://…") from None

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The whole pipeline on scikit-learn's handwritten digits, distorted. It runs in a temporary work tree, so that
-# params.yaml, the outputs and dvc.lock of this one stay as they are; results go to the same tracking store.
+# Runs the whole pipeline on scikit-learn's handwritten digits, distorted. It runs in a temporary work tree: params.yaml,
+# the outputs and dvc.lock of this one do not change. Results go to the same tracking store.
 set -euo pipefail
 start=$SECONDS
-# params.yaml may have been edited by now: where the data lies and what depends on it is set back to the default.
+# params.yaml may have been edited: reset the data source and the settings that depend on it to their defaults.
 dvc exp run --temp \
   -S 'variants=[plain,stn,tuned]' \
   -S data.dataset=digits -S data.source=data/raw -S data.size=null -S data.channels=null \
@@ -16,8 +16,8 @@ dvc exp run --temp \
 echo
 cat state/reports/digits/comparison.md
 echo
-echo "Done in $((SECONDS - start)) s. The report: $PWD/state/reports/digits/report.html"
+echo "Done in $((SECONDS - start)) s. Report: $PWD/state/reports/digits/report.html"
 echo
-echo "Next:  make ui                        runs, pictures of θ and the registered model stn-digits, in a browser"
-echo "       make repro                     the same pipeline on CIFAR-10 (make repro SOURCE=path for a local copy)"
-echo "       make summary VARIANT=stn      the layers of the network"
+echo "Next:  make ui                    shows runs, pictures of θ and the registered model stn-digits in a browser"
+echo "       make repro                 runs the pipeline on CIFAR-10 (make repro SOURCE=path for a local copy)"
+echo "       make summary VARIANT=stn   prints the layers of the network"

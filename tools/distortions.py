@@ -1,4 +1,4 @@
-"""Draw docs/distortions.png: scikit-learn's digits by each of the paper's distortions.
+"""Draw docs/distortions.png: scikit-learn's digits under each of the paper's distortions.
 
 python -m tools.distortions
 """
@@ -13,12 +13,12 @@ from torch import Tensor
 from stn.distortions import distort_once, make_distortion
 
 COLUMNS = 10
-SAID = {
-    "R": "turned",
-    "RTS": "turned, scaled, placed",
-    "P": "corners moved",
-    "E": "bent",
-    "TC": "placed, cluttered",
+CAPTIONS = {
+    "R": "rotated",
+    "RTS": "rotated, scaled, translated",
+    "P": "projective",
+    "E": "elastic",
+    "TC": "translated, cluttered",
 }
 
 
@@ -28,16 +28,16 @@ def digits() -> Tensor:
     chosen = [int(np.flatnonzero(labels == label)[1]) for label in range(COLUMNS)]
     small = torch.from_numpy(images[chosen]).float().view(-1, 1, 8, 8) * (255 / 16)
     enlarged = F.interpolate(small, size=(20, 20), mode="bicubic").clamp(0, 255).to(torch.uint8)
-    return F.pad(enlarged, (4, 4, 4, 4))  # MNIST's digits have such a margin, too
+    return F.pad(enlarged, (4, 4, 4, 4))  # the margin of MNIST's digits
 
 
 def main() -> None:
     images = digits()
-    rows = {"as they are": images}
-    for name, said in SAID.items():
+    rows = {"undistorted": images}
+    for name, caption in CAPTIONS.items():
         distortion = make_distortion(name)
         generator = torch.Generator().manual_seed(4)
-        rows[f"{name}: {said}"] = distort_once(distortion.onto_canvas(images), distortion, generator)
+        rows[f"{name}: {caption}"] = distort_once(distortion.onto_canvas(images), distortion, generator)
     figure = Figure(figsize=(8.2, 5.2), layout="constrained")
     for axes_of_row, (title, row) in zip(figure.subplots(len(rows), COLUMNS), rows.items(), strict=True):
         for axes, image in zip(axes_of_row, row, strict=True):

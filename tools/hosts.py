@@ -1,8 +1,8 @@
-"""Hosts on one machine: network namespaces joined by a bridge, so that what only several machines show can be tried.
+"""Hosts simulated on one machine by network namespaces that a bridge joins.
 
-Each host has an address, an interface and a loopback of its own, and can be cut off: its packets then vanish, as those
-of a machine whose cable is pulled, and nobody is told. They share processors, memory and, but for the folders hidden
-from them, the file system. It takes Linux, iproute2 and the rights of root.
+Each host has its own address, interface and loopback. It can be cut off: its packets are then dropped without notice,
+as if its cable were unplugged. All hosts share processors and memory, and the file system except for hidden folders.
+Linux, iproute2 and root are required.
 """
 
 import contextlib
@@ -15,30 +15,30 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# In the namespace of mounts that `ip netns exec` makes for each command; what is hidden looks like an empty folder.
+# `ip netns exec` gives each command its own mount namespace; a hidden folder appears empty in it.
 HIDE = 'while [ "$1" != -- ]; do mount -t tmpfs tmpfs "$1"; shift; done; shift; exec "$@"'
 
 
-# As docs/cluster.md has it, with more patience: a host whose packets vanish is given up after some 20 seconds, and one
-# that is slow because all of them share two busy processors is not.
-IMPATIENT = '{"health_check_period_ms": 1000, "health_check_timeout_ms": 4000, "health_check_failure_threshold": 4}'
+# As in docs/cluster.md, with longer timeouts: Ray gives up a host that is cut off after some 20 seconds, but not a host
+# that is slow because all hosts share two busy processors.
+HEALTH_CHECKS = '{"health_check_period_ms": 1000, "health_check_timeout_ms": 4000, "health_check_failure_threshold": 4}'
 
 
 class Host:
-    """One of them, reached by ``address``; folders in ``hidden`` are empty to whatever runs on it."""
+    """A host at ``address``; folders in ``hidden`` appear empty to its processes."""
 
     def __init__(self, network: str, number: int, address: str):
         self.name, self.address = f"{network}-{number}", address
-        self.link = f"{network}v{number}"  # the bridge's end of its cable
+        self.link = f"{network}v{number}"  # the bridge's end of the virtual cable
         self.hidden: list[Path] = []
 
     def command(self, *command: str) -> list[str]:
-        """What runs ``command`` on this host, for :mod:`subprocess`."""
+        """The command line that runs ``command`` on this host."""
         hidden = [str(folder) for folder in self.hidden]
         return ["ip", "netns", "exec", self.name, "sh", "-c", HIDE, "sh", *hidden, "--", *command]
 
     def cut_off(self) -> None:
-        """Let its packets vanish; what runs on it runs on."""
+        """Drop all packets from and to the host; its processes keep running."""
         ip("link", "set", self.link, "down")
 
     def reconnect(self) -> None:
@@ -46,26 +46,26 @@ class Host:
         ip("link", "set", self.link, "up")
 
     def bytes_sent(self) -> int:
-        """Bytes that have left it for other hosts so far."""
+        """Bytes sent to other hosts so far."""
         return int(Path(f"/sys/class/net/{self.link}/statistics/rx_bytes").read_text())
 
     def kill_all(self) -> None:
-        """End all processes on it, at once."""
+        """Kill all processes on the host."""
         for pid in ip("netns", "pids", self.name).split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
 
 
 class Cluster:
-    """Ray on such hosts, with a token of its own: a head without CPUs for workers, where commands are run, and others.
+    """A Ray cluster of such hosts with its own token. The head runs commands and lends no CPUs.
 
     Args:
-        cpus: how many each of ``workers`` lends.
-        env: the environment that all is started in; RAY_ADDRESS is added for what is run on the head.
-        folder: for Ray's files, with a short name: its sockets lie there.
+        cpus: number of CPUs that each of ``workers`` lends.
+        env: environment of all processes; RAY_ADDRESS is added for commands on the head.
+        folder: folder of Ray's files; its path must be short, because it holds Ray's sockets.
 
     Raises:
-        RuntimeError: Ray does not start on one of them.
+        RuntimeError: Ray does not start on a host.
     """
 
     def __init__(self, head: Host, workers: list[Host], cpus: int, env: dict[str, str], folder: Path):
@@ -73,18 +73,18 @@ class Cluster:
         self.env = env | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._start(
             head, "--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false",
-            f"--temp-dir={folder}", f"--system-config={IMPATIENT}",
+            f"--temp-dir={folder}", f"--system-config={HEALTH_CHECKS}",
         )  # fmt: skip
         for worker in workers:
             self.join(worker)
         self.env["RAY_ADDRESS"] = f"{head.address}:6379"
 
     def join(self, worker: Host) -> None:
-        """Have a host join it."""
+        """Let a host join the cluster."""
         self._start(worker, f"--address={self.head.address}:6379", f"--num-cpus={self.cpus}")
 
     def _start(self, host: Host, *arguments: str) -> None:
-        ray = str(Path(sys.executable).with_name("ray"))  # of this environment, whether it is activated or not
+        ray = str(Path(sys.executable).with_name("ray"))  # of this environment, which need not be activated
         command = host.command(ray, "start", "--node-ip-address", host.address, *arguments)
         done = subprocess.run(
             command, env=self.env, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -93,7 +93,7 @@ class Cluster:
             raise RuntimeError(f"ray start on {host.name}: {done.stdout}")
 
     def drive(self, folder: Path, *arguments: str) -> subprocess.Popen:
-        """Start Python on the head, in a folder; its standard output and error are one pipe."""
+        """Start Python on the head in ``folder``; standard output and error share one pipe."""
         return subprocess.Popen(
             self.head.command(sys.executable, *arguments), env=self.env, cwd=folder,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -101,7 +101,7 @@ class Cluster:
 
 
 def why_not() -> str:
-    """Why no hosts can be made here; empty where they can."""
+    """Why hosts cannot be created on this machine; empty if they can."""
     if shutil.which("ip") is None:
         return "no network namespaces here: Debian's package iproute2 is missing"
     name = f"stn{secrets.token_hex(2)}"
@@ -114,7 +114,7 @@ def why_not() -> str:
 
 @contextlib.contextmanager
 def hosts(count: int) -> Iterator[list[Host]]:
-    """So many hosts on one bridge; after the block they, and all that runs on them, are gone."""
+    """Create ``count`` hosts on one bridge; at the end of the block they and their processes are removed."""
     network = f"stn{secrets.token_hex(2)}"
     subnet = f"10.{secrets.randbelow(100) + 100}.{secrets.randbelow(256)}"
     made = [Host(network, number, f"{subnet}.{number + 1}") for number in range(count)]
@@ -131,7 +131,7 @@ def hosts(count: int) -> Iterator[list[Host]]:
         yield made
     finally:
         for host in made:
-            with contextlib.suppress(RuntimeError):  # it was not made
+            with contextlib.suppress(RuntimeError):  # it was not created
                 host.kill_all()
                 ip("netns", "delete", host.name)
         with contextlib.suppress(RuntimeError):
@@ -139,10 +139,10 @@ def hosts(count: int) -> Iterator[list[Host]]:
 
 
 def ip(*arguments: str) -> str:
-    """What the command ``ip`` prints.
+    """Run the command ``ip`` and return its output.
 
     Raises:
-        RuntimeError: it failed, with what it said.
+        RuntimeError: the command failed.
     """
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
     if done.returncode:

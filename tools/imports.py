@@ -1,9 +1,9 @@
-"""imports: how the packages depend on one another, counted from the source's import statements.
+"""Count the dependencies between packages from import statements, and check the import rule.
 
     python -m tools.imports
 
-Prints the numbers of modules, packages and package edges, and each edge that breaks the import rule: packages import
-only from the layers below them. Imports inside functions count like those at the top of a file.
+The rule: packages import only from the layers below them. Prints the numbers of modules, packages and package edges,
+and each import that breaks the rule. Imports inside functions count as well.
 """
 
 import ast
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# From the lowest layer to the highest; a package imports from the layers below its own.
+# From the lowest layer to the highest; a package imports only from lower layers.
 LAYERS = (
     ("stn", "pipelines.runtime"),
     ("pipelines.settings", "pipelines.tracking"),
@@ -26,27 +26,27 @@ LAYERS = (
     ("pipelines.serving",),
     ("stages", "commands"),
 )  # fmt: skip
-# Packages of one layer do not import one another, but for these.
-BESIDE = {
+# Packages of one layer do not import one another. The exceptions, as (importing, imported):
+SAME_LAYER = {
     ("pipelines.tuning", "pipelines.training"),
     ("pipelines.tuning", "pipelines.visualization"),
     ("pipelines.registry", "pipelines.evaluation"),
 }
-# Below the importing package, and not allowed all the same: a format does not depend on where runs are recorded.
+# Imports from a lower layer that are forbidden nevertheless: file formats do not depend on the tracking store.
 FORBIDDEN = {("pipelines.outputs", "pipelines.tracking")}
-SERVICE_CHECKS = "pipelines.commands.service_checks"  # the part of doctor that tries services
+SERVICE_CHECKS = "pipelines.commands.service_checks"  # a part of doctor, which imports it
 
 
 @cache
 def modules() -> dict[str, Path]:
-    """The modules of ``stn`` and ``pipelines`` and their files."""
+    """Modules of ``stn`` and ``pipelines``, with their files."""
     files = [file for package in ("stn", "pipelines") for file in sorted((ROOT / package).rglob("*.py"))]
     return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
 
 @cache
 def imports_of(module: str) -> frozenset[str]:
-    """The project's modules that ``module`` imports anywhere in its file."""
+    """The project's modules that ``module`` imports, at any place in its file."""
     return frozenset(name for name in _imported(modules()[module]) if name in modules()) - {module}
 
 
@@ -61,7 +61,7 @@ def _imported(file: Path) -> Iterator[str]:
 
 @cache
 def needed_by(module: str) -> frozenset[str]:
-    """``module`` and all modules of the project that are loaded with it, packages' ``__init__`` included."""
+    """``module`` and all of the project's modules that it imports, directly or not, with each ``__init__``."""
     found, waiting = set(), [module]
     while waiting:
         name = waiting.pop()
@@ -75,13 +75,13 @@ def needed_by(module: str) -> frozenset[str]:
 
 
 def external_imports_of(package: str) -> set[str]:
-    """The top-level names that the modules of ``package`` import from outside the project and the standard library."""
+    """Top-level names of third-party packages that the modules of ``package`` import."""
     names = {n.partition(".")[0] for m, file in modules().items() if package_of(m) == package for n in _imported(file)}
     return names - set(sys.stdlib_module_names) - {"stn", "pipelines"}
 
 
 def package_of(module: str) -> str:
-    """The package of a module; ``stages`` for those in pipelines/ itself."""
+    """The package of a module; ``stages`` for modules directly in pipelines/."""
     parts = module.split(".")
     if parts[0] == "stn":
         return "stn"
@@ -93,7 +93,7 @@ def package_of(module: str) -> str:
 
 
 def edges() -> dict[tuple[str, str], list[str]]:
-    """The imports between packages: (importing package, imported package) → ``module → module`` for each."""
+    """Imports between packages: (importing package, imported package) → list of ``module → module``."""
     found: dict[tuple[str, str], list[str]] = {}
     for module in modules():
         for other in imports_of(module):
@@ -103,18 +103,18 @@ def edges() -> dict[tuple[str, str], list[str]]:
     return found
 
 
-def _floor(package: str) -> int:
-    return next(floor for floor, packages in enumerate(LAYERS) if package in packages)
+def _layer(package: str) -> int:
+    return next(layer for layer, packages in enumerate(LAYERS) if package in packages)
 
 
 def violations() -> list[str]:
     """Each import that breaks the rule, as ``module → module``."""
     wrong = []
     for (package, other), pairs in edges().items():
-        allowed = _floor(other) < _floor(package) or (package, other) in BESIDE
+        allowed = _layer(other) < _layer(package) or (package, other) in SAME_LAYER
         if not allowed or (package, other) in FORBIDDEN or other in ("stages", "commands"):
             wrong += pairs
-    for module in modules():  # and within these: a stage or a command is imported by none of its own kind
+    for module in modules():  # stages do not import stages, commands do not import commands
         if package_of(module) in ("stages", "commands"):
             beside = (o for o in imports_of(module) if package_of(o) == package_of(module) and o != SERVICE_CHECKS)
             wrong += [f"{module} → {other}" for other in beside if modules()[other].name != "__init__.py"]
@@ -122,7 +122,7 @@ def violations() -> list[str]:
 
 
 def cycles() -> list[str]:
-    """Modules that import themselves by way of others."""
+    """Modules that import themselves through other modules."""
     reach = {module: set(imports_of(module)) for module in modules()}
     changed = True
     while changed:

@@ -1,6 +1,6 @@
-"""Make DVC's plots pages open without a network: a template with Vega's scripts inside, in place of links to a CDN.
+"""Make DVC's plots pages usable offline: a template that contains Vega's scripts instead of links to a CDN.
 
-python -m tools.plots_page     once; make plots does it before the first page
+python -m tools.plots_page     once; make plots runs it before the first page
 """
 
 import subprocess
@@ -10,7 +10,7 @@ import vl_convert
 
 from pipelines.runtime.home import home, state_dir
 
-VEGA_LITE = "5.21"  # DVC's plots are written for 5
+VEGA_LITE = "5.21"  # DVC's plots are written for version 5
 PAGE = Path(__file__).with_name("plots_page.html")
 TEMPLATE = "plots_page.html"
 
@@ -20,11 +20,11 @@ def main() -> None:
     scripts = bundle.replace("</script", "<\\/script")
     template = state_dir() / TEMPLATE
     template.write_text(PAGE.read_text(encoding="utf-8").replace("{vega}", scripts), encoding="utf-8")
-    # Not for all users of the repository: where the template is missing, DVC makes no page at all.
+    # --local: for other users the template does not exist, and DVC would then write no page at all.
     subprocess.run(
         ["dvc", "config", "--quiet", "--local", "plots.html_template", str(template)], cwd=home(), check=True
     )
-    print(f"{template}: the template of DVC's plots here, {template.stat().st_size / 1e6:.1f} MB")
+    print(f"{template}: template of DVC's plots, {template.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The distorted MNIST of Jaderberg et al., "Spatial Transformer Networks" (2015): their table by one command."""
+"""The distorted MNIST experiments of Jaderberg et al., "Spatial Transformer Networks" (2015), run by ``make paper``."""

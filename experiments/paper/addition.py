@@ -1,5 +1,8 @@
-"""The addition of two digits, Jaderberg et al. (2015), appendix A.1: an image of two channels, in each of them a digit
-distorted by RTS on its own, and the sum is what is to be told: 19 classes."""
+"""The addition of two digits (Jaderberg et al., 2015, appendix A.1).
+
+An image has two channels. Each channel holds one digit, distorted by RTS independently of the other. The class of an
+image is the sum of its digits, so that there are 19 classes.
+"""
 
 from collections.abc import Iterator
 
@@ -13,9 +16,10 @@ SUMS = [str(number) for number in range(19)]
 
 
 class Sums(Batches):
-    """Batches of images (b, 2, H, W), each made of two of the data set's, and the sums of their labels.
+    """Batches of pairs of images (b, 2, H, W) and the sums of their labels (b,).
 
-    In an epoch each image is once the first and once the second of a pair, distorted anew for each.
+    In an epoch each image is in the first channel of one pair and in the second channel of one pair. It is distorted
+    independently for each of the two.
     """
 
     def shuffled(
@@ -24,12 +28,12 @@ class Sums(Batches):
         first, second = (
             super(Sums, self).shuffled(batch_size, derive_seed(seed, i), epoch, rank, world_size) for i in (1, 2)
         )
-        for (left, left_labels), (right, right_labels) in zip(first, second, strict=True):
-            yield torch.cat((left, right), 1), left_labels + right_labels
+        for (images, labels), (other_images, other_labels) in zip(first, second, strict=True):
+            yield torch.cat((images, other_images), 1), labels + other_labels
 
 
-def pair(split: Labeled, seed: int) -> Labeled:
-    """Each image of a split beside another one, drawn once: uint8 (N, 2, H, W), and their sums."""
+def make_pairs(split: Labeled, seed: int) -> Labeled:
+    """Pair each image of a split with a randomly chosen one: images uint8 (N, 2, H, W) and the sums of their labels."""
     others = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(seed))
     images = torch.cat((split.images, split.images[others]), 1)
     return Labeled(images, split.labels + split.labels[others])

@@ -1,4 +1,4 @@
-"""The settings of the experiment: its params.yaml, and the names that stand there."""
+"""The experiment's settings, params.yaml, and the names that they may contain."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -38,18 +38,18 @@ class TrainParams(RecipeParams):
 
 
 class OverrideParams(Section):
-    """What one task has in place of the section ``train``'s; what is not named is that section's."""
+    """Settings of one task that replace those of the section ``train``; omitted settings are not replaced."""
 
     epochs: Count | None = None
     lr: float | None = Field(default=None, gt=0, le=10)
     localization_lr: LearningRateFactor | None = None
-    bound: Bound | None = None  # null: none, though the section has one
+    bound: Bound | None = None  # null: no bound, also if the section train has one
 
     @model_validator(mode="after")
-    def _says_something(self):
+    def _numbers_are_not_null(self):
         for name in ("epochs", "lr", "localization_lr"):
             if name in self.model_fields_set and getattr(self, name) is None:
-                raise ValueError(f"{name}: null given; a number, or leave it out to have that of train")
+                raise ValueError(f"{name}: null given; give a number, or omit it to use the setting of train")
         return self
 
 
@@ -88,7 +88,7 @@ class Params(Section):
     colocalization: ColocalizationParams
 
     def train_of(self, task: str) -> TrainParams:
-        """The section ``train`` as it is for one task, a distortion or the addition."""
+        """The section ``train`` with the overrides of a task, which is a distortion or ``addition``."""
         return self.train.model_copy(update=getattr(self.overrides, task).model_dump(exclude_unset=True))
 
 

@@ -1,1 +1,1 @@
-"""Commands that are not a stage: ``python -m pipelines.commands.<name>``."""
+"""Commands that are not stages: ``python -m pipelines.commands.<name>``."""

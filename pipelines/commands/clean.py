@@ -1,27 +1,29 @@
-"""clean: free what the stages made, and of unfinished and recorded trainings what the section ``clean`` does not keep.
+"""clean: delete what the stages wrote, and the state of trainings beyond what the section ``clean`` keeps.
 
-It says what it will free before it does, of checkpoints under CHECKPOINT_STORAGE, too, where they are of this folder's
-trainings. Never touched: the tracking database and its artifacts, studies, raw data and DVC's cache, from which
-``dvc checkout`` brings back what the stages made.
+Everything is listed before it is deleted. Checkpoints under CHECKPOINT_STORAGE are included if they belong to trainings
+of this folder. Never deleted: the tracking database and its artifacts, studies, raw data, and DVC's cache, from which
+``dvc checkout`` restores the outputs of the stages.
 
-    python -m pipelines.commands.clean --dry-run     says it and frees nothing
-    python -m pipelines.commands.clean --all         every training's state, the copies of reports and .venv, too
+    python -m pipelines.commands.clean --dry-run     list only
+    python -m pipelines.commands.clean --all         also the state of every training, the copies of reports, and .venv
 """
 
 import argparse
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pipelines.runtime.errors import ExternalError, run
+from pipelines.runtime.errors import ExternalError, run_main
 from pipelines.runtime.home import home
-from pipelines.runtime.locks import locked
+from pipelines.runtime.locks import hold_lock
 from pipelines.settings.params import CleanParams, Params, load_params
-from pipelines.training import checkpoints
-from pipelines.training.state_folder import Training
 
-# What the stages make, halves that a kill left of it included, and caches of tools.
+if TYPE_CHECKING:
+    from pipelines.training.state_folder import Training
+
+# Outputs of the stages, including temporary ones that a kill left behind, and caches of tools.
 OUTPUTS = (
     "data/prepared", "data/.prepared", "data/.prepared-before", "models", "metrics", "plots", "reports",
     "registered.json", "variants/tuned.yaml", "variants/.tuned.yaml", "experiments/paper/data",
@@ -31,88 +33,98 @@ CODE = ("stn", "pipelines", "benchmarks", "experiments", "tests", "tools")
 
 
 class Item(NamedTuple):
-    """Something to free: where it lies, why, and the lock that whoever is at work on it holds.
+    """A file or folder to delete.
 
-    A path that is a text is the URI of checkpoints: a folder under CHECKPOINT_STORAGE.
+    Args:
+        path: local path, or as a string the URI of a folder of checkpoints in CHECKPOINT_STORAGE.
+        reason: shown to the user.
+        lock: name of the lock that a process holds while it uses the item.
     """
 
     path: Path | str
-    why: str = ""
+    reason: str = ""
     lock: str = ""
 
 
-def _items(training: Training, why: str = "") -> list[Item]:
-    """All of a training: its folder, and its checkpoints where these lie elsewhere."""
-    storage = training.storage
-    shared = [] if Path(storage).is_relative_to(training.path) else [Item(_placed(storage), why, training.lock)]
-    return [Item(training.path, why, training.lock), *shared]
+def find_items(params: Params, everything: bool = False) -> list[Item]:
+    """List what exists and is to be deleted; ``everything`` is the option ``--all``."""
+    from pipelines.training.state_folder import Training
 
-
-def plan(params: Params, everything: bool = False) -> list[Item]:
-    """What would be freed now."""
-    items = [Item(Path(name), _no_longer_named(params) if name == "models" else "") for name in OUTPUTS]
+    items = [Item(Path(name), _describe_unlisted_models(params) if name == "models" else "") for name in OUTPUTS]
     items += [Item(Path(name)) for name in CACHES]
     items += [Item(cache) for folder in CODE for cache in sorted(Path(folder).rglob("__pycache__"))]
     trainings = [Training(path) for path in sorted(home().glob("state/training/*")) if path.is_dir()]
     if everything:
-        items += [item for training in trainings for item in _items(training)]
-        # A training of the paper's, or one made again, is here only while it is at work, or after it was killed.
+        items += [item for training in trainings for item in _items_of_training(training)]
+        # A training of the paper or a reproduction deletes its state when it ends, so these are running or were killed.
         killed = [*sorted(home().glob("state/paper/*")), *sorted(home().glob("state/reproduce/*"))]
-        items += [Item(path, "of one that was killed", lock=f"{path.parent.name}-{path.stem}") for path in killed]
-        items += [Item(home() / "state/reports", "copies, which MLflow has, too"), Item(Path(".venv"))]
+        items += [Item(path, "of a process that was killed", f"{path.parent.name}-{path.stem}") for path in killed]
+        items += [Item(home() / "state/reports", "copies; MLflow has the originals"), Item(Path(".venv"))]
     else:
-        items += _trainings(trainings, params.clean)
+        items += _surplus_items(trainings, params.clean)
     return [item for item in items if _exists(item.path)]
 
 
-def _trainings(trainings: list[Training], keep: CleanParams) -> list[Item]:
-    recorded, items = _recorded(), []
-    newest_first = sorted(trainings, key=lambda training: training.time, reverse=True)
-    for variant in sorted({training.variant for training in trainings}):
-        latest, *before = of_variant = [training for training in newest_first if training.variant == variant]
-        # One that DVC has not recorded, since it was killed, is there for the next start to take over.
-        done = [training for training in of_variant if training.is_finished and training.digest in recorded]
-        for training in done[keep.experiments :]:
-            items += _items(training, "finished, and recorded by DVC")
-        superseded = [training for training in before if not training.is_finished]
-        for training in superseded[keep.superseded :]:
-            items += _items(training, "not finished; another one was begun later")
-        for training in [latest, *superseded[: keep.superseded]]:
-            kept = [checkpoint for checkpoint in training.checkpoints if checkpoint.is_whole][: keep.checkpoints]
-            surplus = sorted(checkpoint.folder for checkpoint in training.checkpoints if checkpoint not in kept)
-            items += [Item(_placed(each), "not among the newest checkpoints", training.lock) for each in surplus]
+def _items_of_training(training: "Training", reason: str = "") -> list[Item]:
+    """List the folder of a training, and its checkpoints if they are stored elsewhere."""
+    storage = training.storage
+    items = [Item(training.path, reason, training.lock)]
+    if not Path(storage).is_relative_to(training.path):
+        items.append(Item(_local_path(storage), reason, training.lock))
     return items
 
 
-def _recorded() -> str:
-    """What DVC's run cache says of all stages that ever ran here."""
+def _surplus_items(trainings: Sequence["Training"], keep: CleanParams) -> list[Item]:
+    """List the trainings and checkpoints beyond what the section ``clean`` of params.yaml keeps."""
+    recorded, items = _read_run_cache(), []
+    newest_first = sorted(trainings, key=lambda training: training.time, reverse=True)
+    for variant in sorted({training.variant for training in trainings}):
+        latest, *earlier = of_variant = [training for training in newest_first if training.variant == variant]
+        # A finished training that DVC has not recorded, because it was killed, is used by the next start.
+        finished = [training for training in of_variant if training.is_finished and training.digest in recorded]
+        for training in finished[keep.experiments :]:
+            items += _items_of_training(training, "finished, and recorded by DVC")
+        superseded = [training for training in earlier if not training.is_finished]
+        for training in superseded[keep.superseded :]:
+            items += _items_of_training(training, "unfinished; a later training was started")
+        for training in [latest, *superseded[: keep.superseded]]:
+            kept = [checkpoint for checkpoint in training.checkpoints if checkpoint.is_whole][: keep.checkpoints]
+            surplus = sorted(checkpoint.folder for checkpoint in training.checkpoints if checkpoint not in kept)
+            items += [
+                Item(_local_path(folder), "not among the newest checkpoints", training.lock) for folder in surplus
+            ]
+    return items
+
+
+def _read_run_cache() -> str:
+    """Return the text of DVC's run cache, which records the outputs of every stage that ran here."""
     files = home().glob(".dvc/cache/runs/*/*/*")
     return "\n".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
 
 
-def _no_longer_named(params: Params) -> str:
-    """Models of variants that were taken out of params.yaml are hashed by whatever depends on models/."""
-    left = sorted(path.name for path in Path("models").glob("*/") if path.name not in params.variants)
-    return f"with {', '.join(left)}, no longer in params.yaml" if left else ""
+def _describe_unlisted_models(params: Params) -> str:
+    """Name the models of variants that are not in params.yaml; stages that depend on models/ depend on them too."""
+    unlisted = sorted(path.name for path in Path("models").glob("*/") if path.name not in params.variants)
+    return f"with {', '.join(unlisted)}, no longer in params.yaml" if unlisted else ""
 
 
-def clean(items: list[Item]) -> int:
-    """Free what is not at work; returns the bytes freed.
+def delete_items(items: Sequence[Item]) -> int:
+    """Delete the items that no process uses, and return the number of bytes freed.
 
     Raises:
-        ExternalError: something cannot be removed; what stands before it is gone.
+        ExternalError: an item cannot be removed. The items before it are deleted.
     """
     freed = 0
     for item in items:
         size = size_of(item.path)
         try:
             if item.lock:
-                with locked(item.lock, wait=False):
+                with hold_lock(item.lock, wait=False):
                     _remove(item.path)
             else:
                 _remove(item.path)
         except ExternalError as error:
-            print(f"{_shown(item.path)} stays: {error}")
+            print(f"{_relative(item.path)} stays: {error}")
             continue
         except OSError as error:
             raise ExternalError(f"{item.path}: cannot be removed: {error.strerror}") from None
@@ -120,19 +132,25 @@ def clean(items: list[Item]) -> int:
     return freed
 
 
-def _placed(place: str) -> Path | str:
-    """A folder of this machine's as such."""
-    return Path(place) if place.startswith("/") else place
+def size_of(path: Path | str) -> int:
+    """Return the bytes of a file, or of all files in a folder. Links are not followed."""
+    if isinstance(path, str):
+        from pipelines.training import checkpoints
+
+        return checkpoints.size_of(path)
+    if path.is_symlink() or path.is_file():
+        return path.lstat().st_size
+    return sum(Path(folder, name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
 
 
 def _exists(path: Path | str) -> bool:
-    if isinstance(path, str):
-        return checkpoints.size_of(path) > 0
-    return path.is_symlink() or path.exists()
+    return size_of(path) > 0 if isinstance(path, str) else path.is_symlink() or path.exists()
 
 
 def _remove(path: Path | str) -> None:
     if isinstance(path, str):
+        from pipelines.training import checkpoints
+
         checkpoints.remove(path)
     elif path.is_symlink() or path.is_file():
         path.unlink()
@@ -140,16 +158,13 @@ def _remove(path: Path | str) -> None:
         shutil.rmtree(path)
 
 
-def size_of(path: Path | str) -> int:
-    """Bytes of a file or of all files in a folder; links are not followed."""
-    if isinstance(path, str):
-        return checkpoints.size_of(path)
-    if path.is_symlink() or path.is_file():
-        return path.lstat().st_size
-    return sum(Path(folder, name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
+def _local_path(folder: str) -> Path | str:
+    """Return a local folder as a Path, and a URI unchanged."""
+    return Path(folder) if folder.startswith("/") else folder
 
 
-def _shown(path: Path | str) -> Path | str:
+def _relative(path: Path | str) -> Path | str:
+    """Return a path relative to the current folder if it is below it, and a URI unchanged."""
     return path.relative_to(Path.cwd()) if isinstance(path, Path) and path.is_relative_to(Path.cwd()) else path
 
 
@@ -159,17 +174,19 @@ def _megabytes(size: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.commands.clean", description="Free what can be made again."
+        prog="python -m pipelines.commands.clean", description="Delete files that can be recreated."
     )
-    parser.add_argument("--all", action="store_true", help="every training's state, reports' copies and .venv, too")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be freed, and free nothing")
+    parser.add_argument(
+        "--all", action="store_true", help="also delete the state of every training, the copies of reports, and .venv"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list what would be deleted, and delete nothing")
     arguments = parser.parse_args()
-    items = plan(load_params(), arguments.all)
+    items = find_items(load_params(), arguments.all)
     caches = [item for item in items if isinstance(item.path, Path) and item.path.name == "__pycache__"]
     for item in items:
         if item not in caches:
-            note = f"  ({item.why})" if item.why else ""
-            print(f"{_megabytes(size_of(item.path))}  {_shown(item.path)}{note}")
+            note = f"  ({item.reason})" if item.reason else ""
+            print(f"{_megabytes(size_of(item.path))}  {_relative(item.path)}{note}")
     if caches:
         print(f"{_megabytes(sum(size_of(item.path) for item in caches))}  {len(caches)} × __pycache__")
     total = sum(size_of(item.path) for item in items)
@@ -177,9 +194,9 @@ def main() -> None:
         print(f"{_megabytes(total)}  would be freed" if items else "nothing to free")
         return
     print(f"{_megabytes(total)}  will be freed", flush=True)
-    freed = clean(items)
+    freed = delete_items(items)
     print(f"{_megabytes(freed)}  freed")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -1,40 +1,29 @@
-"""rollback: give the alias ``champion`` back to the version that had it before. Repeated, it goes further back.
+"""rollback: move the alias ``champion`` back to the previous champion. Each repetition goes one champion further back.
 
-python -m pipelines.commands.rollback stn-cifar10 --reason "mistakes on night images"
+python -m pipelines.commands.rollback stn-cifar10 --reason "errors on night images"
 """
 
 import argparse
 
-from pipelines.registry import champion
-from pipelines.runtime.errors import run
-from pipelines.tracking.client import connect, store_errors_explained
-
-
-def rollback(name: str, reason: str = "") -> champion.Decision:
-    """Restore the previous champion that still exists.
-
-    Raises:
-        UserError: there is no such model, or no champion to go back to.
-    """
-    client = connect()
-    with champion.promotion_lock(client, name):
-        before, after = champion.previous(client, name)
-        decision = champion.decide(champion.ROLLED_BACK, before, after, reason)
-        champion.record(client, name, decision)
-    return decision
+from pipelines.runtime.errors import run_main
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.commands.rollback", description="Give the alias champion back to the version before."
+        prog="python -m pipelines.commands.rollback",
+        description="Move the alias champion back to the previous champion.",
     )
     parser.add_argument("model", help="name of a registered model, such as stn-cifar10")
-    parser.add_argument("--reason", default="", help="why; it is recorded")
+    parser.add_argument("--reason", default="", help="reason to record")
     arguments = parser.parse_args()
+
+    from pipelines.registry.rollback import rollback
+    from pipelines.tracking.client import store_errors_explained
+
     with store_errors_explained("the champion is the same as before"):
         decision = rollback(arguments.model, arguments.reason)
     print(f"{arguments.model}: champion moved back from version {decision.before} to version {decision.after}")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -1,4 +1,4 @@
-"""summary: the layers of a variant for the data set named in params.yaml, without needing the data.
+"""summary: print the layers of a variant for the data set named in params.yaml. The data is not needed.
 
 python -m pipelines.commands.summary stn
 """
@@ -8,15 +8,61 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.evaluation.layer_table import layers
-from pipelines.outputs.prepared_data import PREPARED
-from pipelines.runtime.errors import UserError, run
-from pipelines.runtime.files import read_json
+from pipelines.runtime.errors import UserError, run_main
 from pipelines.settings.dataset_defaults import DATASET_DEFAULTS
-from pipelines.settings.params import load_params
-from pipelines.settings.variants import load_variant
-from stn.classifiers import build_network
-from stn.distortions import make_distortion
+from pipelines.settings.params import Params, load_params
+from pipelines.settings.variants import VariantParams, load_variant, variant_file
+
+ASSUMED_CLASSES = 10
+
+
+def count_classes(dataset: str) -> tuple[int, str]:
+    """Return the number of classes of a data set, and a note if it is assumed.
+
+    All known data sets have ten classes. For others, only the prepared data tells the number.
+    """
+    from pipelines.outputs.prepared_data import PREPARED, load_meta
+
+    if dataset in DATASET_DEFAULTS:
+        return ASSUMED_CLASSES, ""
+    if (PREPARED / "meta.json").exists() and (meta := load_meta()).dataset == dataset:
+        return len(meta.classes), ""
+    return ASSUMED_CLASSES, " (assumed until dvc repro prepare has counted them)"
+
+
+def make_table(name: str, variant: VariantParams, params: Params) -> Table:
+    """Return the table of the layers of the variant ``name``.
+
+    Raises:
+        UserError: the images are too small for the network.
+    """
+    from pipelines.evaluation.layer_table import layers
+    from pipelines.networks.build import network_settings
+    from stn.classifiers import build_network
+    from stn.distortions import make_distortion
+
+    data = params.data
+    distortion = make_distortion(**data.distortion.model_dump())
+    height, width = distortion.framed(data.size, data.size)
+    shape = (data.channels, height, width)
+    classes, note = count_classes(data.dataset)
+    try:
+        network = build_network(network_settings(variant, shape, classes, params.train.dropout))
+    except ValueError as error:
+        raise UserError(f"{variant_file(name)}: {error}") from None
+    rows = layers(network, shape)
+    table = Table(title=f"{name} on {data.dataset}: {'×'.join(map(str, shape))}, {classes} classes{note}")
+    table.add_column("layer")
+    table.add_column("kind")
+    for header in ("output", "parameters", "multiply-adds"):
+        table.add_column(header, justify="right")
+    for row in rows:
+        output = "×".join(map(str, row.output))
+        table.add_row(row.name, row.kind, output, f"{row.parameters:,}", f"{row.multiply_adds:,}")
+    table.add_section()
+    parameters, multiply_adds = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
+    table.add_row("total", "", "", f"{parameters:,}", f"{multiply_adds:,}", style="bold")
+    return table
 
 
 def main() -> None:
@@ -26,35 +72,8 @@ def main() -> None:
     parser.add_argument("variant", help="name of a file in variants/, without .yaml")
     name = parser.parse_args().variant
     params, variant = load_params(), load_variant(name)
-    dataset, size, channels = params.data.dataset, params.data.size, params.data.channels
-    shape = (channels, *make_distortion(**params.data.distortion.model_dump()).framed(size, size))
-    # Only the data itself knows the number of classes of a user's own set.
-    classes, note = 10, ""
-    if dataset not in DATASET_DEFAULTS:
-        meta = read_json(PREPARED / "meta.json") if (PREPARED / "meta.json").exists() else {}
-        if meta.get("dataset") == dataset:
-            classes = len(meta["classes"])
-        else:
-            note = " (assumed until dvc repro prepare has counted them)"
-    try:
-        settings = variant.model_dump()
-        network = build_network(shape, classes, settings["transformer"], params.train.dropout, settings["classifier"])
-    except ValueError as error:
-        raise UserError(f"variants/{name}.yaml: {error}") from None
-    rows = layers(network, shape)
-    table = Table(title=f"{name} on {dataset}: {'×'.join(map(str, shape))}, {classes} classes{note}")
-    table.add_column("layer")
-    table.add_column("kind")
-    for column in ("output", "parameters", "multiply-adds"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        output = "×".join(map(str, row.output))
-        table.add_row(row.name, row.kind, output, f"{row.parameters:,}", f"{row.multiply_adds:,}")
-    table.add_section()
-    parameters, multiply_adds = sum(r.parameters for r in rows), sum(r.multiply_adds for r in rows)
-    table.add_row("total", "", "", f"{parameters:,}", f"{multiply_adds:,}", style="bold")
-    Console().print(table)
+    Console().print(make_table(name, variant, params))
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -1,1 +1,1 @@
-"""What is measured of trained models on the test images."""
+"""Evaluation of trained models on the test images."""

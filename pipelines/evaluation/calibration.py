@@ -1,35 +1,30 @@
-"""Calibration: of the images answered with a confidence of 80 %, are 80 % right? Guo et al. (2017), section 2."""
+"""Calibration: does a model's confidence equal its accuracy? Guo et al. (2017), section 2."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
-BINS = 15  # as in that paper
+from pipelines.outputs.evaluation_results import ReliabilityBin
+
+BINS = 15  # as in Guo et al. (2017)
 
 
-class Bin(NamedTuple):
-    """Images whose confidence, the highest probability, lies in one interval; means over them."""
-
-    confidence: float
-    accuracy: float
-    images: int
-
-
-def reliability(confidences: np.ndarray, right: np.ndarray) -> list[Bin]:
-    """The bins of a reliability diagram, those without an image left out.
+def reliability_bins(confidences: np.ndarray, correct: np.ndarray) -> list[ReliabilityBin]:
+    """Group predictions by confidence into ``BINS`` intervals of equal width. Empty bins are omitted.
 
     Args:
-        confidences: (N,) in [0, 1].
-        right: (N,), whether the answer was.
+        confidences: highest class probability of each image (N,), in [0, 1].
+        correct: whether each prediction is correct, boolean (N,).
     """
-    place = np.minimum((confidences * BINS).astype(int), BINS - 1)
-    return [
-        Bin(float(confidences[place == i].mean()), float(right[place == i].mean()), int((place == i).sum()))
-        for i in np.unique(place)
-    ]
+    bin_of_image = np.minimum((confidences * BINS).astype(int), BINS - 1)
+    bins = []
+    for index in np.unique(bin_of_image):
+        inside = bin_of_image == index
+        bins.append(ReliabilityBin(float(confidences[inside].mean()), float(correct[inside].mean()), int(inside.sum())))
+    return bins
 
 
-def calibration_error(bins: list[Bin]) -> float:
-    """The expected calibration error, in [0, 1]: mean distance of accuracy and confidence, over images (equation 3)."""
-    total = sum(b.images for b in bins)
-    return sum(b.images * abs(b.accuracy - b.confidence) for b in bins) / total
+def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+    """Expected calibration error in [0, 1]: mean of |accuracy - confidence|, weighted by images (equation 3)."""
+    images = sum(bin.images for bin in bins)
+    return sum(bin.images * abs(bin.accuracy - bin.confidence) for bin in bins) / images

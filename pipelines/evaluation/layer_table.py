@@ -1,4 +1,4 @@
-"""A network's layers with their output shapes, parameters and multiply-adds."""
+"""Layers of a network with output shape, number of parameters and multiply-adds."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from stn.transforms import Transform
 
 
 class Layer(NamedTuple):
-    """One layer: output shape without the batch, learned parameters, multiply-adds for one image."""
+    """One executed layer: output shape without the batch, learned parameters, multiply-adds for one image."""
 
     name: str
     kind: str
@@ -22,25 +22,26 @@ class Layer(NamedTuple):
 
 
 def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
-    """The layers of ``network`` in the order in which they run, for one image of ``image_shape`` (C, H, W).
+    """List the layers of ``network`` in execution order, for one image of ``image_shape`` (C, H, W).
 
-    Multiply-adds are those of convolutions, linear layers, the grid's matrix products (twelve for each point of an
-    affine one, half of them by zeros) and bilinear sampling (four for each value); pooling, activations and biases are
-    not counted.
+    Multiply-adds are counted for convolutions, linear layers, the matrix products of the sampling grid (12 per point of
+    an affine grid, half of them with zeros) and bilinear sampling (4 per sampled value). Pooling, activations and
+    biases are not counted.
     """
-    table = []
-    counted: dict[str, int] = defaultdict(int)  # a series of transformers samples several times
+    table: list[Layer] = []
+    # The counter accumulates FLOPs by module name, and a series of transformers runs its sampler several times.
+    counted: defaultdict[str, int] = defaultdict(int)
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.grid_sampler_2d: _sampling_flops})
-    leaves = dict(_leaves(network))
+    names = dict(_leaves(network))
 
-    def record(module: nn.Module, _inputs, output: torch.Tensor) -> None:
-        name = leaves[module]
-        so_far = sum(counter.get_flop_counts().get(f"{type(network).__name__}.{name}", {}).values())
-        flops, counted[name] = so_far - counted[name], so_far
+    def add_layer(module: nn.Module, _inputs, output: torch.Tensor) -> None:
+        name = names[module]
+        total = sum(counter.get_flop_counts().get(f"{type(network).__name__}.{name}", {}).values())
+        flops, counted[name] = total - counted[name], total
         parameters = sum(p.numel() for p in module.parameters())
         table.append(Layer(name, type(module).__name__, tuple(output.shape[1:]), parameters, flops // 2))
 
-    hooks = [module.register_forward_hook(record) for module in leaves]
+    hooks = [module.register_forward_hook(add_layer) for module in names]
     device = next(network.parameters()).device
     training = network.training
     network.eval()
@@ -55,13 +56,17 @@ def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]
 
 
 def _leaves(module: nn.Module, name: str = "") -> Iterator[tuple[nn.Module, str]]:
-    """What is shown as one layer, with its name: modules without parts, and transforms, which compute with theirs."""
+    """Yield each module without children and its dotted name.
+
+    A transform counts as a leaf: it computes with its children in one piece.
+    """
     children = {} if isinstance(module, Transform) else dict(module.named_children())
     if not children:
         yield module, name
-    for child, part in children.items():
-        yield from _leaves(part, f"{name}.{child}" if name else child)
+    for child_name, child in children.items():
+        yield from _leaves(child, f"{name}.{child_name}" if name else child_name)
 
 
 def _sampling_flops(_images, grid_shape, *_args, out_shape, **_kwargs) -> int:
+    """FLOPs of ``grid_sample``: 4 multiply-adds per sampled value; ``grid_shape`` is (B, h, w, 2)."""
     return 2 * 4 * out_shape[1] * grid_shape[1] * grid_shape[2]

@@ -1,84 +1,112 @@
-"""What is measured of trained models on the test images."""
+"""Predictions of trained models on the test images, and the results that follow from them."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
+import torch.nn.functional as F
 
-from pipelines.evaluation.calibration import Bin, calibration_error, reliability
+from pipelines.evaluation.calibration import calibration_error, reliability_bins
 from pipelines.evaluation.layer_table import layers
-from pipelines.evaluation.robustness import move
-from pipelines.outputs.evaluation_results import MOTIONS
-from pipelines.outputs.prepared_data import Labeled
-from pipelines.outputs.trained_models import Trained
+from pipelines.evaluation.robustness import Curves, area
+from pipelines.outputs.evaluation_results import MOTIONS, ReliabilityBin, SeedResults, VariantResults
+from pipelines.outputs.prepared_data import DatasetMeta, Labeled
+from pipelines.outputs.trained_models import Trained, best_on_validation
 from pipelines.runtime.progress import track
 from pipelines.settings.params import EvaluateParams
-from stn.batches import Batches
 from stn.training import default_device, predict
 
 
-class Result(NamedTuple):
-    """A model and its answers on the test images: classes, their probabilities and the cross-entropy, (N,) each."""
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of one model on the test images.
+
+    Args:
+        model: the model, on :func:`~stn.training.default_device`.
+        truth, predicted: actual and predicted labels (N,).
+        confidences: probability of the predicted class (N,), in [0, 1].
+        losses: cross-entropy (N,).
+    """
 
     model: Trained
+    truth: np.ndarray
     predicted: np.ndarray
     confidences: np.ndarray
     losses: np.ndarray
 
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each prediction is correct, boolean (N,)."""
+        return self.predicted == self.truth
 
-# Of one variant: motion → training seed → accuracy at each of the motion's amounts.
-Curves = dict[str, dict[int, list[float]]]
+    @property
+    def accuracy(self) -> float:
+        """Share of correct predictions, in [0, 1]."""
+        return float(self.correct.mean())
 
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy."""
+        return float(self.losses.mean())
 
-def robustness_curves(
-    results: dict[str, list[Result]], test: Labeled, meta: dict, settings: EvaluateParams
-) -> dict[str, Curves]:
-    """The accuracies of all models on test images moved by each amount of each motion."""
-    # Drawn from all of the test set, whose order may be by class.
-    chosen = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))[: settings.robustness_images]
-    images, labels = test.images[chosen], test.labels[chosen]
-    curves: dict[str, Curves] = {
-        variant: {motion.name: {result.model.seed: [] for result in of_variant} for motion in MOTIONS}
-        for variant, of_variant in results.items()
-    }
-    work = [(motion, amount) for motion in MOTIONS for amount in motion.amounts]
-    for motion, amount in track("robustness", work, len(work)):
-        moved = move(images, motion, amount)
-        batches = Batches(moved, labels, meta["mean"], meta["std"], default_device())
-        for variant, of_variant in results.items():
-            for result in of_variant:
-                logits, truth, _ = predict(result.model.network, batches.ordered(settings.batch_size))
-                accuracy = (logits.argmax(1) == truth).double().mean().item()
-                curves[variant][motion.name][result.model.seed].append(accuracy)
-    return curves
+    @property
+    def reliability(self) -> list[ReliabilityBin]:
+        """Bins of the reliability diagram."""
+        return reliability_bins(self.confidences, self.correct)
+
+    def class_accuracy(self, classes: Sequence[str]) -> dict[str, float]:
+        """Accuracy on the images of each class, by class name."""
+        return {name: float(self.correct[self.truth == label].mean()) for label, name in enumerate(classes)}
 
 
-def bins_of(result: Result, truth: np.ndarray) -> list[Bin]:
-    return reliability(result.confidences, result.predicted == truth)
+def predict_test_images(
+    models: Mapping[str, Sequence[Trained]], test: Labeled, meta: DatasetMeta, settings: EvaluateParams
+) -> dict[str, list[Predictions]]:
+    """Classify the test images with all models of all variants. Moves the models to the default device.
+
+    Args:
+        models: variant → its models.
+    """
+    batches = meta.batches(test, default_device())
+    predictions: dict[str, list[Predictions]] = {variant: [] for variant in models}
+    all_models = [model for trained in models.values() for model in trained]
+    for model in track("evaluate", all_models, len(all_models)):
+        network = model.network.to(default_device())
+        logits, labels, _ = predict(network, batches.ordered(settings.batch_size))
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        confidences, predicted = logits.softmax(1).max(1)
+        arrays = (values.cpu().numpy() for values in (labels, predicted, confidences, losses))
+        predictions[model.variant].append(Predictions(model, *arrays))
+    return predictions
 
 
-def variant_metrics(results: list[Result], chosen: Result, truth: np.ndarray, meta: dict) -> dict:
-    accuracies = [float((result.predicted == truth).mean()) for result in results]
-    validation = [result.model.validation["validation_accuracy"] for result in results]
-    table = layers(chosen.model.network, tuple(meta["image_shape"]))
-    return {
-        "test_accuracy": float(np.mean(accuracies)),
-        "test_accuracy_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
-        "test_loss": float(np.mean([result.losses.mean() for result in results])),
-        "calibration_error": float(np.mean([calibration_error(bins_of(result, truth)) for result in results])),
-        "validation_accuracy": float(np.mean(validation)),
-        "seeds": {
-            str(result.model.seed): {"test_accuracy": accuracy, "test_loss": float(result.losses.mean())}
-            for result, accuracy in zip(results, accuracies, strict=True)
+def choose(of_seeds: Sequence[Predictions]) -> Predictions:
+    """Select the predictions of the chosen model, see :func:`~pipelines.outputs.trained_models.best_on_validation`."""
+    best = best_on_validation([predictions.model for predictions in of_seeds])
+    return next(predictions for predictions in of_seeds if predictions.model is best)
+
+
+def measure_variant(of_seeds: Sequence[Predictions], curves: Curves, meta: DatasetMeta) -> VariantResults:
+    """Compute the results of one variant from the predictions and the robustness curves of its training seeds."""
+    chosen = choose(of_seeds)
+    accuracies = [predictions.accuracy for predictions in of_seeds]
+    validation = [predictions.model.validation["validation_accuracy"] for predictions in of_seeds]
+    table = layers(chosen.model.network, meta.image_shape)
+    return VariantResults(
+        test_accuracy=float(np.mean(accuracies)),
+        test_accuracy_std=float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
+        test_loss=float(np.mean([predictions.loss for predictions in of_seeds])),
+        calibration_error=float(np.mean([calibration_error(predictions.reliability) for predictions in of_seeds])),
+        validation_accuracy=float(np.mean(validation)),
+        seeds={predictions.model.seed: SeedResults(predictions.accuracy, predictions.loss) for predictions in of_seeds},
+        final_fit=chosen.model.record.train.final_fit,
+        chosen_seed=chosen.model.seed,
+        chosen_test_accuracy=chosen.accuracy,
+        class_accuracy=chosen.class_accuracy(meta.classes),
+        parameters=sum(layer.parameters for layer in table),
+        multiply_adds=sum(layer.multiply_adds for layer in table),
+        robustness={
+            motion.name: float(np.mean([area(motion.amounts, curve) for curve in curves[motion].values()]))
+            for motion in MOTIONS
         },
-        "final_fit": chosen.model.record["train"]["final_fit"],
-        "chosen_seed": chosen.model.seed,
-        "chosen_test_accuracy": float((chosen.predicted == truth).mean()),
-        "class_accuracy": class_accuracy(chosen.predicted, truth, meta["classes"]),
-        "parameters": sum(layer.parameters for layer in table),
-        "multiply_adds": sum(layer.multiply_adds for layer in table),
-    }
-
-
-def class_accuracy(predicted: np.ndarray, truth: np.ndarray, classes: list[str]) -> dict[str, float]:
-    return {name: float((predicted[truth == i] == i).mean()) for i, name in enumerate(classes)}
+    )

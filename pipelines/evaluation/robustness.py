@@ -1,17 +1,52 @@
-"""Test images that are rotated, scaled and shifted, all by the same amount: how much accuracy does a model keep?"""
+"""Robustness: accuracy of models on test images that are rotated, scaled or shifted by a fixed amount."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.outputs.evaluation_results import Motion
+from pipelines.outputs.evaluation_results import MOTIONS, Motion
+from pipelines.outputs.prepared_data import DatasetMeta, Labeled
+from pipelines.outputs.trained_models import Trained
+from pipelines.runtime.progress import track
+from pipelines.settings.params import EvaluateParams
 from stn.distortions import distort, sampling_matrix
+from stn.training import default_device, predict
+
+# Of one variant: motion → training seed → accuracy at each of the motion's amounts.
+Curves = dict[Motion, dict[int, list[float]]]
+
+
+def measure_robustness(
+    models: Mapping[str, Sequence[Trained]], test: Labeled, meta: DatasetMeta, settings: EvaluateParams
+) -> dict[str, Curves]:
+    """Measure the accuracy of all models on test images moved by each amount of each motion.
+
+    Args:
+        models: variant → its models, on :func:`~stn.training.default_device`.
+        settings: batch size, and number of test images to use.
+    """
+    # A random subset, because the test set may be sorted by class.
+    chosen = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))[: settings.robustness_images]
+    images, labels = test.images[chosen], test.labels[chosen]
+    curves: dict[str, Curves] = {
+        variant: {motion: {model.seed: [] for model in trained} for motion in MOTIONS}
+        for variant, trained in models.items()
+    }
+    work = [(motion, amount) for motion in MOTIONS for amount in motion.amounts]
+    for motion, amount in track("robustness", work, len(work)):
+        batches = meta.batches(Labeled(move(images, motion, amount), labels), default_device())
+        for variant, trained in models.items():
+            for model in trained:
+                logits, truth, _ = predict(model.network, batches.ordered(settings.batch_size))
+                accuracy = (logits.argmax(1) == truth).double().mean().item()
+                curves[variant][motion][model.seed].append(accuracy)
+    return curves
 
 
 def move(images: Tensor, motion: Motion, amount: float) -> Tensor:
-    """Images uint8 (N, C, H, W) with their content moved by ``amount``; the uncovered area is black."""
+    """Move the content of uint8 images (N, C, H, W) by ``amount``. Uncovered pixels are black."""
     height, width = images.shape[-2:]
     angle, scale, shift = torch.zeros(1), torch.ones(1), torch.zeros(1)
     if motion.name == "rotation":
@@ -29,5 +64,5 @@ def move(images: Tensor, motion: Motion, amount: float) -> Tensor:
 
 
 def area(amounts: Sequence[float], accuracies: Sequence[float]) -> float:
-    """The area under the curve of accuracy over amounts, over its width: the mean accuracy over the whole range."""
+    """Mean accuracy over the range of amounts: the area under the curve (trapezoidal rule) divided by its width."""
     return float(np.trapezoid(accuracies, amounts) / (amounts[-1] - amounts[0]))

@@ -1,99 +1,97 @@
-"""All models of all variants on the test images: metrics, plots, the comparison, MLflow."""
+"""Evaluates all models of all variants on the test images and writes the results."""
 
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
-import numpy as np
-import torch.nn.functional as F
 from sklearn.metrics import confusion_matrix
 
 from pipelines.evaluation.calibration import calibration_error
 from pipelines.evaluation.comparison_table import comparison_table
-from pipelines.evaluation.measurements import (
-    Curves,
-    Result,
-    bins_of,
-    class_accuracy,
-    robustness_curves,
-    variant_metrics,
-)
-from pipelines.evaluation.robustness import area
+from pipelines.evaluation.measurements import Predictions, choose, measure_variant, predict_test_images
+from pipelines.evaluation.robustness import Curves, area, measure_robustness
 from pipelines.evaluation.significance import compare
-from pipelines.outputs.evaluation_results import COMPARISON, METRICS, MOTIONS, write_curve, write_plot
+from pipelines.outputs.evaluation_results import (
+    COMPARISON,
+    EvaluationResults,
+    Motion,
+    write_class_accuracy,
+    write_confusion,
+    write_curve,
+    write_reliability,
+    write_results,
+)
 from pipelines.outputs.prepared_data import load_meta, load_split
-from pipelines.outputs.trained_models import best_on_validation, load_trained
-from pipelines.runtime.files import write_json, write_text
-from pipelines.runtime.progress import track
+from pipelines.outputs.trained_models import load_trained
+from pipelines.runtime.files import write_text
 from pipelines.settings.params import EvaluateParams
 from pipelines.tracking.client import connect, log_metrics, run_exists
-from stn.batches import Batches
-from stn.training import default_device, predict
 
 
-def evaluate(variants: list[str], settings: EvaluateParams) -> dict:
-    """Evaluate all models of all variants and write metrics, plots and the table; returns the metrics."""
+def evaluate(variants: Sequence[str], settings: EvaluateParams) -> EvaluationResults:
+    """Evaluate all models of all variants, write results, plots and comparison, and log to MLflow."""
     meta, test = load_meta(), load_split("test")
-    batches = Batches(test.images, test.labels, meta["mean"], meta["std"], default_device())
-    models = [model for variant in variants for model in load_trained(variant, meta)]
-    results: dict[str, list[Result]] = {variant: [] for variant in variants}
-    for model in track("evaluate", models, len(models)):
-        network = model.network.to(default_device())
-        logits, labels, _ = predict(network, batches.ordered(settings.batch_size))
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        confidences, predicted = logits.softmax(1).max(1)
-        answers = (values.cpu().numpy() for values in (predicted, confidences, losses))
-        results[model.variant].append(Result(model, *answers))
+    models = {variant: load_trained(variant, meta) for variant in variants}
+    predictions = predict_test_images(models, test, meta, settings)
+    curves = measure_robustness(models, test, meta, settings)
 
-    truth = test.labels.numpy()
-    metrics: dict = {"variants": {}, "pairs": {}}
-    chosen: dict[str, Result] = {}
-    for variant, of_variant in results.items():
-        best = best_on_validation([result.model for result in of_variant])
-        chosen[variant] = next(result for result in of_variant if result.model is best)
-        metrics["variants"][variant] = variant_metrics(of_variant, chosen[variant], truth, meta)
-    curves = robustness_curves(results, test, meta, settings)
-    for variant, of_variant in curves.items():
-        metrics["variants"][variant]["robustness"] = {
-            motion.name: float(np.mean([area(motion.amounts, seed) for seed in of_variant[motion.name].values()]))
-            for motion in MOTIONS
-        }
-    for first, second in combinations(variants, 2):
-        right = (chosen[first].predicted == truth, chosen[second].predicted == truth)
-        metrics["pairs"][f"{second} vs {first}"] = compare(*right, settings)._asdict()
+    chosen = {variant: choose(predictions[variant]) for variant in variants}
+    results = EvaluationResults(
+        variants={variant: measure_variant(predictions[variant], curves[variant], meta) for variant in variants},
+        pairs={
+            f"{second} vs {first}": compare(chosen[first].correct, chosen[second].correct, settings)
+            for first, second in combinations(variants, 2)
+        },
+    )
 
-    write_json(METRICS, metrics)
-    _write_plots(chosen, curves, truth, meta["classes"])
-    write_text(COMPARISON, comparison_table(metrics, meta, settings))
-    _log(results, curves, truth, meta)
-    return metrics
+    write_results(results)
+    for variant in variants:
+        _write_plots(variant, chosen[variant], curves[variant], meta.classes)
+    write_text(COMPARISON, comparison_table(results, meta, settings.confidence))
+    _log_to_runs(predictions, curves, meta.classes)
+    return results
 
 
-def _write_plots(chosen: dict[str, Result], curves: dict[str, Curves], truth: np.ndarray, classes: list[str]) -> None:
-    for variant, result in chosen.items():
-        pairs = [{"actual": classes[t], "predicted": classes[p]} for t, p in zip(truth, result.predicted, strict=True)]
-        accuracies = class_accuracy(result.predicted, truth, classes)
-        write_plot("confusion", variant, pairs)
-        write_plot("classes", variant, [{"class": name, "accuracy": value} for name, value in accuracies.items()])
-        write_plot("reliability", variant, [b._asdict() for b in bins_of(result, truth)])
-        for motion in MOTIONS:
-            write_curve(motion, variant, curves[variant][motion.name])
+def _write_plots(variant: str, chosen: Predictions, curves: Curves, classes: Sequence[str]) -> None:
+    """Write the DVC plots of one variant."""
+    actual = [classes[int(label)] for label in chosen.truth]
+    predicted = [classes[int(label)] for label in chosen.predicted]
+    write_confusion(variant, actual, predicted)
+    write_class_accuracy(variant, chosen.class_accuracy(classes))
+    write_reliability(variant, chosen.reliability)
+    for motion, accuracies in curves.items():
+        write_curve(motion, variant, accuracies)
 
 
-def _log(results: dict[str, list[Result]], curves: dict[str, Curves], truth: np.ndarray, meta: dict) -> None:
-    """Put each model's figures into its own run."""
+def _log_to_runs(
+    predictions: Mapping[str, Sequence[Predictions]], curves: Mapping[str, Curves], classes: Sequence[str]
+) -> None:
+    """Log each model's metrics and confusion matrix to the model's own run, if the store has it."""
     client = connect()
-    for result in (result for of_variant in results.values() for result in of_variant):
-        if run_exists(client, result.model.run_id):
-            accuracy = float((result.predicted == truth).mean())
-            figures = {"test_accuracy": accuracy, "test_loss": float(result.losses.mean())}
-            figures["test_calibration_error"] = calibration_error(bins_of(result, truth))
-            for motion in MOTIONS:
-                accuracies = curves[result.model.variant][motion.name][result.model.seed]
-                figures[f"test_accuracy_over_{motion.name}"] = area(motion.amounts, accuracies)
-            log_metrics(client, result.model.run_id, figures)
-            matrix = confusion_matrix(truth, result.predicted, labels=range(len(meta["classes"])))
-            evaluation = {
-                "classes": meta["classes"],
-                "class_accuracy": class_accuracy(result.predicted, truth, meta["classes"]),
-                "confusion": {"rows": "actual", "columns": "predicted", "counts": matrix.tolist()},
-            }
-            client.log_dict(result.model.run_id, evaluation, "evaluation.json")
+    for variant, of_seeds in predictions.items():
+        for of_seed in of_seeds:
+            run_id, seed = of_seed.model.run_id, of_seed.model.seed
+            if run_exists(client, run_id):
+                areas = {motion: area(motion.amounts, by_seed[seed]) for motion, by_seed in curves[variant].items()}
+                log_metrics(client, run_id, _run_metrics(of_seed, areas))
+                client.log_dict(run_id, _run_artifact(of_seed, classes), "evaluation.json")
+
+
+def _run_metrics(predictions: Predictions, areas: Mapping[Motion, float]) -> dict[str, float]:
+    """MLflow's metrics of one model. ``areas`` are its mean accuracies over the range of each motion."""
+    return {
+        "test_accuracy": predictions.accuracy,
+        "test_loss": predictions.loss,
+        "test_calibration_error": calibration_error(predictions.reliability),
+        **{f"test_accuracy_over_{motion.name}": accuracy for motion, accuracy in areas.items()},
+    }
+
+
+def _run_artifact(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+    """Content of the artifact ``evaluation.json`` of one model."""
+    matrix = confusion_matrix(predictions.truth, predictions.predicted, labels=range(len(classes)))
+    return {
+        "classes": list(classes),
+        "class_accuracy": predictions.class_accuracy(classes),
+        "confusion": {"rows": "actual", "columns": "predicted", "counts": matrix.tolist()},
+    }

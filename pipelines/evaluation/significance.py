@@ -1,29 +1,22 @@
-"""Two models on the same images: is one of them really better?"""
-
-from typing import NamedTuple
+"""Statistical tests for the difference of two models on the same images."""
 
 import numpy as np
 from scipy import stats
 
+from pipelines.outputs.evaluation_results import Difference
 from pipelines.settings.params import EvaluateParams
 
 
-class Difference(NamedTuple):
-    """How much more accurate the second of two models is than the first, on the same images."""
-
-    difference: float
-    low: float
-    high: float
-    only_first: int
-    only_second: int
-    p_value: float
-
-
 def compare(first: np.ndarray, second: np.ndarray, settings: EvaluateParams) -> Difference:
-    """Compare two models by which images each got right, boolean (N,) both.
+    """Compare two models by the images that each classifies correctly.
 
-    The interval is the percentile bootstrap over images (Efron and Tibshirani, 1993, chapter 13); the p-value is that
-    of McNemar's exact test, two-sided: the binomial test on the images that only one of them got right.
+    The confidence interval is the percentile bootstrap over images (Efron and Tibshirani, 1993, chapter 13). The
+    p-value is McNemar's exact test, two-sided: the binomial test on the images that exactly one of the models
+    classifies correctly.
+
+    Args:
+        first, second: whether each model's prediction is correct, boolean (N,).
+        settings: number of resamples and confidence level of the interval.
     """
     delta = second.astype(float) - first.astype(float)
     if not delta.any():  # nothing to resample
@@ -37,10 +30,14 @@ def compare(first: np.ndarray, second: np.ndarray, settings: EvaluateParams) -> 
     return Difference(float(delta.mean()), float(low), float(high), only_first, only_second, float(p_value))
 
 
-def p_better(first: np.ndarray, second: np.ndarray) -> float:
-    """How likely the second would look so much better by chance: McNemar's exact test, one-sided; boolean (N,) both.
+def mcnemar_p_value(first: np.ndarray, second: np.ndarray) -> float:
+    """P-value of McNemar's exact test, one-sided: is the second model better than the first?
 
-    Of the images that only one of them got right at least so many are the second's, were each as likely to be either's.
+    Probability of at least this many discordant wins of the second model if the models are equal. A discordant win is
+    an image that only this model classifies correctly.
+
+    Args:
+        first, second: whether each model's prediction is correct, boolean (N,).
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     if only_first + only_second == 0:
@@ -48,11 +45,14 @@ def p_better(first: np.ndarray, second: np.ndarray) -> float:
     return float(stats.binomtest(only_second, only_first + only_second, alternative="greater").pvalue)
 
 
-def holm(p_values: list[float], level: float) -> list[bool]:
-    """Which of several hypotheses are rejected, the chance of rejecting any true one at most ``level``: Holm (1979)."""
+def holm_rejections(p_values: list[float], level: float) -> list[bool]:
+    """Decide which hypotheses are rejected, by the step-down procedure of Holm (1979).
+
+    The probability of rejecting at least one true hypothesis is at most ``level``.
+    """
     rejected = [False] * len(p_values)
-    for done, place in enumerate(np.argsort(p_values, kind="stable")):
-        if p_values[place] > level / (len(p_values) - done):
+    for done, index in enumerate(np.argsort(p_values, kind="stable")):
+        if p_values[index] > level / (len(p_values) - done):
             break
-        rejected[place] = True
+        rejected[index] = True
     return rejected

@@ -1,1 +1,1 @@
-"""From a variant's settings to a network."""
+"""Build networks from a variant's settings."""

@@ -1,10 +1,11 @@
-"""What the stage evaluate writes and later stages read: metrics, DVC's plots, the comparison.
+"""Results and files of the stage evaluate.
 
-``metrics/evaluate.json`` holds the metrics of each variant and of each pair of variants. ``plots/evaluate`` has a
-folder for each plot with a file for each variant.
+``metrics/evaluate.json`` holds :class:`EvaluationResults`. ``plots/evaluate`` has one folder per DVC plot, with one
+file per variant. ``reports/comparison.md`` compares the variants in tables.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,141 @@ PLOTS = Path("plots/evaluate")
 COMPARISON = Path("reports/comparison.md")
 
 
+@dataclass(frozen=True)
+class SeedResults:
+    """Accuracy in [0, 1] and mean cross-entropy of the model of one training seed on the test images."""
+
+    test_accuracy: float
+    test_loss: float
+
+
+@dataclass(frozen=True)
+class VariantResults:
+    """Results of one variant on the test images. Accuracies and errors are in [0, 1].
+
+    The *chosen* model is the best one on validation, see
+    :func:`~pipelines.outputs.trained_models.best_on_validation`.
+
+    Args:
+        test_accuracy: mean over training seeds, like ``test_loss``, ``calibration_error``, ``validation_accuracy`` and
+            ``robustness``.
+        test_accuracy_std: standard deviation over training seeds. None for a single seed.
+        test_loss: mean cross-entropy.
+        calibration_error: expected calibration error (Guo et al., 2017, equation 3).
+        validation_accuracy: after the last epoch.
+        seeds: results of each training seed.
+        final_fit: whether the training images included the validation images (``train.final_fit``). If so,
+            ``validation_accuracy`` is meaningless.
+        chosen_seed: training seed of the chosen model.
+        chosen_test_accuracy: test accuracy of the chosen model.
+        class_accuracy: class name → test accuracy of the chosen model.
+        parameters: number of learned parameters.
+        multiply_adds: multiply-adds for one image, see :func:`pipelines.evaluation.layer_table.layers`.
+        robustness: name of the motion → mean accuracy over the range of its amounts.
+    """
+
+    test_accuracy: float
+    test_accuracy_std: float | None
+    test_loss: float
+    calibration_error: float
+    validation_accuracy: float
+    seeds: Mapping[int, SeedResults]
+    final_fit: bool
+    chosen_seed: int
+    chosen_test_accuracy: float
+    class_accuracy: Mapping[str, float]
+    parameters: int
+    multiply_adds: int
+    robustness: Mapping[str, float]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "VariantResults":
+        """Parse the value of one variant in ``metrics/evaluate.json``."""
+        seeds = {int(seed): SeedResults(**results) for seed, results in values["seeds"].items()}
+        return cls(**{**values, "seeds": seeds})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the value of one variant in ``metrics/evaluate.json``."""
+        values = asdict(self)
+        return {**values, "seeds": {str(seed): results for seed, results in values["seeds"].items()}}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired comparison of two models on the same images, see :func:`pipelines.evaluation.significance.compare`.
+
+    Args:
+        difference: accuracy of the second model minus accuracy of the first, in [-1, 1].
+        low, high: confidence interval of ``difference``.
+        only_first, only_second: number of images that only this model classifies correctly.
+        p_value: of McNemar's exact test, two-sided.
+    """
+
+    difference: float
+    low: float
+    high: float
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class EvaluationResults:
+    """Results of all variants, and of all pairs of variants by ``"<second> vs <first>"``."""
+
+    variants: Mapping[str, VariantResults]
+    pairs: Mapping[str, Difference]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "EvaluationResults":
+        """Parse the content of ``metrics/evaluate.json``."""
+        return cls(
+            variants={name: VariantResults.from_json(results) for name, results in values["variants"].items()},
+            pairs={pair: Difference(**difference) for pair, difference in values["pairs"].items()},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``metrics/evaluate.json``."""
+        return {
+            "variants": {name: results.to_json() for name, results in self.variants.items()},
+            "pairs": {pair: asdict(difference) for pair, difference in self.pairs.items()},
+        }
+
+
+def write_results(results: EvaluationResults, path: Path = METRICS) -> None:
+    """Write the results of an evaluation as JSON."""
+    write_json(path, results.to_json())
+
+
+def read_results(path: Path = METRICS) -> EvaluationResults:
+    """Read the results of the last evaluation.
+
+    Raises:
+        ExternalError: the file is damaged.
+    """
+    return EvaluationResults.from_json(read_json(path))
+
+
+class ReliabilityBin(NamedTuple):
+    """One bin of a reliability diagram: mean confidence and accuracy in [0, 1], and number of images.
+
+    The confidence of an image is the highest class probability.
+    """
+
+    confidence: float
+    accuracy: float
+    images: int
+
+
 class Motion(NamedTuple):
-    """One way to move the content of test images: the amounts that are tried, their unit, the amount of no motion."""
+    """One way to move the content of test images.
+
+    Args:
+        name: also the name of the DVC plot, ``plots/evaluate/<name>/<variant>.csv``.
+        amounts: evaluated amounts, in ascending order.
+        unit: unit of the amounts.
+        still: the amount that leaves an image unchanged.
+    """
 
     name: str
     amounts: tuple[float, ...]
@@ -29,7 +163,6 @@ class Motion(NamedTuple):
         return f"{self.name} {self.amounts[0]:g} to {self.amounts[-1]:g} {self.unit}".rstrip()
 
 
-# There is a curve of each: plots/evaluate/<name>/<variant>.csv.
 ROTATION = Motion("rotation", tuple(range(-90, 91, 15)), "°", 0.0)
 MOTIONS = (
     ROTATION,
@@ -38,13 +171,34 @@ MOTIONS = (
 )
 
 
-def write_plot(plot: str, variant: str, rows: list[dict[str, Any]]) -> None:
-    """Write the rows of one variant for DVC's plot ``plot``: confusion, classes or reliability."""
-    write_json(PLOTS / plot / f"{variant}.json", rows)
+def write_confusion(variant: str, actual: Sequence[str], predicted: Sequence[str]) -> None:
+    """Write the plot "confusion": actual and predicted class name of each test image."""
+    rows = [{"actual": label, "predicted": answer} for label, answer in zip(actual, predicted, strict=True)]
+    write_json(PLOTS / "confusion" / f"{variant}.json", rows)
+
+
+def write_class_accuracy(variant: str, class_accuracy: Mapping[str, float]) -> None:
+    """Write the plot "classes": accuracy of each class."""
+    rows = [{"class": name, "accuracy": accuracy} for name, accuracy in class_accuracy.items()]
+    write_json(PLOTS / "classes" / f"{variant}.json", rows)
+
+
+def write_reliability(variant: str, bins: Sequence[ReliabilityBin]) -> None:
+    """Write the plot "reliability": the bins of a reliability diagram."""
+    write_json(PLOTS / "reliability" / f"{variant}.json", [bin._asdict() for bin in bins])
+
+
+def read_reliability(variant: str) -> list[ReliabilityBin]:
+    """Read what :func:`write_reliability` wrote."""
+    return [ReliabilityBin(**bin) for bin in read_json(PLOTS / "reliability" / f"{variant}.json")]
 
 
 def write_curve(motion: Motion, variant: str, accuracies: Mapping[int, Sequence[float]]) -> None:
-    """Write the accuracies of a variant's models, by training seed, at each amount of a motion."""
+    """Write the plot of a motion: accuracy at each amount, as the mean over training seeds and for each seed.
+
+    Args:
+        accuracies: training seed → accuracy at each of the motion's amounts.
+    """
     header = ["amount", "accuracy", *(f"seed_{seed}" for seed in accuracies)]
     table = zip(motion.amounts, *accuracies.values(), strict=True)
     rows = [[amount, np.mean(values), *values] for amount, *values in table]
@@ -52,12 +206,7 @@ def write_curve(motion: Motion, variant: str, accuracies: Mapping[int, Sequence[
     write_text(PLOTS / motion.name / f"{variant}.csv", "\n".join(lines) + "\n")
 
 
-def read_curve(motion: Motion, variant: str) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracies at each amount of a motion: the mean over training seeds (A,), and each seed's (S, A)."""
-    _, mean, *seeds = np.loadtxt(PLOTS / motion.name / f"{variant}.csv", delimiter=",", skiprows=1).T
-    return mean, np.array(seeds)
-
-
-def read_reliability(variant: str) -> np.ndarray:
-    """Confidence, accuracy and number of images of each bin of a reliability diagram: (M, 3)."""
-    return np.array([list(bin.values()) for bin in read_json(PLOTS / "reliability" / f"{variant}.json")])
+def read_curve(motion: Motion, variant: str) -> np.ndarray:
+    """Read the accuracies (S, A) of each training seed at each amount of a motion."""
+    _, _, *seeds = np.loadtxt(PLOTS / motion.name / f"{variant}.csv", delimiter=",", skiprows=1).T
+    return np.array(seeds)

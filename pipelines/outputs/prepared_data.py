@@ -1,9 +1,18 @@
-"""The forms of a data set: as it was read, and as the stage prepare left it; and whether it can be trained on."""
+"""The prepared data: splits of uint8 tensors, and meta.json, which describes them.
+
+``data/prepared`` holds ``train``, ``validation`` and ``test.safetensors``, each with ``images`` (N, C, H, W) and
+``labels`` (N,). Training images are stored undistorted, because each epoch distorts them anew. Validation and test
+images are stored distorted. If there is a distortion, ``validation-undistorted.safetensors`` holds the validation
+images undistorted.
+"""
 
 import hashlib
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,12 +20,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipelines.networks.build import network_settings
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import MAKE_ANEW, read_json, write_json
-from stn.distortions import make_distortion
+from pipelines.settings.variants import VariantParams
+from stn.batches import Augmentation, Batches
+from stn.classifiers import Network, build_network
+from stn.distortions import Distortion, make_distortion
+from stn.settings import NetworkSettings, Normalization
 
 PREPARED = Path("data/prepared")
-UNDISTORTED = "validation-undistorted"  # the same images, as the training images are stored
+UNDISTORTED = "validation-undistorted"  # the validation images, stored like the training images
 
 
 class Labeled(NamedTuple):
@@ -26,19 +40,87 @@ class Labeled(NamedTuple):
     labels: Tensor
 
 
-def load_meta(folder: Path = PREPARED) -> dict:
-    """meta.json of the prepared data.
+class Splits(NamedTuple):
+    """The splits of a data set; the names of the fields are the names of the files."""
+
+    train: Labeled
+    validation: Labeled
+    test: Labeled
+
+
+@dataclass(frozen=True)
+class DatasetMeta:
+    """The content of meta.json.
+
+    Args:
+        dataset, source: name of the data set, and a description of its source.
+        classes: names, in the order of the labels.
+        image_shape: channels, height, width; with a canvas, the shape of the canvas.
+        counts: number of images in each split.
+        mean, std: of each channel over the training images, for pixels scaled to [0, 1].
+        distortion: the section ``data.distortion``, without its defaults.
+        duplicates: for each split after the first, the number of images that are also in an earlier split.
+        broken: each file that was skipped, with the reason.
+        digest: SHA-256 of the pixels, the labels and their meaning, see :func:`digest_of_splits`.
+    """
+
+    dataset: str
+    source: str
+    classes: Sequence[str]
+    image_shape: tuple[int, int, int]
+    counts: Mapping[str, int]
+    mean: Sequence[float]
+    std: Sequence[float]
+    distortion: Mapping[str, Any]
+    duplicates: Mapping[str, int]
+    broken: Mapping[str, str]
+    digest: str
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "DatasetMeta":
+        """Create it from the content of a meta.json, or from the record of a training."""
+        return cls(**{**values, "image_shape": tuple(values["image_shape"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of meta.json as JSON values."""
+        return {**asdict(self), "image_shape": list(self.image_shape)}
+
+    @property
+    def normalization(self) -> Normalization:
+        """Mean and standard deviation of each channel."""
+        return Normalization(self.mean, self.std)
+
+    def make_distortion(self) -> Distortion:
+        """The distortion that each epoch applies to the training images."""
+        return make_distortion(**self.distortion)
+
+    def batches(self, split: Labeled, device: torch.device, augmentation: Augmentation = Augmentation()) -> Batches:
+        """Batches of a split; its images are copied to ``device``."""
+        return Batches(split.images, split.labels, self.normalization, device, augmentation)
+
+    def network_settings(self, variant: VariantParams, dropout: float = 0.0) -> NetworkSettings:
+        """The settings of a variant's network for these images."""
+        return network_settings(variant, self.image_shape, len(self.classes), dropout)
+
+    def network_builder(self, variant: VariantParams, dropout: float = 0.0) -> "partial[Network]":
+        """A picklable function without arguments that builds a variant's network for these images."""
+        return partial(build_network, self.network_settings(variant, dropout))
+
+
+def load_meta(folder: Path = PREPARED) -> DatasetMeta:
+    """Read the description of the prepared data.
 
     Raises:
-        UserError: nothing has been prepared.
+        UserError: no data have been prepared.
+        ExternalError: meta.json is damaged.
     """
     if not (folder / "meta.json").exists():
         raise UserError(f"{folder}: no prepared data here; make it with: dvc repro prepare")
-    return read_json(folder / "meta.json")
+    return DatasetMeta.from_json(read_json(folder / "meta.json"))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, memory-mapped.
+    """Memory-map the tensors of a safetensors file.
 
     Raises:
         ExternalError: it is damaged.
@@ -50,39 +132,66 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_split(name: str, folder: Path = PREPARED) -> Labeled:
-    """One of ``train``, ``validation`` and ``test``, memory-mapped, or UNDISTORTED where there is a distortion."""
+    """Memory-map a split: ``train``, ``validation``, ``test`` or, if there is a distortion, :data:`UNDISTORTED`.
+
+    Raises:
+        ExternalError: its file is damaged.
+    """
     tensors = load_tensors(folder / f"{name}.safetensors")
     return Labeled(tensors["images"], tensors["labels"])
 
 
-def load_arrays(final_fit: bool = False, folder: Path = PREPARED) -> dict[str, np.ndarray]:
-    """``<split>_images`` and ``<split>_labels`` of ``train`` and ``validation``, as they are given to Ray.
+class TrainingArrays(NamedTuple):
+    """The training and validation split as NumPy arrays, the form in which Ray's object store shares them.
 
-    With ``final_fit`` the validation images are among the training images, too, and there undistorted like these.
+    Images are uint8 (N, C, H, W), labels int64 (N,).
     """
-    splits = {split: load_split(split, folder) for split in ("train", "validation")}
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    validation_images: np.ndarray
+    validation_labels: np.ndarray
+
+    def splits(self) -> tuple[Labeled, Labeled]:
+        """The training and validation split as tensors. The data are copied, because Ray's arrays are read-only."""
+        tensors = [torch.from_numpy(array.copy()) for array in self]
+        return Labeled(*tensors[:2]), Labeled(*tensors[2:])
+
+
+def load_arrays(final_fit: bool = False, folder: Path = PREPARED) -> TrainingArrays:
+    """Load the training and validation split.
+
+    Args:
+        final_fit: append the undistorted validation images to the training images.
+    """
+    training, validation = load_split("train", folder), load_split("validation", folder)
     if final_fit:
-        distorted = not make_distortion(**load_meta(folder)["distortion"]).is_identity
-        more = load_split(UNDISTORTED, folder) if distorted else splits["validation"]
-        splits["train"] = Labeled(*map(torch.cat, zip(splits["train"], more, strict=True)))
-    return {
-        f"{split}_{kind}": getattr(value, kind).numpy() for split, value in splits.items() for kind in value._fields
-    }
+        distorted = not load_meta(folder).make_distortion().is_identity
+        additional = load_split(UNDISTORTED, folder) if distorted else validation
+        training = Labeled(*map(torch.cat, zip(training, additional, strict=True)))
+    return TrainingArrays(*(tensor.numpy() for tensor in (*training, *validation)))
 
 
-def write_prepared(splits: dict[str, Labeled], meta: dict, folder: Path) -> None:
-    """Write all beside ``folder`` and move it there whole; where that fails the folder is as it was."""
+def write_prepared(splits: Splits, undistorted: Labeled | None, meta: DatasetMeta, folder: Path) -> None:
+    """Write the prepared data to ``folder``. A failure leaves the folder unchanged.
+
+    Args:
+        undistorted: the validation images without distortion; None if there is no distortion.
+    """
+    # Everything is written to a folder beside the target, which then replaces the target.
     beside, before = (folder.with_name(f".{folder.name}{ending}") for ending in ("", "-before"))
+    files = splits._asdict() | ({} if undistorted is None else {UNDISTORTED: undistorted})
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir(parents=True)
-        for name, split in splits.items():
+        for name, split in files.items():
             save_file({"images": split.images.contiguous(), "labels": split.labels}, beside / f"{name}.safetensors")
-        write_json(beside / "meta.json", meta)
+        write_json(beside / "meta.json", meta.to_json())
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-    # Moved away whole, since a folder that was being deleted when the power failed still looks like prepared data.
+    # The old folder is renamed before it is deleted: if the power fails during deletion, a half-deleted folder would
+    # otherwise still look like prepared data.
     shutil.rmtree(before, ignore_errors=True)
     if folder.exists():
         folder.rename(before)
@@ -90,10 +199,15 @@ def write_prepared(splits: dict[str, Labeled], meta: dict, folder: Path) -> None
     shutil.rmtree(before, ignore_errors=True)
 
 
-def digest_of_splits(splits: dict[str, Labeled], meta: dict) -> str:
-    """SHA-256 over every pixel and label and what gives them meaning, whatever file they came from."""
-    digest = hashlib.sha256(repr([meta[key] for key in ("classes", "image_shape", "distortion")]).encode())
-    for split in splits.values():
+def digest_of_splits(
+    splits: Splits, classes: Sequence[str], image_shape: Sequence[int], distortion: Mapping[str, Any]
+) -> str:
+    """SHA-256 of all pixels and labels, the class names, the image shape and the distortion.
+
+    It does not depend on the form of the source: a folder and a zip of the same images have the same digest.
+    """
+    digest = hashlib.sha256(repr([list(classes), list(image_shape), dict(distortion)]).encode())
+    for split in splits:
         digest.update(split.images.contiguous().numpy().data)
         digest.update(split.labels.numpy().data)
     return digest.hexdigest()

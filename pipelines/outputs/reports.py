@@ -1,4 +1,4 @@
-"""Where the stage visualize leaves its report and pictures."""
+"""Paths of the report and the pictures that the stage visualize writes."""
 
 from pathlib import Path
 

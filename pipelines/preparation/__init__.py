@@ -1,1 +1,1 @@
-"""From any source of images to splits of one form."""
+"""Read images from any source and write them as splits of uint8 tensors."""

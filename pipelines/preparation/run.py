@@ -1,107 +1,132 @@
-"""From any source to prepared data: read, split, distort, write."""
+"""The stage prepare: read a data set, split it, distort the held-out images, and write everything."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipelines.networks.build import check_size
-from pipelines.outputs.prepared_data import PREPARED, UNDISTORTED, Labeled, digest_of_splits, write_prepared
+from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, Labeled, Splits, digest_of_splits, write_prepared
+from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.sources import read_source
 from pipelines.preparation.splits import count_duplicates, split_stratified
-from pipelines.runtime.files import writing
+from pipelines.runtime.files import attach_path_to_errors
 from pipelines.runtime.keys import key_of
-from pipelines.runtime.locks import locked
+from pipelines.runtime.locks import hold_lock
 from pipelines.settings.params import DataParams, Params, PrepareParams
 from pipelines.settings.variants import TUNED, load_variant
 from stn.batches import derive_seed
 from stn.distortions import Distortion, distort_once, make_distortion
+from stn.settings import Normalization
 
-SHOWN = 5  # of the files that were left out
+MAX_LISTED = 5  # skipped files in the report
+MIN_STD = 1 / 255  # for a channel with one value everywhere, so that nothing is divided by zero
+EARLIER_SPLITS = {"validation": "train", "test": "train or validation"}
 
 
-EARLIER = {"validation": "train, too", "test": "train or validation, too"}
+def prepare(params: Params, folder: Path = PREPARED) -> DatasetMeta:
+    """Prepare the data set of params.yaml, after checking that its images are large enough for all variants.
 
-
-def prepare(params: Params, folder: Path = PREPARED) -> dict:
-    """Prepare the data set of params.yaml, once its variants are known to fit its images; returns meta.json."""
+    Raises:
+        UserError: a variant's kernels are larger than the images.
+        UserError, ExternalError, OSError: as :func:`prepare_source`.
+    """
     size = params.data.size
     height, width = make_distortion(**params.data.distortion.model_dump()).framed(size, size)
     for variant in params.variants:
-        if variant != TUNED:  # which a later stage may make anew for this size
+        if variant != TUNED:  # the stage tune may write another one for this size
             check_size(variant, load_variant(variant), (params.data.channels, height, width))
     return prepare_source(params.data, params.prepare, folder)
 
 
-def prepare_source(data: DataParams, settings: PrepareParams, folder: Path = PREPARED) -> dict:
-    """Read, split, distort and write the data set; returns what meta.json says.
+def prepare_source(data: DataParams, settings: PrepareParams, folder: Path = PREPARED) -> DatasetMeta:
+    """Read, split, distort and write a data set; returns the content of its meta.json.
 
-    Training images are stored as they are, since they are distorted afresh in every epoch; validation and test
-    images are stored distorted, and the validation images undistorted beside these, for ``train.final_fit``. All lie on
-    the canvas of the distortion, where it has one.
+    Training images are stored undistorted, because each epoch distorts them anew. Validation and test images are stored
+    distorted. The validation images are also stored undistorted, for ``train.final_fit``. If the distortion has a
+    canvas, all images are placed on it.
 
     Raises:
-        UserError, ExternalError: as :func:`~pipelines.preparation.sources.read_source`; or a class has
-            too few images to split.
+        UserError: ``data.source`` holds no usable data set, or a class has too few images to split.
+        ExternalError: a file cannot be read, or a download failed.
         OSError: the folder cannot be written.
     """
-    source = read_source(data)
-    train, test = source.train, source.test
-    if test is None:
-        train, test = split_stratified(train, settings.test, settings.seed, source.classes, "prepare.test")
-    train, validation = split_stratified(
-        train, settings.validation, settings.seed, source.classes, "prepare.validation"
-    )
+    raw = read_source(data)
     distortion = make_distortion(**data.distortion.model_dump())
-    train, validation, test = (
-        Labeled(distortion.onto_canvas(split.images), split.labels) for split in (train, validation, test)
-    )
-
-    scaled = train.images.float().div_(255)
-    mean, std = scaled.mean((0, 2, 3)), scaled.std((0, 2, 3))
-    splits = {
-        "train": train,
-        "validation": _distorted(validation, distortion, derive_seed(settings.seed, 1)),
-        "test": _distorted(test, distortion, derive_seed(settings.seed, 2)),
-    }
-    meta = {
-        "dataset": data.dataset,
-        "source": source.origin,
-        "classes": source.classes,
-        "image_shape": list(train.images.shape[1:]),
-        "counts": {name: len(split.labels) for name, split in splits.items()},
-        "mean": mean.tolist(),
-        "std": std.clamp(min=1 / 255).tolist(),  # a channel of one color everywhere is not divided by zero
-        # Without a protocol as it was before there were any, so that data prepared then keep their digest.
-        "distortion": data.distortion.model_dump(exclude_defaults=True),
-        "duplicates": count_duplicates({"train": train, "validation": validation, "test": test}),
-        "broken": dict(source.broken),
-    }
-    meta["digest"] = digest_of_splits(splits, meta)
-    if not distortion.is_identity:
-        splits[UNDISTORTED] = validation  # after the digest, since that has all of them already, distorted
-
-    with locked(f"prepare-{key_of(str(folder.resolve()))}"), writing(folder):
-        write_prepared(splits, meta, folder)
+    undistorted = _split(raw, settings, distortion)
+    stored = _distort_held_out(undistorted, distortion, settings.seed)
+    meta = _describe(data, raw, undistorted, stored)
+    extra = None if distortion.is_identity else undistorted.validation
+    with hold_lock(f"prepare-{key_of(str(folder.resolve()))}"), attach_path_to_errors(folder):
+        write_prepared(stored, extra, meta, folder)
     return meta
 
 
-def _distorted(split: Labeled, distortion: Distortion, seed: int) -> Labeled:
-    return Labeled(distort_once(split.images, distortion, torch.Generator().manual_seed(seed)), split.labels)
+def _split(raw: RawDataset, settings: PrepareParams, distortion: Distortion) -> Splits:
+    """Split off validation images, and test images if the source has none; all on the distortion's canvas."""
+    train, test = raw.train, raw.test
+    if test is None:
+        train, test = split_stratified(train, settings.test, settings.seed, raw.classes, "prepare.test")
+    train, validation = split_stratified(train, settings.validation, settings.seed, raw.classes, "prepare.validation")
+    splits = (Labeled(distortion.onto_canvas(split.images), split.labels) for split in (train, validation, test))
+    return Splits(*splits)
 
 
-def report(meta: dict) -> None:
-    """Print what meta.json says: how many images there are, which files were left out, and how many are there twice."""
-    counts = ", ".join(f"{count} {name}" for name, count in meta["counts"].items())
-    channels, height, width = meta["image_shape"]
-    print(
-        f"prepared {meta['dataset']} from {meta['source']}: {counts}; {len(meta['classes'])} classes, "
-        f"{channels}×{height}×{width}, digest {meta['digest'][:12]}"
+def _distort_held_out(splits: Splits, distortion: Distortion, seed: int) -> Splits:
+    """Distort the validation and test images, each split with random numbers of its own."""
+
+    def distort(split: Labeled, number: int) -> Labeled:
+        generator = torch.Generator().manual_seed(derive_seed(seed, number))
+        return Labeled(distort_once(split.images, distortion, generator), split.labels)
+
+    return Splits(splits.train, distort(splits.validation, 1), distort(splits.test, 2))
+
+
+def _describe(data: DataParams, raw: RawDataset, undistorted: Splits, stored: Splits) -> DatasetMeta:
+    """The content of meta.json."""
+    channels, height, width = stored.train.images.shape[1:]
+    image_shape = (channels, height, width)
+    normalization = _measure_channels(stored.train.images)
+    # Without the default protocol: data that were prepared before protocols existed keep their digest.
+    distortion: dict[str, Any] = data.distortion.model_dump(exclude_defaults=True)
+    return DatasetMeta(
+        dataset=data.dataset,
+        source=raw.origin,
+        classes=raw.classes,
+        image_shape=image_shape,
+        counts={name: len(split.labels) for name, split in stored._asdict().items()},
+        mean=normalization.mean,
+        std=normalization.std,
+        distortion=distortion,
+        duplicates=count_duplicates(undistorted),
+        broken=dict(raw.broken),
+        digest=digest_of_splits(stored, raw.classes, image_shape, distortion),
     )
-    for name, reason in list(meta["broken"].items())[:SHOWN]:
-        print(f"left out: {name}: {reason}")
-    if meta["broken"]:
-        print(f"left out: {len(meta['broken'])} files that are no readable images; data/prepared/meta.json lists all")
-    for split, count in meta["duplicates"].items():
+
+
+def _measure_channels(images: Tensor) -> Normalization:
+    """Mean and standard deviation of each channel of images uint8 (N, C, H, W), scaled to [0, 1]."""
+    scaled = images.float().div_(255)
+    mean, std = scaled.mean((0, 2, 3)), scaled.std((0, 2, 3))
+    return Normalization(mean.tolist(), std.clamp(min=MIN_STD).tolist())
+
+
+def report(meta: DatasetMeta) -> None:
+    """Print a summary of meta.json: the number of images, the skipped files and the duplicates."""
+    counts = ", ".join(f"{count} {name}" for name, count in meta.counts.items())
+    channels, height, width = meta.image_shape
+    print(
+        f"prepared {meta.dataset} from {meta.source}: {counts}; {len(meta.classes)} classes, "
+        f"{channels}×{height}×{width}, digest {meta.digest[:12]}"
+    )
+    for name, reason in list(meta.broken.items())[:MAX_LISTED]:
+        print(f"skipped: {name}: {reason}")
+    if meta.broken:
+        print(f"skipped: {len(meta.broken)} files that are not readable images; {PREPARED}/meta.json lists all")
+    for split, count in meta.duplicates.items():
         if count:
-            whole = f"{meta['counts'][split]} {split} images"
-            print(f"duplicates: {count} of the {whole} are, pixel for pixel, in {EARLIER[split]}")
+            print(
+                f"duplicates: {count} of the {meta.counts[split]} {split} images are also in {EARLIER_SPLITS[split]}, "
+                f"pixel for pixel"
+            )

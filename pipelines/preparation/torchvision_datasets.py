@@ -1,4 +1,4 @@
-"""Data sets that torchvision knows: read where they lie, or downloaded to there."""
+"""Data sets that torchvision provides: read from a torchvision root, or downloaded into it."""
 
 import http.client
 import socket
@@ -9,22 +9,22 @@ import numpy as np
 import torch
 
 from pipelines.outputs.prepared_data import Labeled
-from pipelines.preparation.class_folders import LAYOUT, SPLITS
-from pipelines.preparation.dataset import Source
 from pipelines.preparation.images import to_pixels
+from pipelines.preparation.layout import EXPECTED, SPLITS
+from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.runtime.errors import ExternalError
 from pipelines.runtime.progress import track
 from pipelines.settings.params import DataParams
 
 NAMES = ("cifar10", "mnist", "fashion_mnist", "svhn")
-STALLED_S = 60.0  # without a byte for so long, a download has failed
+TIMEOUT_S = 60.0  # a download fails after this time without a byte
 
 
-def read_torchvision(data: DataParams, root: Path) -> Source | None:
-    """The data set that ``data.dataset`` names, from under a torchvision root; None where it is not there.
+def read(data: DataParams, root: Path) -> RawDataset | None:
+    """Read the data set ``data.dataset`` from a torchvision root; None if it is not there.
 
     Raises:
-        ExternalError: it is there, but damaged.
+        ExternalError: its files are damaged.
     """
     from torchvision import datasets
 
@@ -33,9 +33,9 @@ def read_torchvision(data: DataParams, root: Path) -> Source | None:
     except (AssertionError, RuntimeError, ValueError, LookupError, EOFError, OSError) as error:
         if isinstance(error, RuntimeError) and "not found" in str(error).lower():
             return None
-        # MNIST's files have no checksums of their own once they are unpacked.
+        # MNIST's unpacked files have no checksums.
         raise ExternalError(
-            f"data.source: {data.dataset} in {data.source!r} is cut off or damaged ({_reason(error)}); "
+            f"data.source: {data.dataset} in {data.source!r} is cut off or damaged ({_first_line(error)}); "
             f"delete its folder there, and it will be downloaded again"
         ) from None
     splits = []
@@ -45,41 +45,41 @@ def read_torchvision(data: DataParams, root: Path) -> Source | None:
         targets = dataset.labels if isinstance(dataset, datasets.SVHN) else dataset.targets
         splits.append(Labeled(torch.from_numpy(pixels), torch.as_tensor(targets, dtype=torch.int64)))
     classes = [name.split(" - ")[0] for name in getattr(found[0], "classes", "0123456789")]
-    return Source(splits[0], splits[1], classes, f"torchvision {type(found[0]).__name__}")
+    return RawDataset(splits[0], splits[1], classes, f"torchvision {type(found[0]).__name__}")
 
 
 def download(data: DataParams, root: Path) -> None:
-    """Download the data set that ``data.dataset`` names into a torchvision root. Every file is checked by its MD5.
+    """Download the data set ``data.dataset`` into a torchvision root. Each file is verified by its MD5.
 
     Raises:
-        ExternalError: it could not be; files that came broken are removed, those that came whole stay.
+        ExternalError: the download failed. Damaged files are removed; complete files stay.
     """
     from torchvision.datasets.utils import check_integrity
 
-    files = _files(data.dataset, root)
+    files = _checksums(data.dataset, root)
     before = {path: path.stat().st_mtime_ns for path in files if path.exists()}
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(STALLED_S)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_S)
     try:
         _open(data.dataset, root, download=True)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
-        reason = _reason(error)
+        reason = _first_line(error)
         for path, md5 in files.items():
-            new = path.exists() and path.stat().st_mtime_ns != before.get(path)
-            if new and not check_integrity(path, md5):
+            is_new = path.exists() and path.stat().st_mtime_ns != before.get(path)
+            if is_new and not check_integrity(path, md5):
                 reason = f"{path.name} broke off or has the wrong checksum, and was removed"
                 path.unlink()
         raise ExternalError(
             f"data.source: {data.dataset} is not in {data.source!r} and could not be downloaded ({reason}). "
             f"Without a network, use a local copy: make repro SOURCE=path, where path is a torchvision root, or a "
-            f"folder, zip or tar of {LAYOUT}"
+            f"folder, zip or tar of {EXPECTED}"
         ) from None
     finally:
-        socket.setdefaulttimeout(patience)
+        socket.setdefaulttimeout(timeout)
 
 
 def _open(name: str, root: Path, download: bool) -> list[Any]:
-    """Training and test images as torchvision has them."""
+    """torchvision's training and test data set."""
     from torchvision import datasets
 
     if name == "svhn":
@@ -88,8 +88,8 @@ def _open(name: str, root: Path, download: bool) -> list[Any]:
     return [kind(root, train=split == "train", download=download) for split in SPLITS]
 
 
-def _files(name: str, root: Path) -> dict[Path, str]:
-    """What is downloaded, each file with its MD5."""
+def _checksums(name: str, root: Path) -> dict[Path, str]:
+    """The MD5 of each file that is downloaded."""
     from torchvision import datasets
 
     if name == "cifar10":
@@ -100,5 +100,6 @@ def _files(name: str, root: Path) -> dict[Path, str]:
     return {root / kind.__name__ / "raw" / file: md5 for file, md5 in kind.resources}
 
 
-def _reason(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type if it has none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,1 +1,1 @@
-"""Versions of registered models, and the champion among them."""
+"""The model registry: versions of registered models, their champion, and where they come from."""

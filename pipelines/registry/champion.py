@@ -1,92 +1,123 @@
-"""The champion of a registered model: its alias, each move of it, and the way back.
+"""The alias ``champion`` of a registered model, and the history of decisions about it.
 
-MLflow keeps where an alias points and forgets where it pointed. Every decision is therefore an MLflow run, named
-``promotion``, in an experiment of its own: these runs are the history, and :func:`previous` reads the way back from it.
+MLflow stores the version that an alias points to, but not the earlier ones. Each decision is therefore recorded as an
+MLflow run named ``promotion`` in the experiment ``<model>-promotions``.
 """
 
 import getpass
 import subprocess
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import NamedTuple
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
-from pipelines.registry.versions import aliases_of, versions_by_number
-from pipelines.runtime.errors import UserError
-from pipelines.runtime.locks import locked
+from pipelines.registry.versions import aliases_of
+from pipelines.runtime.locks import hold_lock
 from pipelines.tracking.client import experiment_id, log_metrics
 
-INITIAL, PROMOTED, FORCED, REFUSED, ROLLED_BACK = "initial", "promoted", "forced", "refused", "rolled back"
-OF_TAG = "promotion_of"
+MODEL_TAG = "promotion_of"
+
+
+class Outcome(StrEnum):
+    """Outcome of a decision; the values are tags in MLflow."""
+
+    INITIAL = "initial"
+    PROMOTED = "promoted"
+    FORCED = "forced"
+    REFUSED = "refused"
+    ROLLED_BACK = "rolled back"
 
 
 class Decision(NamedTuple):
-    """One decision on who is champion. ``before`` and ``after`` are versions, ``none`` where there was none.
+    """A decision about the champion. All fields except ``time_ms`` are tags of its run.
 
-    ``at`` is in milliseconds since 1970; ``gates`` says in one line how each gate ended.
+    Args:
+        outcome: see :class:`Outcome`.
+        before: version that was champion before the decision, or ``none``.
+        after: version that the decision is about. It is the champion unless it was refused.
+        by: name of the user who made the decision.
+        reason: reason given by the user; may be empty.
+        gates: one line with the result of each gate; may be empty.
+        time_ms: milliseconds since 1970.
     """
 
-    outcome: str
+    outcome: Outcome
     before: str
     after: str
     by: str
     reason: str
     gates: str
-    at: int
+    time_ms: int
 
     @property
     def moved(self) -> bool:
         """Whether the alias moved."""
-        return self.outcome != REFUSED
+        return self.outcome != Outcome.REFUSED
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags of the decision's run."""
+        return {field: str(value) for field, value in self._asdict().items() if field != "time_ms"}
 
 
-def decide(outcome: str, before: str | None, after: str, reason: str = "", gates: str = "") -> Decision:
-    """A decision made now by whoever is at work."""
-    return Decision(outcome, before or "none", after, _who(), reason, gates, int(time.time() * 1000))
+def make_decision(outcome: Outcome, before: str | None, after: str, *, reason: str = "", gates: str = "") -> Decision:
+    """Return a decision made now by the current user; ``before`` is None if there was no champion."""
+    return Decision(outcome, before or "none", after, _user_name(), reason, gates, int(time.time() * 1000))
 
 
-def _who() -> str:
+def _user_name() -> str:
     name = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True).stdout.strip()
     return name or getpass.getuser()
 
 
 @contextmanager
-def promotion_lock(client: MlflowClient, name: str):
-    """Keep other promotions of this model on this machine waiting, and settle what a killed one left open."""
-    with locked(f"promotion-{name}"):
-        current = aliases_of(client, name).get("champion")
-        for run in _runs(client, name, "RUNNING"):
-            moved = run.data.tags["after"] == current and run.data.tags["outcome"] != REFUSED
+def promotion_lock(client: MlflowClient, name: str) -> Iterator[None]:
+    """Hold the lock for decisions about a model, and end the runs of decisions that were killed.
+
+    The lock is effective among the processes of one machine.
+    """
+    with hold_lock(f"promotion-{name}"):
+        champion = aliases_of(client, name).get("champion")
+        for run in _search_runs(client, name, "RUNNING"):
+            moved = run.data.tags["after"] == champion and run.data.tags["outcome"] != Outcome.REFUSED
             client.set_terminated(run.info.run_id, "FINISHED" if moved else "KILLED")
         yield
 
 
-def record(
+def apply_decision(
     client: MlflowClient,
     name: str,
     decision: Decision,
-    figures: dict[str, float] | None = None,
+    *,
+    metrics: Mapping[str, float] | None = None,
     report: str = "",
 ) -> str:
-    """Write a decision down and carry it out; returns the id of its run.
+    """Record a decision as an MLflow run, move the alias unless the decision is a refusal, and return the run's id.
 
-    The run is written first and ended last: what a kill leaves in between, :func:`held` can tell by the alias. It is
-    later than all before it, whatever the clock says, since their order is the way back.
+    The run is created first and ended last. After a kill in between, :func:`promotion_lock` tells from the alias
+    whether the decision took effect. The run starts later than all earlier decisions even if the clock was set back,
+    because the order of the runs is the order of the decisions.
+
+    Args:
+        metrics: metrics of the run.
+        report: Markdown, stored with the run as ``promotion.md``.
     """
-    at = max([decision.at, *(earlier.at + 1 for earlier in history(client, name))])
-    tags = {key: str(value) for key, value in decision._asdict().items() if key != "at"}
-    run = client.create_run(experiment_id(client, f"{name}-promotions"), at, tags | {OF_TAG: name}, "promotion")
+    start = max([decision.time_ms, *(earlier.time_ms + 1 for earlier in read_history(client, name))])
+    tags = decision.tags() | {MODEL_TAG: name}
+    run = client.create_run(experiment_id(client, f"{name}-promotions"), start, tags, "promotion")
     run_id = run.info.run_id
-    if figures:
-        log_metrics(client, run_id, figures)
+    if metrics:
+        log_metrics(client, run_id, dict(metrics))
     if report:
         client.log_text(run_id, report, "promotion.md")
-    of_version = {"promotion": decision.outcome, "promotion_by": decision.by, "promotion_run": run_id}
+    version_tags = {"promotion": decision.outcome.value, "promotion_by": decision.by, "promotion_run": run_id}
     if decision.moved:
-        of_version["previous_champion"] = decision.before
-    for key, value in of_version.items():
+        version_tags["previous_champion"] = decision.before
+    for key, value in version_tags.items():
         client.set_model_version_tag(name, decision.after, key, value)
     if decision.moved:
         client.set_registered_model_alias(name, "champion", decision.after)
@@ -94,51 +125,27 @@ def record(
     return run_id
 
 
-def history(client: MlflowClient, name: str) -> list[Decision]:
-    """All decisions on a model, the oldest first."""
-    return [
-        Decision(*(run.data.tags[field] for field in Decision._fields[:-1]), at=run.info.start_time)
-        for run in _runs(client, name, "FINISHED")
-    ]
+def read_history(client: MlflowClient, name: str) -> list[Decision]:
+    """Return all decisions about a model's champion, oldest first."""
+    decisions = []
+    for run in _search_runs(client, name, "FINISHED"):
+        tags = run.data.tags
+        decisions.append(
+            Decision(
+                Outcome(tags["outcome"]), tags["before"], tags["after"], tags["by"], tags["reason"], tags["gates"],
+                time_ms=run.info.start_time,
+            )
+        )  # fmt: skip
+    return decisions
 
 
-def _runs(client: MlflowClient, name: str, status: str) -> list:
+def _search_runs(client: MlflowClient, name: str, status: str) -> list[Run]:
     experiment = client.get_experiment_by_name(f"{name}-promotions")
     if experiment is None:
         return []
     return mlflow.search_runs(  # pyright: ignore[reportReturnType]
         [experiment.experiment_id],
-        f"tags.{OF_TAG} = '{name}' and attributes.status = '{status}'",
+        f"tags.{MODEL_TAG} = '{name}' and attributes.status = '{status}'",
         order_by=["attributes.start_time ASC"],
         output_format="list",
     )
-
-
-def champion_stack(decisions: list[Decision], current: str | None) -> list[str]:
-    """The champions one above the other, the present one last: a promotion adds one, a rollback takes some away."""
-    champions: list[str] = []
-    for decision in decisions:
-        if not decision.moved:
-            continue
-        if decision.outcome == ROLLED_BACK and decision.after in champions:
-            while champions[-1] != decision.after:
-                champions.pop()
-        elif not champions or champions[-1] != decision.after:
-            champions.append(decision.after)
-    if current is not None and (not champions or champions[-1] != current):
-        champions.append(current)  # moved by other hands
-    return champions
-
-
-def previous(client: MlflowClient, name: str) -> tuple[str | None, str]:
-    """The present champion, and the one before it that still exists.
-
-    Raises:
-        UserError: there is no such model, or no champion to go back to.
-    """
-    versions = versions_by_number(client, name)
-    current = aliases_of(client, name).get("champion")
-    for version in reversed(champion_stack(history(client, name), current)):
-        if version != current and version in versions:
-            return current, version
-    raise UserError(f"MODEL: {name!r} given; it has no earlier champion to go back to")

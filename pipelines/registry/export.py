@@ -1,11 +1,12 @@
-"""A trained model as a self-contained program with its MLflow signature."""
+"""Export of trained models as self-contained programs, and their registration with MLflow."""
 
 import hashlib
 import tempfile
-from importlib import metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -16,20 +17,28 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import Tensor
 
+from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.outputs.trained_models import Trained
+from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.runtime.files import write_bytes
 from stn.classifiers import RawClassifier
+from stn.settings import Normalization
+
+DIGEST_TAG = "sha256_"  # followed by a file name: tag of a version with the digest of that file
 
 
-def export(model: Trained, meta: dict, images: Tensor, path: Path) -> dict[str, Tensor]:
-    """Write a model as a self-contained program, normalization inside; returns its outputs for ``images``.
+def export(model: Trained, meta: DatasetMeta, images: Tensor, path: Path) -> dict[str, Tensor]:
+    """Export a model, normalization included, as a self-contained program and return its outputs for ``images``.
 
     Args:
-        images: uint8 (2, C, H, W). With a batch of one the batch dimension would be frozen at one.
+        model: trained model.
+        meta: its data, for the normalization.
+        images: uint8 (2, C, H, W). For a batch of one, the export would fix the batch size at one.
+        path: ``.pt2`` file to write.
     """
-    raw = RawClassifier(model.network, meta["mean"], meta["std"]).eval()
+    raw = RawClassifier(model.network, meta.normalization).eval()
     program = torch.export.export(raw, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    buffer = BytesIO()  # to a file, torch ends the whole process where a disk is full
+    buffer = BytesIO()  # when torch writes to a file itself, a full disk aborts the process
     torch.export.save(program, buffer)
     write_bytes(path, buffer.getvalue())
     with torch.inference_mode():
@@ -39,53 +48,70 @@ def export(model: Trained, meta: dict, images: Tensor, path: Path) -> dict[str, 
     return outputs
 
 
-def digest_of(tensors: dict[str, Tensor], meta: dict) -> str:
-    """SHA-256 over what makes a model: its tensors, and the mean and std it normalizes by. Never over archive bytes."""
-    digest = hashlib.sha256(repr([meta["mean"], meta["std"], meta["classes"]]).encode())
+def digest_of(tensors: Mapping[str, Tensor], normalization: Normalization, classes: Sequence[str]) -> str:
+    """Return the SHA-256 of a model: its tensors, its normalization and its class names.
+
+    Files are not hashed, because equal models may be stored as different bytes.
+    """
+    parts = [list(normalization.mean), list(normalization.std), list(classes)]
+    digest = hashlib.sha256(repr(parts).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode() + str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-DIGEST_TAG = "sha256_"  # and a file's name: its digest, on a version
+@dataclass(frozen=True)
+class NewVersion:
+    """An exported network to be registered.
 
-
-def register_network(
-    name: str,
-    variant: str,
-    run_id: str,
-    program: Path,
-    example: np.ndarray,
-    outputs: dict,
-    about: dict[str, Any],
-    tags: dict[str, str],
-) -> ModelVersion:
-    """Log an exported network (a ``.pt2`` file) to its run and register it as a new version of ``name``.
-
-    ``example`` and ``outputs`` are a batch of images and what the network answers: the model's signature. ``about`` is
-    what its users need to know, such as the classes' names; a loaded model has it as ``metadata.metadata``.
+    Args:
+        name: registered model.
+        variant: name of the logged model.
+        run_id: run that the model is logged to.
+        program: exported network, a ``.pt2`` file.
+        example: example input, uint8 images (B, C, H, W).
+        outputs: the network's outputs for ``example``. The model's signature follows from both.
+        metadata: metadata for the model's users.
+        tags: tags of the version and of the logged model.
     """
+
+    name: str
+    variant: str
+    run_id: str
+    program: Path
+    example: np.ndarray
+    outputs: Mapping[str, np.ndarray]
+    metadata: ModelMetadata
+    tags: Mapping[str, str]
+
+
+def register_network(new: NewVersion) -> ModelVersion:
+    """Log an exported network to its run and register it as a new version."""
     code = Path(__file__).with_name("pyfunc_model.py")
-    free = {key: TensorSpec(value.dtype, (-1, *value.shape[1:]), key) for key, value in outputs.items()}
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]), outputs=Schema(list(free.values()))
-    )
-    files = {f"{DIGEST_TAG}{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in (program, code)}
-    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+    outputs = [TensorSpec(values.dtype, (-1, *values.shape[1:]), key) for key, values in new.outputs.items()]
+    inputs = [TensorSpec(new.example.dtype, (-1, *new.example.shape[1:]))]
+    signature = ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))  # pyright: ignore[reportArgumentType]
+    tags = dict(new.tags)
+    with mlflow.start_run(run_id=new.run_id, log_system_metrics=False):
         logged = mlflow.pyfunc.log_model(
-            name=variant,
+            name=new.variant,
             python_model=str(code),
-            artifacts={"network": str(program)},
+            artifacts={"network": str(new.program)},
             signature=signature,
-            input_example=example,
-            metadata=about,
+            input_example=new.example,
+            metadata=new.metadata.to_json(),
             pip_requirements=[
-                f"{package}=={metadata.version(package).split('+')[0]}" for package in ("torch", "numpy", "mlflow")
+                f"{package}=={installed_version(package).split('+')[0]}" for package in ("torch", "numpy", "mlflow")
             ],
             tags=tags,
         )
-        with tempfile.TemporaryDirectory() as folder:  # what names the code that is run on loading
-            described = Path(download_artifacts(logged.model_uri, dst_path=folder)) / "MLmodel"
-            files[f"{DIGEST_TAG}{described.name}"] = hashlib.sha256(described.read_bytes()).hexdigest()
+        with tempfile.TemporaryDirectory() as folder:
+            # The file MLmodel names the code that is run on loading, so it has a digest as well.
+            description = Path(download_artifacts(logged.model_uri, dst_path=folder)) / "MLmodel"
+            digests = {f"{DIGEST_TAG}{file.name}": _sha256(file) for file in (new.program, code, description)}
     # The run's context manager never swallows an exception, though its type would allow it to.
-    return mlflow.register_model(logged.model_uri, name, tags=tags | files)  # pyright: ignore[reportPossiblyUnboundVariable]
+    return mlflow.register_model(logged.model_uri, new.name, tags=tags | digests)  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,30 +1,43 @@
-"""The gates that a challenger has to pass before it becomes champion: each a question with a measured answer."""
+"""The promotion gates: criteria that a challenger must meet to become champion."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.evaluation.significance import Difference, compare, holm, p_better
+from pipelines.evaluation.significance import Difference, compare, holm_rejections, mcnemar_p_value
 from pipelines.settings.params import EvaluateParams, PromoteParams
 
 
 class Candidate(NamedTuple):
-    """What was measured of a registered version: which test images it got right, boolean (N,), and more.
+    """Measurements of a registered version.
 
-    ``rotation_area`` is the mean accuracy over rotations, None where no gate asks for it; ``latency_ms`` the median
-    time of an answer for one image.
+    Args:
+        version: its number.
+        variant: its variant.
+        parameters: number of learned parameters.
+        correct: which of the test images it classifies correctly, boolean (N,).
+        rotation_area: mean accuracy over rotations in [0, 1]; None if no gate needs it.
+        latency_ms: median time of a prediction for one image, in milliseconds.
     """
 
     version: str
     variant: str
     parameters: int
-    right: np.ndarray
+    correct: np.ndarray
     rotation_area: float | None
     latency_ms: float
 
 
+class GroundTruth(NamedTuple):
+    """Labels (N,) of the test images, as indices into the class names ``classes``."""
+
+    labels: np.ndarray
+    classes: Sequence[str]
+
+
 class Gate(NamedTuple):
-    """One gate: the setting that asks for it, what it wants, what was found, and whether that passes."""
+    """Result of one gate: name of its setting, the requirement, the measurement, and whether the challenger passed."""
 
     name: str
     wanted: str
@@ -33,75 +46,80 @@ class Gate(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """All gates, and the difference to the champion (None where there is no champion)."""
+    """Results of all gates, and the challenger's difference to the champion (None without a champion)."""
 
     gates: list[Gate]
     difference: Difference | None
 
     @property
     def passed(self) -> bool:
+        """Whether all gates passed."""
         return all(gate.passed for gate in self.gates)
 
 
-def judge(
-    asked: PromoteParams,
-    settings: EvaluateParams,
+def check_gates(
+    settings: PromoteParams,
+    evaluate: EvaluateParams,
     challenger: Candidate,
     champion: Candidate | None,
-    truth: np.ndarray,
-    classes: list[str],
+    truth: GroundTruth,
 ) -> Verdict:
-    """Put the challenger to every gate that is asked for; those of a comparison need a champion.
+    """Check the challenger against all enabled gates. Gates that compare with the champion need one.
 
     Args:
-        asked: the section ``promote`` of params.yaml.
-        settings: how the interval of the difference is made.
-        truth: labels (N,) of the test images, indices into ``classes``.
+        settings: section ``promote`` of params.yaml.
+        evaluate: section ``evaluate``, for the confidence interval of the difference.
+        challenger: version to be checked.
+        champion: current champion, if there is one.
+        truth: labels of the test images.
     """
-    gates = []
-    accuracy = float(challenger.right.mean())
-    if asked.minimum_accuracy != "none":
-        passed = accuracy >= asked.minimum_accuracy
-        gates.append(Gate("minimum_accuracy", f"at least {asked.minimum_accuracy:.2%}", f"{accuracy:.2%}", passed))
-    if asked.max_parameters != "none":
-        passed = challenger.parameters <= asked.max_parameters
-        found = f"{challenger.parameters:,}"
-        gates.append(Gate("max_parameters", f"at most {asked.max_parameters:,}", found, passed))
-    if asked.variants != "any":
-        passed = challenger.variant in asked.variants
-        gates.append(Gate("variants", f"one of {', '.join(asked.variants)}", challenger.variant, passed))
+    gates = _check_alone(settings, challenger)
     if champion is None:
         return Verdict(gates, None)
-
-    difference = compare(champion.right, challenger.right, settings)
-    if asked.margin != "none":
-        wanted = f"{settings.confidence:.0%} interval of the difference not below {-100 * asked.margin:+g} points"
+    difference = compare(champion.correct, challenger.correct, evaluate)
+    if settings.margin != "none":
+        wanted = f"{evaluate.confidence:.0%} interval of the difference not below {-100 * settings.margin:+g} points"
         found = f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
-        gates.append(Gate("margin", wanted, found, difference.low >= -asked.margin))
-    if asked.level != "none":
-        p_value = p_better(champion.right, challenger.right)
+        gates.append(Gate("margin", wanted, found, difference.low >= -settings.margin))
+    if settings.level != "none":
+        p_value = mcnemar_p_value(champion.correct, challenger.correct)
         found = f"{100 * difference.difference:+.2f} points, p = {p_value:.2g}"
-        gates.append(Gate("level", f"better, p at most {asked.level:g}", found, p_value <= asked.level))
-    if asked.class_level != "none":
-        gates.append(_no_class_worse(asked.class_level, challenger.right, champion.right, truth, classes))
-    if asked.rotation_margin != "none":
+        gates.append(Gate("level", f"better, p at most {settings.level:g}", found, p_value <= settings.level))
+    if settings.class_level != "none":
+        gates.append(_check_classes(settings.class_level, challenger.correct, champion.correct, truth))
+    if settings.rotation_margin != "none":
         assert challenger.rotation_area is not None and champion.rotation_area is not None
-        lost = champion.rotation_area - challenger.rotation_area
-        wanted = f"at most {100 * asked.rotation_margin:g} points lost of the mean over rotations"
-        found = f"{challenger.rotation_area:.2%}, the champion's {champion.rotation_area:.2%}"
-        gates.append(Gate("rotation_margin", wanted, found, lost <= asked.rotation_margin))
+        loss = champion.rotation_area - challenger.rotation_area
+        wanted = f"at most {100 * settings.rotation_margin:g} points lost of the mean over rotations"
+        found = f"{challenger.rotation_area:.2%}, champion: {champion.rotation_area:.2%}"
+        gates.append(Gate("rotation_margin", wanted, found, loss <= settings.rotation_margin))
     return Verdict(gates, difference)
 
 
-def _no_class_worse(
-    level: float, challenger: np.ndarray, champion: np.ndarray, truth: np.ndarray, classes: list[str]
-) -> Gate:
-    """No class surely worse: a paired test for each, Holm's correction over all."""
-    of_class = [truth == label for label in range(len(classes))]
-    p_values = [p_better(challenger[images], champion[images]) for images in of_class]
+def _check_alone(settings: PromoteParams, challenger: Candidate) -> list[Gate]:
+    """Check the gates that need no champion."""
+    gates = []
+    accuracy = float(challenger.correct.mean())
+    if settings.minimum_accuracy != "none":
+        wanted = f"at least {settings.minimum_accuracy:.2%}"
+        gates.append(Gate("minimum_accuracy", wanted, f"{accuracy:.2%}", accuracy >= settings.minimum_accuracy))
+    if settings.max_parameters != "none":
+        passed = challenger.parameters <= settings.max_parameters
+        wanted = f"at most {settings.max_parameters:,}"
+        gates.append(Gate("max_parameters", wanted, f"{challenger.parameters:,}", passed))
+    if settings.variants != "any":
+        passed = challenger.variant in settings.variants
+        gates.append(Gate("variants", f"one of {', '.join(settings.variants)}", challenger.variant, passed))
+    return gates
+
+
+def _check_classes(level: float, challenger: np.ndarray, champion: np.ndarray, truth: GroundTruth) -> Gate:
+    """Check that no class is significantly worse: one paired test per class, with Holm's correction."""
+    masks = [truth.labels == label for label in range(len(truth.classes))]
+    p_values = [mcnemar_p_value(challenger[mask], champion[mask]) for mask in masks]
     worse = [
-        f"{name} {100 * (challenger[images].mean() - champion[images].mean()):+.1f} points"
-        for name, images, rejected in zip(classes, of_class, holm(p_values, level), strict=True)
+        f"{name} {100 * (challenger[mask].mean() - champion[mask].mean()):+.1f} points"
+        for name, mask, rejected in zip(truth.classes, masks, holm_rejections(p_values, level), strict=True)
         if rejected
     ]
     return Gate("class_level", f"no class worse at {level:g}", ", ".join(worse) or "none", not worse)

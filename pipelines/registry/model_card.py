@@ -1,92 +1,89 @@
-"""What a registered version is, for people: the description that MLflow's UI shows beside it, as Markdown."""
+"""Model cards: the descriptions of registered models and their versions in MLflow's UI, as Markdown."""
 
-from pipelines.outputs.evaluation_results import MOTIONS
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pipelines.outputs.evaluation_results import MOTIONS, EvaluationResults, VariantResults
+from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.outputs.trained_models import Trained
+from pipelines.settings.variants import ClassifierParams, TransformerParams
 
-PLAIN = "plain"  # the variant without a transformer, which every other is held against
+PLAIN = "plain"  # the variant without a transformer; the others are compared with it
 
 
-def version_card(name: str, number: str, model: Trained, meta: dict, metrics: dict, run_link: str) -> str:
-    """The card of one version.
+class VersionLinks(NamedTuple):
+    """Where a version is found.
 
     Args:
-        metrics: what the stage evaluate wrote.
-        run_link: address of the version's run within the UI, ``#/experiments/…/runs/…``.
+        name: registered model.
+        number: number of the version.
+        run: address of the version's run in MLflow's UI, ``#/experiments/…/runs/…``.
     """
-    of_all, transformer = metrics["variants"], model.record["variant"]["transformer"]
-    own = of_all[model.variant]
-    rivals = [model.variant] + ([PLAIN] if PLAIN in of_all and model.variant != PLAIN else [])
-    over = {f"mean over {motion}": [of_all[v]["robustness"][motion.name] for v in rivals] for motion in MOTIONS}
-    rows = {
-        "test accuracy of the chosen model": [f"{of_all[v]['chosen_test_accuracy']:.2%}" for v in rivals],
-        "calibration error": [f"{of_all[v]['calibration_error']:.2%}" for v in rivals],
-        "test accuracy over training seeds": [_over_seeds(of_all[v]) for v in rivals],
-        **{what: [f"{accuracy:.2%}" for accuracy in accuracies] for what, accuracies in over.items()},
-        "parameters": [f"{of_all[v]['parameters']:,}" for v in rivals],
-        "multiply-adds": [f"{of_all[v]['multiply_adds']:,}" for v in rivals],
-    }
-    table = [
-        f"| on {meta['counts']['test']:,} test images | {' | '.join(rivals)} |",
-        f"|---|{'---:|' * len(rivals)}",
-        *(f"| {what} | {' | '.join(values)} |" for what, values in rows.items()),
-    ]
-    if (pair := metrics["pairs"].get(f"{model.variant} vs {PLAIN}")) is not None:
-        table += [
-            "",
-            f"Against {PLAIN} on the same images: {pair['difference'] * 100:+.2f} points, interval "
-            f"{pair['low'] * 100:+.2f} to {pair['high'] * 100:+.2f}, McNemar's exact p = {pair['p_value']:.2g}.",
-        ]
-    links = []
-    if transformer is not None:
-        links = [("what the transformer does", "theta/grids.png"), ("its worst mistakes", "theta/worst.png")]
-    links += [
-        ("accuracy under rotation, scale and shift", "evaluation/robustness.png"),
-        ("reliability diagram", "evaluation/reliability.png"),
-        ("comparison of all variants", "evaluation/comparison.md"),
-        ("report", "evaluation/report.html"),
-    ]
-    shape = ", ".join(map(str, meta["image_shape"]))
-    worst = sorted(own["class_accuracy"].items(), key=lambda item: item[1])[:3]
+
+    name: str
+    number: str
+    run: str
+
+
+def version_card(links: VersionLinks, model: Trained, meta: DatasetMeta, results: EvaluationResults) -> str:
+    """Return the card of one version.
+
+    Args:
+        links: the version and its run.
+        model: the model that is registered as this version.
+        meta: its data.
+        results: results of the stage evaluate.
+    """
+    own, transformer = results.variants[model.variant], model.record.variant.transformer
+    shape = ", ".join(map(str, meta.image_shape))
+    weakest = sorted(own.class_accuracy.items(), key=lambda item: item[1])[:3]
     lines = [
-        f"{model.variant}, training seed {model.seed}: {own['chosen_test_accuracy']:.2%} of the test images are right. "
-        f"{_what(transformer, model.record['variant']['classifier'])} "
-        f"uint8 images (B, {shape}) go in; class, probabilities of {len(meta['classes'])} classes"
-        f"{' and θ' if transformer else ''} come out.",
+        f"{model.variant}, training seed {model.seed}: {own.chosen_test_accuracy:.2%} of the test images are "
+        f"classified correctly. {_describe_network(transformer, model.record.variant.classifier)} "
+        f"Input: uint8 images (B, {shape}). Output: class, probabilities of {len(meta.classes)} classes"
+        f"{', θ' if transformer else ''}.",
         "",
-        f"**Data**: {meta['dataset']}, from {meta['source']}: {meta['counts']['train']:,} training, "
-        f"{meta['counts']['validation']:,} validation and {meta['counts']['test']:,} test images{_distorted(meta)}. "
-        f"Digest `{meta['digest'][:12]}`.",
+        f"**Data**: {meta.dataset}, from {meta.source}: {meta.counts['train']:,} training, "
+        f"{meta.counts['validation']:,} validation and {meta.counts['test']:,} test images"
+        f"{_describe_distortion(meta)}. Digest `{meta.digest[:12]}`.",
         "",
-        *table,
+        *_results_table(model.variant, meta, results),
         "",
-        "Pictures and tables, with the run: " + ", ".join(f"[{what}]({run_link}/artifacts/{at})" for what, at in links),
+        "Pictures and tables of the run: "
+        + ", ".join(f"[{text}]({links.run}/artifacts/{file})" for text, file in _artifacts(transformer)),
         "",
-        f"**Limits**: images of another size must be resized to {meta['image_shape'][1]}×{meta['image_shape'][2]} as "
+        f"**Limits**: images of another size must be resized to {meta.image_shape[1]}×{meta.image_shape[2]} as "
         f"in training (`make predict` does). Weakest classes on the test images: "
-        + ", ".join(f"{label} {accuracy:.1%}" for label, accuracy in worst)
-        + ". Nothing is known of images of other origin.",
+        + ", ".join(f"{label} {accuracy:.1%}" for label, accuracy in weakest)
+        + ". The accuracy on images from other sources is unknown.",
         "",
         "**Use**: in an environment with mlflow, torch and numpy:",
         "",
         "```python",
         "import mlflow",
-        f'model = mlflow.pyfunc.load_model("models:/{name}/{number}")',
+        f'model = mlflow.pyfunc.load_model("models:/{links.name}/{links.number}")',
         'answer = model.predict(images)  # names: model.metadata.metadata["classes"]',
         "```",
         "",
-        f"**Origin**: `make provenance MODEL={name} VERSION={number}`.",
+        f"**Origin**: `make provenance MODEL={links.name} VERSION={links.number}`.",
     ]
     return "\n".join(lines)
 
 
-def model_card(name: str, meta: dict, comparison: str) -> str:
-    """The card of a registered model as a whole; ``comparison`` is the table that the stage evaluate wrote."""
+def model_card(name: str, meta: DatasetMeta, comparison: str) -> str:
+    """Return the card of a registered model as a whole.
+
+    Args:
+        name: registered model.
+        meta: its data.
+        comparison: comparison of the variants by the stage evaluate, as Markdown.
+    """
     return "\n".join(
         [
-            f"Classifiers of {meta['dataset']} ({', '.join(meta['classes'][:12])}"
-            f"{', …' if len(meta['classes']) > 12 else ''}), with and without a spatial transformer. The alias "
-            f"`champion` is for use, `challenger` the best on validation of the last `dvc repro`; "
-            f"`make promote MODEL={name}` puts it to the test.",
+            f"Classifiers of {meta.dataset} ({', '.join(meta.classes[:12])}"
+            f"{', …' if len(meta.classes) > 12 else ''}), with and without a spatial transformer. The alias "
+            f"`champion` is for use. `challenger` is the best model on validation of the last `dvc repro`; "
+            f"`make promote MODEL={name}` compares it with the champion.",
             "",
             "```python",
             "import mlflow",
@@ -98,25 +95,72 @@ def model_card(name: str, meta: dict, comparison: str) -> str:
     )
 
 
-def _what(transformer: dict | None, classifier: dict) -> str:
-    layers = [(len(classifier["channels"]), "convolution"), (len(classifier["hidden"]) + 1, "linear layer")]
-    classifies = " and ".join(f"{count} {name}{'s' * (count > 1)}" for count, name in layers if count)
-    if transformer is None:
-        return f"{classifies}, without a spatial transformer."
-    families, heads = transformer["transform"], transformer["parallel"]
-    kind = families if isinstance(families, str) else ", then ".join(families)
-    number = "A spatial transformer" if heads == 1 else f"{heads} spatial transformers side by side"
-    return f"{number} ({kind}; padding {transformer['padding_mode']}) before {classifies}."
+def _results_table(variant: str, meta: DatasetMeta, results: EvaluationResults) -> list[str]:
+    """Return a table of the variant's results next to those of ``plain``, and a line on their difference."""
+    names = [variant]
+    if variant != PLAIN and PLAIN in results.variants:
+        names.append(PLAIN)
+    columns = [results.variants[name] for name in names]
+
+    def row(title: str, cell: Callable[[VariantResults], str]) -> str:
+        return f"| {title} | {' | '.join(map(cell, columns))} |"
+
+    table = [
+        f"| on {meta.counts['test']:,} test images | {' | '.join(names)} |",
+        f"|---|{'---:|' * len(names)}",
+        row("test accuracy of the chosen model", lambda values: f"{values.chosen_test_accuracy:.2%}"),
+        row("calibration error", lambda values: f"{values.calibration_error:.2%}"),
+        row("test accuracy over training seeds", _describe_seeds),
+    ]
+    for motion in MOTIONS:
+        table.append(row(f"mean over {motion}", lambda values, name=motion.name: f"{values.robustness[name]:.2%}"))
+    table += [
+        row("parameters", lambda values: f"{values.parameters:,}"),
+        row("multiply-adds", lambda values: f"{values.multiply_adds:,}"),
+    ]
+    if (pair := results.pairs.get(f"{variant} vs {PLAIN}")) is not None:
+        table += [
+            "",
+            f"Against {PLAIN} on the same images: {pair.difference * 100:+.2f} points, interval "
+            f"{pair.low * 100:+.2f} to {pair.high * 100:+.2f}, McNemar's exact p = {pair.p_value:.2g}.",
+        ]
+    return table
 
 
-def _over_seeds(values: dict) -> str:
-    if len(values["seeds"]) < 2:
+def _describe_seeds(results: VariantResults) -> str:
+    """Return mean and standard deviation of the test accuracy over training seeds."""
+    if results.test_accuracy_std is None:
         return "one seed"
-    return f"{values['test_accuracy'] * 100:.2f} ± {values['test_accuracy_std'] * 100:.2f} %"
+    return f"{results.test_accuracy * 100:.2f} ± {results.test_accuracy_std * 100:.2f} %"
 
 
-def _distorted(meta: dict) -> str:
-    distortion = meta["distortion"]
+def _artifacts(transformer: TransformerParams | None) -> list[tuple[str, str]]:
+    """Return link text and file of the run's artifacts."""
+    artifacts = [
+        ("accuracy under rotation, scale and shift", "evaluation/robustness.png"),
+        ("reliability diagram", "evaluation/reliability.png"),
+        ("comparison of all variants", "evaluation/comparison.md"),
+        ("report", "evaluation/report.html"),
+    ]
+    if transformer is None:
+        return artifacts
+    return [("effect of the transformer", "theta/grids.png"), ("worst errors", "theta/worst.png"), *artifacts]
+
+
+def _describe_network(transformer: TransformerParams | None, classifier: ClassifierParams) -> str:
+    layers = [(len(classifier.channels), "convolution"), (len(classifier.hidden) + 1, "linear layer")]
+    counts = " and ".join(f"{count} {layer}{'s' * (count > 1)}" for count, layer in layers if count)
+    if transformer is None:
+        return f"{counts}, without a spatial transformer."
+    families, heads = transformer.transform, transformer.parallel
+    kind = families if isinstance(families, str) else ", then ".join(families)
+    number = "A spatial transformer" if heads == 1 else f"{heads} parallel spatial transformers"
+    return f"{number} ({kind}; padding {transformer.padding_mode}) before {counts}."
+
+
+def _describe_distortion(meta: DatasetMeta) -> str:
+    """Return ``, distorted …``; empty without a distortion."""
+    distortion = meta.distortion
     if "protocol" in distortion:
         return f", distorted by the protocol {distortion['protocol']}"
     if not distortion["rotation"] and not distortion["shift"] and distortion["scale"] == [1.0, 1.0]:

@@ -1,7 +1,7 @@
-"""The code of every registered model: MLflow stores this file beside the exported network and runs it on loading.
+"""Code of every registered model: MLflow stores this file with the exported network and runs it on loading.
 
-Needs torch, numpy and mlflow and nothing of this project, so that a champion and a challenger of different ages can be
-loaded side by side, anywhere.
+It requires torch, numpy and mlflow but nothing of this project, so models registered by different versions of this
+project can be loaded into one process, on any machine.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from mlflow.pyfunc.model import PythonModel
 
 
 class ExportedNetwork(PythonModel):
-    """uint8 images (B, C, H, W) → ``class``, ``probabilities`` and, with a transformer, ``theta``, all as arrays."""
+    """Maps uint8 images (B, C, H, W) to ``class``, ``probabilities`` and, with a transformer, ``theta``."""
 
     def load_context(self, context):
         self.network = torch.export.load(context.artifacts["network"]).module()

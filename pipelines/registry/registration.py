@@ -1,122 +1,154 @@
-"""Registers trained models as versions of ``stn-<dataset>``."""
+"""Registration of trained models as versions of ``stn-<dataset>``."""
 
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.outputs.evaluation_results import COMPARISON
-from pipelines.outputs.prepared_data import load_meta, load_split
-from pipelines.outputs.reports import PICTURES
+from mlflow import MlflowClient
+
+from pipelines.outputs.evaluation_results import COMPARISON, EvaluationResults, read_results
+from pipelines.outputs.prepared_data import DatasetMeta, load_meta, load_split
+from pipelines.outputs.reports import PICTURES, REPORT
 from pipelines.outputs.trained_models import Trained, best_on_validation, load_trained
-from pipelines.registry import champion
-from pipelines.registry.export import digest_of, export, register_network
-from pipelines.registry.model_card import model_card, version_card
+from pipelines.registry.champion import Outcome, apply_decision, make_decision, promotion_lock
+from pipelines.registry.export import NewVersion, digest_of, export, register_network
+from pipelines.registry.model_card import VersionLinks, model_card, version_card
+from pipelines.registry.model_metadata import ModelMetadata
+from pipelines.registry.registered_versions import RegisteredVersions, write_registered
 from pipelines.registry.versions import aliases_of, list_versions
-from pipelines.runtime.files import read_json, replacing, write_json
+from pipelines.runtime.files import replace_atomically
 from pipelines.runtime.home import state_dir
-from pipelines.tracking.client import TrainingRun, connect, experiment_id, log_files, run_exists
+from pipelines.tracking.client import Dataset, TrainingRun, connect, experiment_id, log_files, run_exists
 from pipelines.tracking.outbox import Outbox
-from stn.distortions import make_distortion
-
-REGISTERED = Path("registered.json")
 
 
-REPORTS = (Path("reports/report.html"), COMPARISON)
+def register(variants: Sequence[str], tags: Mapping[str, str]) -> RegisteredVersions:
+    """Register each variant's best model on validation, unless it is registered already, and set the aliases.
 
+    ``challenger`` points to the best of these models. ``champion`` is only set if there is none.
 
-def register(variants: list[str], tags: dict[str, str]) -> dict:
-    """Register what is not registered yet, point ``challenger`` to the best; returns what registered.json says."""
-    meta, metrics = load_meta(), read_json(Path("metrics/evaluate.json"))
-    name = f"stn-{meta['dataset']}"
-    client = connect()
+    Args:
+        variants: variants to register.
+        tags: tags of each version, from the section ``register`` of params.yaml.
+    """
+    meta, results = load_meta(), read_results()
+    registrar = Registrar(connect(), f"stn-{meta.dataset}", meta, results)
+    client, name = registrar.client, registrar.name
     chosen = [best_on_validation(load_trained(variant, meta)) for variant in variants]
-    versions = {model.variant: _register_one(client, name, model, meta, metrics, tags) for model in chosen}
+    versions = {model.variant: registrar.register(model, tags) for model in chosen}
     for model in chosen:
-        _describe(client, name, versions[model.variant], model, meta, metrics)
+        registrar.describe(versions[model.variant], model)
     client.update_registered_model(name, model_card(name, meta, COMPARISON.read_text(encoding="utf-8")))
 
-    best = best_on_validation(chosen)
-    challenger = versions[best.variant]
+    challenger = versions[best_on_validation(chosen).variant]
     client.set_registered_model_alias(name, "challenger", challenger)
-    with champion.promotion_lock(client, name):
-        current = aliases_of(client, name).get("champion")
-        if current is None:
-            current = challenger
-            champion.record(client, name, champion.decide(champion.INITIAL, None, current))
+    with promotion_lock(client, name):
+        champion = aliases_of(client, name).get("champion")
+        if champion is None:
+            champion = challenger
+            apply_decision(client, name, make_decision(Outcome.INITIAL, None, champion))
 
-    folder = state_dir("reports", meta["dataset"])
-    for report in REPORTS:
-        with replacing(folder / report.name) as beside:
-            shutil.copyfile(report, beside)
-    registered = {"model": name, "versions": versions, "challenger": challenger, "champion": current}
-    write_json(REGISTERED, registered)
+    reports = state_dir("reports", meta.dataset)
+    for report in (REPORT, COMPARISON):
+        with replace_atomically(reports / report.name) as temporary:
+            shutil.copyfile(report, temporary)
+    registered = RegisteredVersions(name, versions, challenger, champion)
+    write_registered(registered)
     return registered
 
 
-def _register_one(client, name: str, model: Trained, meta: dict, metrics: dict, tags: dict[str, str]) -> str:
-    """The version of this very model: the registered one, else a new one."""
-    digest = digest_of(model.network.state_dict(), meta)
-    for version in list_versions(client, name):
-        if (version.tags.get("model_digest"), version.tags.get("trained_in")) == (digest, model.run_id):
-            for key, value in tags.items():
-                client.set_model_version_tag(name, version.version, key, value)
-            return str(version.version)
-    run_id = model.run_id
-    if not run_exists(client, run_id):
-        run_id = _restore_run(client, name, model, meta, metrics)
-    of_variant = metrics["variants"][model.variant]
-    all_tags = tags | {
-        "variant": model.variant,
-        "seed": str(model.seed),
-        "validation_accuracy": f"{model.validation['validation_accuracy']:.4f}",
-        "test_accuracy": f"{of_variant['seeds'][str(model.seed)]['test_accuracy']:.4f}",
-        "parameters": str(of_variant["parameters"]),
-        "model_digest": digest,
-        "data_digest": meta["digest"],
-        "git_commit": model.record["git_commit"],
-        "git_dirty": model.record["git_dirty"],
-        "trained_in": model.run_id,
-    }
-    if (origin := model.record["variant"]["origin"]) is not None:
-        all_tags |= {key: str(value) for key, value in origin.items()}
-    images = load_split("validation").images[:1].repeat(2, 1, 1, 1)
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "network.pt2"
-        outputs = {key: value.numpy() for key, value in export(model, meta, images, program).items()}
-        registered = register_network(
-            name, model.variant, run_id, program, images.numpy(), outputs, _about(model, meta), all_tags
-        )
-    return str(registered.version)
+@dataclass(frozen=True)
+class Registrar:
+    """Registers trained models of one data set as versions of one registered model.
 
+    Args:
+        client: client of the tracking store.
+        name: registered model.
+        meta: data of the models.
+        results: results of the stage evaluate.
+    """
 
-def _about(model: Trained, meta: dict) -> dict:
-    transformer = model.record["variant"]["transformer"]
-    about = {key: meta[key] for key in ("dataset", "classes", "image_shape", "mean")}
-    about["canvas"] = make_distortion(**meta["distortion"]).canvas
-    return about | {"variant": model.variant, "padding_mode": transformer and transformer["padding_mode"]}
+    client: MlflowClient
+    name: str
+    meta: DatasetMeta
+    results: EvaluationResults
 
+    def register(self, model: Trained, tags: Mapping[str, str]) -> str:
+        """Return the number of the model's version, which is created if missing.
 
-def _describe(client, name: str, number: str, model: Trained, meta: dict, metrics: dict) -> None:
-    """Write the version's card, and put what it points to into the version's run."""
-    run = client.get_run(client.get_model_version(name, number).run_id)
-    log_files(
-        client, run.info.run_id, [*REPORTS, PICTURES / "robustness.png", PICTURES / "reliability.png"], "evaluation"
-    )
-    link = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-    client.update_model_version(name, number, version_card(name, number, model, meta, metrics, link))
+        A version belongs to a model if both its weights and its training are the model's.
+        """
+        normalization, classes = self.meta.normalization, self.meta.classes
+        digest = digest_of(model.network.state_dict(), normalization, classes)
+        for version in list_versions(self.client, self.name):
+            if (version.tags.get("model_digest"), version.tags.get("trained_in")) == (digest, model.run_id):
+                for key, value in tags.items():
+                    self.client.set_model_version_tag(self.name, version.version, key, value)
+                return str(version.version)
+        run_id = model.run_id if run_exists(self.client, model.run_id) else self._restore_run(model)
+        images = load_split("validation").images[:1].repeat(2, 1, 1, 1)
+        with tempfile.TemporaryDirectory() as folder:
+            program = Path(folder) / "network.pt2"
+            outputs = export(model, self.meta, images, program)
+            new = NewVersion(
+                name=self.name,
+                variant=model.variant,
+                run_id=run_id,
+                program=program,
+                example=images.numpy(),
+                outputs={key: values.numpy() for key, values in outputs.items()},
+                metadata=ModelMetadata.from_trained(model, self.meta),
+                tags={**tags, **self._tags(model, digest)},
+            )
+            return str(register_network(new).version)
 
+    def describe(self, number: str, model: Trained) -> None:
+        """Write the version's card, and the files that it links to into the version's run."""
+        run = self.client.get_run(self.client.get_model_version(self.name, number).run_id or "")
+        files = [REPORT, COMPARISON, PICTURES / "robustness.png", PICTURES / "reliability.png"]
+        log_files(self.client, run.info.run_id, files, "evaluation")
+        links = VersionLinks(self.name, number, f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}")
+        self.client.update_model_version(self.name, number, version_card(links, model, self.meta, self.results))
 
-def _restore_run(client, name: str, model: Trained, meta: dict, metrics: dict) -> str:
-    """The run of a model whose own run is in another store, made anew from its recorded history and marked so."""
-    key, experiment = f"restored-{model.run_id}", experiment_id(client, name)
-    with Outbox(client, key) as delivery:
-        restored = TrainingRun(delivery, experiment, key, f"{model.variant}-{model.seed}")
-        restored.describe_training(model.variant, model.seed, model.record, meta)
-        restored.describe(tags={"restored_from_run": model.run_id})
-        for entry in model.history:
-            restored.log_epoch(entry)
-        restored.log_summary_metrics(metrics["variants"][model.variant]["seeds"][str(model.seed)])
-        for picture in sorted((PICTURES / model.variant).glob("*.png")):
-            restored.log_file(picture, "theta")
-        restored.end("FINISHED")
-    return restored.run_id
+    def _tags(self, model: Trained, digest: str) -> dict[str, str]:
+        """Return the tags of a model's version; ``digest`` is the model's."""
+        results = self.results.variants[model.variant]
+        tags = {
+            "variant": model.variant,
+            "seed": str(model.seed),
+            "validation_accuracy": f"{model.validation['validation_accuracy']:.4f}",
+            "test_accuracy": f"{results.seeds[model.seed].test_accuracy:.4f}",
+            "parameters": str(results.parameters),
+            "model_digest": digest,
+            "data_digest": self.meta.digest,
+            "git_commit": model.record.git_commit,
+            "git_dirty": model.record.git_dirty,
+            "trained_in": model.run_id,
+        }
+        if (origin := model.record.variant.origin) is not None:
+            tags |= {"study": origin.study, "trial": str(origin.trial)}
+        return tags
+
+    def _restore_run(self, model: Trained) -> str:
+        """Recreate the run of a model that was trained with another store, and return its id.
+
+        Its epochs come from the model's history. The tag ``restored_from_run`` names the original run.
+        """
+        key, experiment = f"restored-{model.run_id}", experiment_id(self.client, self.name)
+        record, seed = model.record, model.seed
+        with Outbox(self.client, key) as outbox:
+            run = TrainingRun(outbox, experiment, key, f"{model.variant}-{seed}")
+            dataset = Dataset(self.meta.dataset, self.meta.digest, self.meta.source)
+            run.describe_now(record.run_params(seed), record.run_tags(model.variant, seed), dataset, record.git_diff)
+            run.log_record(record.to_json())
+            run.describe(tags={"restored_from_run": model.run_id})
+            for metrics in model.history:
+                run.log_epoch(metrics)
+            results = self.results.variants[model.variant].seeds[seed]
+            run.log_summary_metrics({"test_accuracy": results.test_accuracy, "test_loss": results.test_loss})
+            for picture in sorted((PICTURES / model.variant).glob("*.png")):
+                run.log_file(picture, "theta")
+            run.end("FINISHED")
+        return run.run_id

@@ -1,4 +1,4 @@
-"""Versions of registered models: found by number or alias, their files checked before anything of them is loaded."""
+"""Versions of registered models: lookup by number or alias, and verified download of their files."""
 
 import hashlib
 from pathlib import Path
@@ -13,72 +13,74 @@ from pipelines.registry.export import DIGEST_TAG
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.tracking.client import RECORD
 
-MAKE_ONE = "of models trained here, dvc repro -f -s register makes versions"
+HOW_TO_REGISTER = "dvc repro -f -s register registers the models trained here"
 
 
 def versions_by_number(client: MlflowClient, name: str) -> dict[str, ModelVersion]:
-    """All versions of a registered model, by number.
+    """Return all versions of a registered model, by number.
 
     Raises:
-        UserError: there is no such model.
+        UserError: the registry has no such model.
     """
-    found = list_versions(client, name)
-    if not found:
+    versions = list_versions(client, name)
+    if not versions:
         known = ", ".join(model.name for model in client.search_registered_models()) or "none"
-        raise UserError(f"MODEL: {name!r} given; the registry has no such model (it has: {known}); {MAKE_ONE}")
-    return {str(version.version): version for version in found}
+        raise UserError(f"MODEL: {name!r} given; the registry has no such model (it has: {known}); {HOW_TO_REGISTER}")
+    return {str(version.version): version for version in versions}
 
 
 def find_version(client: MlflowClient, name: str, wanted: str) -> ModelVersion:
-    """The version of this number, or the one that this alias points to.
+    """Return the version with this number, or the version that this alias points to.
 
     Raises:
-        UserError: there is no such model, version or alias.
+        UserError: the registry has no such model, version or alias.
     """
-    of_model, aliases = versions_by_number(client, name), aliases_of(client, name)
+    versions, aliases = versions_by_number(client, name), aliases_of(client, name)
     number = aliases.get(wanted, wanted)
-    if number not in of_model:
-        known = ", ".join([*aliases, *sorted(of_model, key=int)])
+    if number not in versions:
+        known = ", ".join([*aliases, *sorted(versions, key=int)])
         raise UserError(f"VERSION: {wanted!r} given; {name} has {known}")
-    return of_model[number]
+    return versions[number]
 
 
 def fetch_files(version: ModelVersion, folder: Path) -> Path:
-    """Bring a version's files into ``folder``, a new one, and return the path that MLflow loads it from.
+    """Download a version's files into the new folder ``folder`` and return the path that MLflow loads.
 
-    A registered model is code that runs when it is loaded, so its files must first be known to be those registered.
+    Loading a registered model runs code from its files. The files are therefore compared with the digests in the
+    version's tags before anything is loaded.
 
     Raises:
-        ExternalError: files are gone, or are not those that were registered.
+        ExternalError: files are missing, or differ from the registered ones.
     """
     folder.mkdir()
-    where = f"version {version.version} of {version.name}"
+    label = f"version {version.version} of {version.name}"
     try:
         download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(folder))
     except (MlflowException, OSError) as error:
-        raise ExternalError(f"{where}: its files cannot be read ({error}); delete that version; {MAKE_ONE}") from None
-    prefix = DIGEST_TAG
-    digests = {key.removeprefix(prefix): value for key, value in version.tags.items() if key.startswith(prefix)}
+        raise ExternalError(
+            f"{label}: its files cannot be read ({error}); delete that version; {HOW_TO_REGISTER}"
+        ) from None
+    digests = {
+        key.removeprefix(DIGEST_TAG): digest for key, digest in version.tags.items() if key.startswith(DIGEST_TAG)
+    }
     if not digests:
-        raise ExternalError(f"{where}: it has no tag {prefix}… to know its files by; nothing of it was loaded")
+        raise ExternalError(f"{label}: it has no tag {DIGEST_TAG}… to verify its files with; nothing was loaded")
     for file, digest in digests.items():
         path = next(iter(folder.rglob(file)), None)
         if path is None:
-            raise ExternalError(f"{where}: its file {file} is gone; nothing of it was loaded")
+            raise ExternalError(f"{label}: its file {file} is missing; nothing was loaded")
         if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise ExternalError(
-                f"{where}: its file {file} is not the one that was registered; nothing of it was loaded"
-            )
+            raise ExternalError(f"{label}: its file {file} differs from the registered one; nothing was loaded")
     return next(folder.rglob("MLmodel")).parent
 
 
 def list_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
-    """All versions of a registered model; none where there is no such model."""
+    """Return all versions of a registered model; an empty list if there is no such model."""
     return list(client.search_model_versions(f"name = '{name}'"))
 
 
 def aliases_of(client: MlflowClient, name: str) -> dict[str, str]:
-    """Where the aliases of a registered model point: alias → version; empty where there is no such model."""
+    """Return the aliases of a registered model as alias → version; empty if there is no such model."""
     try:
         return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
     except MlflowException as error:
@@ -88,16 +90,20 @@ def aliases_of(client: MlflowClient, name: str) -> dict[str, str]:
 
 
 def record_of(client: MlflowClient, version: ModelVersion) -> dict[str, Any]:
-    """The record of the training that a version comes from, as the stage train made it.
+    """Return the training record that the stage train stored in a version's run.
+
+    The record may have been written at any earlier commit, so it stays a plain JSON value.
 
     Raises:
-        ExternalError: its run, or the record in it, is gone.
+        ExternalError: the run, or the record in it, is missing.
     """
     assert version.run_id is not None
-    where = f"version {version.version} of {version.name}"
     try:
         uri = client.get_run(version.run_id).info.artifact_uri
         return load_dict(f"{uri}/{RECORD}")
     except (MlflowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ExternalError(f"{where}: run {version.run_id} has no record of its training ({reason})") from None
+        raise ExternalError(
+            f"version {version.version} of {version.name}: run {version.run_id} has no record of its training "
+            f"({reason})"
+        ) from None

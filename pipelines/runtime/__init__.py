@@ -1,1 +1,1 @@
-"""What every process needs: errors and exit codes, environment, home, files, locks, progress."""
+"""Basis of every process: errors and exit codes, environment, home, files, keys, locks, progress."""

@@ -1,7 +1,7 @@
-"""The environment: what the variables of .env.example say, read from the real environment and from ``.env``.
+"""The variables of .env.example, from the process's environment and from ``.env``.
 
-``.env`` lies in the repository's home; what is set outside it wins, and a variable that is set to nothing is not set.
-Every ``python -m pipelines.<module>`` reads it before anything else, and refuses a value that cannot be right.
+``.env`` lies in the repository's home. A variable that is set outside it wins; an empty variable counts as not set.
+Every ``python -m pipelines.<module>`` reads the variables before anything else and refuses invalid values.
 """
 
 import os
@@ -16,7 +16,7 @@ FILE = ".env"
 
 
 class Variable(NamedTuple):
-    """What a variable may hold, as a pattern and in words; whether it must never be shown."""
+    """Allowed values, as a pattern and in words; whether the value is secret and must never be printed."""
 
     pattern: str = r".*"
     allowed: str = ""
@@ -42,7 +42,7 @@ PAIRS = (("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ("AWS_ACCESS_
 
 
 def read() -> str | None:
-    """Take what ``.env`` says into this process's environment; what is wrong there or in a variable, in a line."""
+    """Add the variables of ``.env`` to this process's environment; returns the first mistake in one line, or None."""
     path = home() / FILE
     if path.exists():
         try:
@@ -51,32 +51,32 @@ def read() -> str | None:
         except UnicodeDecodeError as error:
             return f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start})"
         for binding in bindings:
-            if binding.error:  # the line is not repeated: it may hold a password
+            if binding.error:  # the line is not printed: it may hold a password
                 return f"{path}: line {binding.original.line}: not understood; expected NAME=value"
             if binding.key is not None and binding.value is not None:
                 os.environ.setdefault(binding.key, binding.value)
     for name, variable in VARIABLES.items():
-        given = value(name)
+        given = get(name)
         if given and not re.fullmatch(variable.pattern, given):
             return f"{name}: '{redact(given)}' given; expected {variable.allowed}"
     for pair in PAIRS:
         for name, other in (pair, pair[::-1]):
-            if value(name) and not value(other):
+            if get(name) and not get(other):
                 return f"{name} is set and {other} is not; one is of no use without the other"
     return None
 
 
-def value(name: str) -> str | None:
-    """What a variable of :data:`VARIABLES` holds; None where it is not set."""
+def get(name: str) -> str | None:
+    """The value of a variable of :data:`VARIABLES`; None if it is not set."""
     assert name in VARIABLES, name
     return os.environ.get(name) or None
 
 
 def redact(text: str) -> str:
-    """The text without secrets: neither those of the environment nor the passwords in addresses."""
+    """Replace secrets in a text by ``***``: those of the environment, and passwords in addresses."""
     text = re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:***@", text)
     text = re.sub(r"([?&]\w*(?:password|secret|token)=)[^&\s]*", r"\1***", text, flags=re.IGNORECASE)
     for name, variable in VARIABLES.items():
-        if variable.secret and (secret := value(name)):
+        if variable.secret and (secret := get(name)):
             text = text.replace(secret, "***")
     return text

@@ -1,7 +1,7 @@
-"""The kinds of failure that are told in one line, and the exit codes of every ``python -m pipelines.<module>``.
+"""Failures that are reported in one line, and the exit codes of every ``python -m pipelines.<module>``.
 
-0: done. 1: the world's fault (no network, a full disk, a broken file, a lost worker). 2: the user's (a setting, an
-argument). 3: a gate refused. Anything else that is raised is a bug and keeps its traceback.
+0: success. 1: an external failure (no network, a full disk, a broken file, a lost worker). 2: a mistake of the user's
+(a setting, an argument). 3: a gate refused. Any other exception is a bug and keeps its traceback.
 """
 
 import errno
@@ -15,7 +15,7 @@ from pipelines.runtime.environment import redact
 
 
 class ExternalError(Exception):
-    """Something outside the settings is wrong; trying again or mending it may help. Exit code 1."""
+    """Something outside the settings is wrong; repairing it or trying again may help. Exit code 1."""
 
     exit_code = 1
 
@@ -32,34 +32,34 @@ class GateRefused(Exception):
     exit_code = 3
 
 
-WHAT_TO_DO = {
+REMEDIES = {
     errno.ENOSPC: "make room there",
-    errno.EDQUOT: "make room there, or have the quota raised",
-    errno.EFBIG: "have the limit raised (ulimit -f)",
+    errno.EDQUOT: "make room there, or ask for a higher quota",
+    errno.EFBIG: "raise the limit (ulimit -f)",
     errno.EACCES: "give yourself the right to it",
     errno.EPERM: "give yourself the right to it",
     errno.EROFS: "make it writable",
     errno.EISDIR: "move that folder away",
-    errno.ENOTDIR: "move the file that stands for a folder away",
+    errno.ENOTDIR: "move the file in the folder's place away",
     errno.EEXIST: "move it away",
 }
 
 
 def describe_os_error(error: OSError) -> str | None:
-    """What the operating system refused, where, and what to do, in one line; nothing where it was not the system."""
-    if isinstance(error, shutil.Error):  # of a tree that was copied: each file with the reason
+    """The error in one line: file, reason, remedy. None if the error did not come from the operating system."""
+    if isinstance(error, shutil.Error):  # from copytree: (source, target, reason) of each file
         _, place, reason = error.args[0][0]
         return f"{place}: {reason}"
     if error.errno is None:
         return None
-    # Of two files the second is the one written; of a full disk some libraries name none.
+    # Of two files the second is the one written. Some libraries name no file when the disk is full.
     place = error.filename2 or error.filename or "here, in the state's home or among temporary files"
     reason = error.strerror or os.strerror(error.errno)
-    return "; ".join(filter(None, [f"{place}: {reason}", WHAT_TO_DO.get(error.errno)]))
+    return "; ".join(filter(None, [f"{place}: {reason}", REMEDIES.get(error.errno)]))
 
 
-def run(main: Callable[[], object]) -> None:
-    """Read the environment, call a module's ``main`` and end the process with the exit code that its outcome has."""
+def run_main(main: Callable[[], object]) -> None:
+    """Read the environment, call a module's ``main``, and exit with the code of its failure if it fails."""
     try:
         if mistake := environment.read():
             raise UserError(mistake)

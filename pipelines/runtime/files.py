@@ -1,8 +1,4 @@
-"""Where state lives: database, artifacts, checkpoints, downloads and locks have one home for all work trees.
-
-``dvc exp run --temp`` and queued experiments run in a temporary clone, from which DVC_ROOT points to the user's
-repository; state that lay in the clone would vanish with it.
-"""
+"""Files that a reader never sees half written, and errors that name the file."""
 
 import json
 import os
@@ -10,80 +6,84 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from pipelines.runtime.errors import ExternalError
-from pipelines.runtime.home import home as home
 
 MAKE_ANEW = "delete it, and dvc repro makes it anew"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write to, moved there when the block is done: a reader never sees half of it.
+def replace_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``, and move it to ``path`` at the end of the block.
 
-    A block that fails leaves ``path`` as it was, and nothing beside it.
+    If the block fails, ``path`` keeps its content and the temporary file is deleted.
 
     Raises:
-        OSError: as :func:`writing`.
+        OSError: see :func:`attach_path_to_errors`.
     """
-    beside = path.with_name(f".{os.getpid()}.{path.name}")  # the ending stays: some writers go by it
-    with writing(path):
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # the suffix stays: some writers choose the format by it
+    with attach_path_to_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            yield beside
-            beside.replace(path)
+            yield temporary
+            temporary.replace(path)
         finally:
             with suppress(OSError):
-                beside.unlink()
+                temporary.unlink()
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Let what cannot be written within the block be told of ``path``.
+def attach_path_to_errors(path: Path) -> Iterator[None]:
+    """Attach ``path`` to write errors within the block.
 
-    The operating system names no file where a disk is full, and safetensors raises an exception of its own.
+    The operating system does not name the file when a disk is full, and safetensors raises its own exception.
 
     Raises:
-        OSError: with ``path`` for its file.
+        OSError: with ``path`` as its file name.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        number = error.errno if isinstance(error, OSError) else _number(error)
+        number = error.errno if isinstance(error, OSError) else _error_number(error)
         if number is None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
-def _number(error: SafetensorError) -> int | None:
-    """The operating system's error number, which safetensors puts into its text alone."""
+def _error_number(error: SafetensorError) -> int | None:
+    """The operating system's error number, which safetensors gives only within its message."""
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else None
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader never sees half of it."""
-    with replacing(path) as beside:
-        beside.write_bytes(content)
+    """Write a file atomically."""
+    with replace_atomically(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """As :func:`write_bytes`, in UTF-8."""
+    """Write a file atomically, in UTF-8."""
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value) -> None:
-    """As :func:`write_text`, in JSON."""
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically.
+
+    Raises:
+        ValueError: ``value`` contains NaN or an infinity.
+    """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path):
-    """The value in a JSON file.
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
 
     Raises:
-        ExternalError: it is damaged.
+        ExternalError: the file is damaged.
     """
     try:
         return json.loads(path.read_bytes())

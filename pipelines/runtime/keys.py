@@ -1,4 +1,4 @@
-"""Keys: short names made of what a result depends on, so that the same settings, data and code give the same name."""
+"""Keys: short names computed from everything that a result depends on; equal inputs give equal names."""
 
 import hashlib
 import json
@@ -11,15 +11,19 @@ PROJECT = Path(__file__).resolve().parents[2]  # the folder that holds pipelines
 
 
 def key_of(*parts) -> str:
-    """16 hexadecimal digits that stand for ``parts`` (JSON values)."""
+    """The first 16 hexadecimal digits of the SHA-256 of ``parts`` (JSON values)."""
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def digest_code(*places: str, root: Path = PROJECT) -> str:
-    """SHA-256 over the names and contents of the files of code at ``places``, files or folders below ``root``.
+    """SHA-256 of the names and contents of code files.
 
-    What ``.dvcignore`` names is left out, as DVC leaves it out of a stage's dependencies.
+    Files that ``.dvcignore`` names do not count; DVC ignores them in a stage's dependencies as well.
+
+    Args:
+        places: files or folders, relative to ``root``.
+        root: the project's folder.
     """
     ignored = _ignored(root)
     digest = hashlib.sha256()
@@ -39,7 +43,7 @@ def _files(root: Path, places: Iterable[str]) -> list[Path]:
 
 
 def _ignored(root: Path) -> PathSpec:
-    """The patterns of .dvcignore; another host of a Ray cluster gets the code without that file and its leavings."""
+    """The patterns of ``.dvcignore``; installed code comes without that file, and without editors' leftovers."""
     file = root / ".dvcignore"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else ["__pycache__"]
     return PathSpec.from_lines("gitignore", lines)

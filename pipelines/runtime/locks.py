@@ -1,6 +1,7 @@
-"""Locks that processes of one home hold against one another."""
+"""Locks among processes that share a home; a lock ends with the process that holds it."""
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from filelock import FileLock, Timeout
@@ -10,8 +11,8 @@ from pipelines.runtime.home import state_dir
 
 
 @contextmanager
-def locked(name: str, wait: bool = True):
-    """Hold the lock ``name``; where another process holds it, say which and wait for it.
+def hold_lock(name: str, wait: bool = True) -> Iterator[None]:
+    """Hold the lock ``name`` within the block. If another process holds it, print its pid and wait.
 
     Raises:
         ExternalError: another process holds it, and ``wait`` is False.
@@ -24,7 +25,7 @@ def locked(name: str, wait: bool = True):
     except Timeout:
         try:
             pid = holder.read_text().strip()
-        except FileNotFoundError:  # held for so short a time that it is not written yet
+        except FileNotFoundError:  # the holder has only just acquired the lock
             pid = "unknown"
         if not wait:
             raise ExternalError(

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere (under DVC, in CI, in a log)."""
+"""Progress of long work: a bar on a terminal, otherwise a line every ten seconds (under DVC, in CI, in a log)."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -10,38 +10,38 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Item = TypeVar("Item")
-PLAIN_EVERY_S = 10.0
+LINE_EVERY_S = 10.0
 
 
 class Reporter:
-    """Follows one piece of work of ``total`` steps; made by :func:`progress`."""
+    """Progress of one task of ``total`` steps; created by :func:`progress`."""
 
     def __init__(self, title: str, total: int, bar: Progress | None):
         self.title, self.total, self.bar = title, total, bar
-        self.started = self.said = time.monotonic()
+        self.started = self.printed = time.monotonic()
         self.task = bar.add_task(title, total=total, note="") if bar else None
 
     def update(self, done: float, note: str = "") -> None:
-        """Say that ``done`` of the total steps are finished; ``note`` stands behind the bar."""
+        """Show that ``done`` of the steps are finished; ``note`` is shown after the bar."""
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=done, note=note)
             return
         now = time.monotonic()
-        if now - self.said >= PLAIN_EVERY_S:
-            self.said = now
+        if now - self.printed >= LINE_EVERY_S:
+            self.printed = now
             left = (now - self.started) * (self.total - done) / done if done else float("inf")
             print(f"{self.title}: {done:.1f}/{self.total} {note} ({left:.0f} s left)", flush=True)
 
 
 class Timeline:
-    """Where the seconds of a stage went, from the start of its process on: a name for each stretch between marks."""
+    """Wall time of a stage's phases, measured from the start of its process."""
 
     def __init__(self) -> None:
         self.last = psutil.Process().create_time()
         self.seconds: dict[str, float] = {}
 
     def mark(self, name: str, at: float | None = None) -> None:
-        """End a stretch of ``name`` now, or at the time ``at`` (seconds since the epoch)."""
+        """End the phase ``name`` now, or at the time ``at`` (seconds since the epoch)."""
         at = at or time.time()
         self.seconds[name] = self.seconds.get(name, 0.0) + at - self.last
         self.last = at
@@ -53,7 +53,7 @@ class Timeline:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Reporter]:
-    """A :class:`Reporter` for as long as the block runs."""
+    """A :class:`Reporter` that is shown while the block runs."""
     console = Console()
     if not console.is_terminal:
         yield Reporter(title, total, None)
@@ -67,7 +67,7 @@ def progress(title: str, total: int) -> Iterator[Reporter]:
 
 
 def track(title: str, items: Iterable[Item], total: int) -> Iterator[Item]:
-    """Yield ``items`` while showing how many of ``total`` have been taken."""
+    """Yield ``items``, showing how many of ``total`` have been taken."""
     with progress(title, total) as reporter:
         for done, item in enumerate(items):
             reporter.update(done)

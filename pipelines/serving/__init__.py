@@ -1,1 +1,1 @@
-"""A registered model in use."""
+"""Use of registered models: predictions for image files, and the scoring server."""

@@ -1,1 +1,1 @@
-"""params.yaml and variants/*.yaml as typed, checked values; imports neither torch nor Ray."""
+"""Typed, checked settings of params.yaml and variants/*.yaml; imports neither torch nor Ray."""

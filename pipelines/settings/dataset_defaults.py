@@ -1,10 +1,10 @@
-"""What a data set's name stands for where params.yaml says null."""
+"""Defaults of each data set, for settings that are null in params.yaml."""
 
 from typing import NamedTuple
 
 
 class Defaults(NamedTuple):
-    """What a data set's name stands for where params.yaml says null."""
+    """Values of a data set for settings that are null."""
 
     size: int
     channels: int
@@ -25,6 +25,5 @@ DATASET_DEFAULTS = {
     "svhn": Defaults(size=32, channels=3, epochs=12, batch_size=256, lr=0.1, flip=False, shift=2, tune_epochs=3),
     "digits": Defaults(size=28, channels=1, epochs=40, batch_size=64, lr=0.1, flip=False, shift=0, tune_epochs=20),
 }
-
-
+# Of data sets not listed above, the user's own.
 OWN_DEFAULTS = Defaults(size=32, channels=3, epochs=20, batch_size=64, lr=0.1, flip=False, shift=2, tune_epochs=5)

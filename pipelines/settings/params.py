@@ -1,8 +1,6 @@
-"""The settings: what params.yaml may say, and how one is set.
+"""The settings of params.yaml: one class per section, with the allowed values.
 
-Imports neither torch nor Ray, so that a mistake is answered at once.
-
-    python -m pipelines.params data.source=/data/cifar10.zip     sets a value, comments kept
+Imports neither torch nor Ray, so mistakes are reported at once.
 """
 
 from pathlib import Path
@@ -41,6 +39,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class DistortionParams(Section):
+    """The distortion of images: a protocol of the paper, or random rotation, scale and shift."""
+
     protocol: Literal["none", "R", "RTS", "P", "E", "TC"] = "none"
     rotation: float = Field(ge=0, le=180)
     scale: list[Annotated[float, Field(gt=0, le=10)]] = Field(min_length=2, max_length=2)
@@ -50,11 +50,13 @@ class DistortionParams(Section):
     @model_validator(mode="after")
     def _scale_is_a_range(self):
         if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale: {self.scale} given; the smallest factor comes first")
+            raise ValueError(f"scale: {self.scale} given; the smaller factor comes first")
         return self
 
 
 class DataParams(Section):
+    """The data set, its source, the form of the images, and their distortion."""
+
     dataset: Name
     source: str = Field(min_length=1)
     size: int = Field(ge=4, le=1024)
@@ -64,12 +66,16 @@ class DataParams(Section):
 
 
 class PrepareParams(Section):
+    """The shares of the validation and test splits, and the seed of both."""
+
     validation: float = Field(gt=0, lt=1)
     test: float = Field(gt=0, lt=1)
     seed: Seed
 
 
 class SearchSpaceParams(Section):
+    """The domain of each setting that a trial draws."""
+
     transform: list[Transform] = Field(min_length=1)
     padding_mode: list[PaddingMode] = Field(min_length=1)
     downsample: Annotated[IntDomain, each(Downsample)]
@@ -84,6 +90,8 @@ class SearchSpaceParams(Section):
 
 
 class TuneParams(Section):
+    """The study: trials, their training, finalists and the search space."""
+
     trials: int = Field(ge=0, le=100_000)
     epochs: Count
     seed: Seed
@@ -97,7 +105,7 @@ class TuneParams(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _the_baseline_has_its_new_name(cls, values):
+    def _refuse_the_baselines_former_name(cls, values):
         if isinstance(values, dict) and values.get("max_parameters") == FORMER_BASELINE:
             raise ValueError(f"max_parameters: '{FORMER_BASELINE}' given; this variant is now named {BASELINE}")
         return values
@@ -110,7 +118,7 @@ class TuneParams(Section):
 
 
 class RecipeParams(Section):
-    """How one network is trained, wherever that is done."""
+    """The training recipe of one network, shared by trainings, trials and finals."""
 
     epochs: Count
     batch_size: Count
@@ -127,7 +135,7 @@ class RecipeParams(Section):
 
 
 class WorkerRange(Section):
-    """As many workers as there is room for, from ``min`` to ``max``, also while training is at work."""
+    """As many workers as the cluster has room for, from ``min`` to ``max``; the number may change during training."""
 
     min: Count
     max: Count
@@ -139,7 +147,7 @@ class WorkerRange(Section):
         return self
 
 
-# Told apart by their form, so that a mistake in the one is not told as a mistake in the other, too.
+# Discriminate by type, so that only one union member reports an error.
 WorkerCount = Annotated[
     Annotated[Literal["auto"] | Count, Tag("one")] | Annotated[WorkerRange, Tag("range")],
     Discriminator(lambda value: "range" if isinstance(value, dict | WorkerRange) else "one"),
@@ -147,6 +155,8 @@ WorkerCount = Annotated[
 
 
 class TrainParams(RecipeParams):
+    """The recipe, with the training seeds and the workers."""
+
     seeds: list[Seed] = Field(min_length=1)
     final_fit: bool
     workers: WorkerCount
@@ -156,11 +166,13 @@ class TrainParams(RecipeParams):
     @model_validator(mode="after")
     def _seeds_differ(self):
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds: {self.seeds} given; each seed may stand there once")
+            raise ValueError(f"seeds: {self.seeds} given; each seed may be listed once")
         return self
 
 
 class EvaluateParams(Section):
+    """Batch size, bootstrap and robustness measurement of the evaluation."""
+
     batch_size: Count
     resamples: int = Field(ge=100, le=1_000_000)
     confidence: float = Field(gt=0, lt=1)
@@ -168,14 +180,20 @@ class EvaluateParams(Section):
 
 
 class VisualizeParams(Section):
+    """The size of the pictures."""
+
     examples: int = Field(ge=1, le=256)
 
 
 class RegisterParams(Section):
+    """The user's own tags of registered versions."""
+
     tags: dict[Name, str]
 
 
 class PromoteParams(Section):
+    """The gates of a promotion."""
+
     minimum_accuracy: NoGate | Share
     margin: NoGate | Share
     level: NoGate | Share
@@ -186,12 +204,16 @@ class PromoteParams(Section):
 
 
 class CleanParams(Section):
+    """The number of checkpoints and trainings that cleaning keeps."""
+
     checkpoints: int = Field(ge=1, le=10**6)
     experiments: int = Field(ge=0, le=10**6)
     superseded: int = Field(ge=0, le=10**6)
 
 
 class Params(Section):
+    """All settings of params.yaml."""
+
     variants: list[Name] = Field(min_length=1)
     data: DataParams
     prepare: PrepareParams
@@ -206,7 +228,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _variants_differ(self):
         if len(set(self.variants)) < len(self.variants):
-            raise ValueError(f"variants: {self.variants} given; each name may stand there once")
+            raise ValueError(f"variants: {self.variants} given; each name may be listed once")
         return self
 
     @model_validator(mode="after")
@@ -219,9 +241,9 @@ class Params(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _nulls_are_the_data_sets_defaults(cls, values):
+    def _replace_nulls_by_the_data_sets_defaults(cls, values):
         if not isinstance(values, dict):
-            return values  # refused for that
+            return values  # the next validator refuses it
         data = values.get("data")
         dataset = data.get("dataset") if isinstance(data, dict) else None
         defaults = DATASET_DEFAULTS.get(str(dataset), OWN_DEFAULTS)._asdict()
@@ -237,19 +259,19 @@ class Params(Section):
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Read and check params.yaml; its nulls are replaced by the data set's defaults.
+    """Read and check params.yaml; nulls are replaced by the data set's defaults.
 
     Raises:
-        UserError: one line for each mistake.
+        UserError: with one line for each mistake, three at most.
     """
     return check_params(read_yaml(path, YAML(typ="safe")), path)
 
 
 def check_params(values: Any, path: Path) -> Params:
-    """What params.yaml says, checked with the variants that it names.
+    """Check the content of params.yaml and the variants that it names.
 
     Raises:
-        UserError: one line for each mistake.
+        UserError: with one line for each mistake, three at most.
     """
     params = check_settings(values, path, Params)
     for variant in params.variants:

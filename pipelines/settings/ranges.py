@@ -1,4 +1,4 @@
-"""From where a tuning trial draws a setting's value: a list to choose from, or a range."""
+"""Domains that tuning trials draw values from: a list of choices, or a range."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ from pipelines.settings.yaml_file import Section
 
 
 class FloatRange(Section):
-    """All numbers from ``low`` to ``high``; with ``log``, each power of ten is as likely as another."""
+    """All numbers from ``low`` to ``high``, drawn uniformly; with ``log``, uniformly on a logarithmic scale."""
 
     low: float
     high: float
@@ -24,24 +24,24 @@ class FloatRange(Section):
 
 
 class IntRange(FloatRange):
-    """All whole numbers from ``low`` to ``high``; with ``log``, the more likely the smaller they are."""
+    """All integers from ``low`` to ``high``, drawn uniformly; with ``log``, uniformly on a logarithmic scale."""
 
     low: int  # pyright: ignore[reportIncompatibleVariableOverride], frozen
     high: int  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
-# Told apart by their form, so that a mistake in the one is not told as a mistake in the other, too.
-BY_FORM = Discriminator(lambda value: "range" if isinstance(value, dict | FloatRange) else "list")
+# Discriminate by type, so that only one union member reports an error.
+BY_TYPE = Discriminator(lambda value: "range" if isinstance(value, dict | FloatRange) else "list")
 IntDomain = Annotated[
-    Annotated[list[int], Field(min_length=1), Tag("list")] | Annotated[IntRange, Tag("range")], BY_FORM
+    Annotated[list[int], Field(min_length=1), Tag("list")] | Annotated[IntRange, Tag("range")], BY_TYPE
 ]
 FloatDomain = Annotated[
-    Annotated[list[float], Field(min_length=1), Tag("list")] | Annotated[FloatRange, Tag("range")], BY_FORM
+    Annotated[list[float], Field(min_length=1), Tag("list")] | Annotated[FloatRange, Tag("range")], BY_TYPE
 ]
 
 
 def each(kind: Any) -> AfterValidator:
-    """Refuses a domain that holds what ``kind``, the type of the setting itself, does not allow."""
+    """Validator that refuses a domain with a value that ``kind``, the setting's own type, does not allow."""
     allowed = TypeAdapter(kind)
 
     def check(domain):

@@ -1,6 +1,6 @@
-"""Variants, each a network to be trained and compared: what variants/*.yaml may say.
+"""The settings of variants/*.yaml; each file describes a network to be trained and compared.
 
-Imports neither torch nor Ray, so that a mistake is answered at once.
+Imports neither torch nor Ray, so mistakes are reported at once.
 """
 
 import os
@@ -22,15 +22,17 @@ Downsample = Annotated[int, Field(ge=1, le=16)]
 LearningRateFactor = Annotated[float, Field(gt=0, le=10)]
 WeightDecay = Annotated[float, Field(ge=0, le=1)]
 ThetaPenalty = Annotated[float, Field(ge=0, le=1000)]
-# The variant that the stage tune writes; until it has, there is no file.
+# The variant that the stage tune writes; there is no file before the first study.
 TUNED = "tuned"
-# The variant with the localization network of the seed document: what tuning has to beat.
+# The variant with the localization network of PyTorch's tutorial: the baseline of tuning.
 BASELINE = "stn"
 FORMER_BASELINE = "seed"  # its name until commit 835a76f
 
 
 class ConvolutionParams(Section):
-    channels: list[Channels]  # none: a fully connected network
+    """A stack of convolutions."""
+
+    channels: list[Channels]  # empty: a fully connected network
     kernel_sizes: list[KernelSize]
 
     @model_validator(mode="after")
@@ -42,17 +44,21 @@ class ConvolutionParams(Section):
         return self
 
 
-# One or several, told apart by their form, so that a mistake in the one is not told as a mistake in the other, too.
+# Discriminate by type, so that only one union member reports an error.
 _one_or_list = Discriminator(lambda value: "list" if isinstance(value, list) else "one")
 
 
 class LocalizationParams(ConvolutionParams):
+    """The localization network: convolutions, then fully connected layers."""
+
     hidden: Annotated[Annotated[Hidden, Tag("one")] | Annotated[list[Hidden], Tag("list")], _one_or_list]
     activation: Activation = "relu"
     downsample: Downsample = 1
 
 
 class ClassifierParams(ConvolutionParams):
+    """The classifier: convolutions, then fully connected layers."""
+
     channels: list[Channels] = Field(default=[10, 20])
     kernel_sizes: list[KernelSize] = Field(default=[5, 5])
     hidden: list[Hidden] = Field(default=[50])
@@ -64,6 +70,8 @@ TransformOrSeries = Annotated[
 
 
 class TransformerParams(Section):
+    """The spatial transformer: its transform or series of transforms, sampling and localization network."""
+
     transform: TransformOrSeries = "affine"
     parallel: int = Field(default=1, ge=1, le=16)
     scale: float | None = Field(default=None, gt=0, le=1)
@@ -75,7 +83,7 @@ class TransformerParams(Section):
     localization: LocalizationParams
 
     @model_validator(mode="after")
-    def _settings_are_the_transforms(self):
+    def _each_setting_belongs_to_a_transform(self):
         families = [self.transform] if isinstance(self.transform, str) else self.transform
         for name, family in (("scale", "attention"), ("control_points", "tps")):
             if getattr(self, name) is not None and family not in families:
@@ -86,13 +94,15 @@ class TransformerParams(Section):
 
 
 class Origin(Section):
-    """The study and the trial in it that a variant comes from; no trial where the baseline network won."""
+    """The study and the trial that a variant comes from; ``trial`` is None if the baseline network won."""
 
     study: str
     trial: int | None
 
 
 class VariantParams(Section):
+    """One network to be trained, and the parts of the recipe that belong to it."""
+
     transformer: TransformerParams | None
     classifier: ClassifierParams = ClassifierParams()
     localization_lr: LearningRateFactor = 1.0
@@ -102,12 +112,16 @@ class VariantParams(Section):
 
 
 def variant_file(name: str) -> Path:
-    """Where the variant's settings stand."""
+    """Path of the variant's settings."""
     return Path("variants") / f"{name}.yaml"
 
 
 def load_variant(name: str) -> VariantParams:
-    """Read and check ``variants/<name>.yaml``."""
+    """Read and check ``variants/<name>.yaml``.
+
+    Raises:
+        UserError: there is no such file, or one line for each mistake in it, three at most.
+    """
     path = variant_file(name)
     if name == TUNED and not path.exists():
         raise UserError(f"{path}: not written yet; run: dvc repro tune")
@@ -118,6 +132,6 @@ def load_variant(name: str) -> VariantParams:
             raise UserError(f"variants: {name!r} given{where}; this variant is now named {BASELINE}")
         raise UserError(
             f"variants: {name!r} given, but there is no {path}{where}; there are: {known}. "
-            f"A new file must be known to git (git add {path}) to be seen by dvc exp run --temp and --queue"
+            f"git must know a new file (git add {path}), else dvc exp run --temp and --queue do not see it"
         )
     return load_settings(path, VariantParams)

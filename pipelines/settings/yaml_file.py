@@ -1,4 +1,4 @@
-"""A YAML file as a frozen, strict model: what is unknown or out of range is refused, in one line for each mistake."""
+"""YAML files as frozen, strict models. Each unknown name or value out of range is reported in one line."""
 
 import difflib
 import reprlib
@@ -14,32 +14,32 @@ from pipelines.runtime.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_LINES, MAX_LINE = 3, 300  # of one message, and characters of a line
-MAX_SHOWN = 60  # characters of a value or of a key that is unknown
-# A value may be far longer than the file, since YAML's aliases repeat parts of it.
+MAX_SHOWN = 60  # characters of a value or of an unknown name
+# A value may be far longer than the file, because YAML's aliases repeat parts of it.
 SHORT = reprlib.Repr()
 SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother = 3, 8, 4, MAX_SHOWN, MAX_SHOWN
 
 
 class Section(BaseModel):
-    """The base of all settings."""
+    """Base class of all sections: strict types, no unknown names, no NaN or infinity."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def load_settings(path: Path, model: type[Model]) -> Model:
-    """Read the file and check it against ``model``.
+    """Read a YAML file and check it against ``model``.
 
     Raises:
-        UserError: it cannot be read, is not YAML, or one line for each setting that is wrong, three at most.
+        UserError: the file cannot be read or is not YAML; or one line for each invalid setting, three at most.
     """
     return check_settings(read_yaml(path, YAML(typ="safe")), path, model)
 
 
 def check_settings(values: Any, path: Path, model: type[Model]) -> Model:
-    """What ``path`` says, checked against ``model``.
+    """Check the content of the file ``path`` against ``model``.
 
     Raises:
-        UserError: one line for each setting that is wrong, three at most.
+        UserError: with one line for each invalid setting, three at most.
     """
     try:
         return model.model_validate(values)
@@ -51,10 +51,10 @@ def check_settings(values: Any, path: Path, model: type[Model]) -> Model:
 
 
 def read_yaml(path: Path, yaml: YAML) -> Any:
-    """What the file says.
+    """Read a YAML file.
 
     Raises:
-        UserError: it cannot be read, or is not YAML; with the line, where there is one.
+        UserError: the file cannot be read or is not YAML; the message has the line number if there is one.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -66,10 +66,10 @@ def read_yaml(path: Path, yaml: YAML) -> Any:
 
 
 def parse(text: str, yaml: YAML, where: str) -> Any:
-    """What the text says; ``where`` it stands begins the message.
+    """Parse YAML text.
 
     Raises:
-        UserError: it is not YAML.
+        UserError: the text is not YAML; the message starts with ``where``.
     """
     try:
         return yaml.load(text)
@@ -80,23 +80,23 @@ def parse(text: str, yaml: YAML, where: str) -> Any:
         raise UserError(f"{where}{line}: not valid YAML: {problem}") from None
     except RecursionError:
         raise UserError(f"{where}: not valid YAML: nested too deeply") from None
-    except Exception as error:  # !!bool x, !!int "" and the like: whatever the conversion happens to raise
+    except Exception as error:  # converting !!bool x, !!int "" and the like raises exceptions of many types
         raise UserError(f"{where}: not valid YAML: a value is not what it is tagged as ({error})") from None
 
 
 def _lines(path: Path, model: type[BaseModel], mistakes: list) -> list[str]:
-    """For each setting that is wrong one line: ``file: setting: what was given; what is allowed``."""
+    """One line for each invalid setting: ``<file>: <setting>: <given> given; <what is allowed>``."""
     known = {name for section in _sections(model) for name in _fields(section)}
     of_setting: dict[str, list] = {}
     for mistake in mistakes:
-        # A location also names the members of a union, of which each adds a mistake of its own.
+        # A location also names members of unions; each member adds its own mistake. Keep names of settings only.
         by_name = mistake["type"] in ("extra_forbidden", "missing")
         *above, last = mistake["loc"] or ("",)
         loc = [str(part) for part in above if isinstance(part, int) or part in known]
         loc += [_shown_name(last)] * (by_name or isinstance(last, int) or last in known)
         of_setting.setdefault(".".join(loc), []).append(mistake)
     lines = [f"{path}: {_one_line(model, setting, mistakes)}" for setting, mistakes in of_setting.items()]
-    half = MAX_LINE // 2  # its beginning names the setting, its end what is allowed
+    half = MAX_LINE // 2  # the beginning names the setting, the end what is allowed
     return [line if len(line) <= MAX_LINE else f"{line[:half]}...{line[-half:]}" for line in lines]
 
 
@@ -107,7 +107,7 @@ def _one_line(model: type[BaseModel], setting: str, mistakes: list) -> str:
         return f"{setting}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
     if first["type"] == "missing":
         return f"{setting}: missing"
-    if first["type"] == "value_error":  # a model's own check, whose message begins with the field's name
+    if first["type"] == "value_error":  # from a model_validator; its message begins with the field's name
         return ".".join(filter(None, [setting, first["msg"].removeprefix("Value error, ")]))
     shown = SHORT.repr(first["input"])
     shown = shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 3] + "..."
@@ -116,13 +116,13 @@ def _one_line(model: type[BaseModel], setting: str, mistakes: list) -> str:
 
 
 def _shown_name(name: Any) -> str:
-    """A key of the file's, which can be anything, on one line."""
+    """A key of the file, which can be any text, shortened and on one line."""
     text = str(name) if str(name).isprintable() else repr(str(name))
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 
 def _section_at(model: type[BaseModel], loc: tuple) -> type[BaseModel]:
-    """The section in which the settings at ``loc`` stand."""
+    """The section at the location ``loc``."""
     for part in loc:
         for name, field in model.model_fields.items():
             if part == (field.alias or name):
@@ -143,7 +143,7 @@ def _sections(model: type[BaseModel]) -> list[type[BaseModel]]:
 
 
 def _models(annotation) -> Iterator[type[BaseModel]]:
-    """The sections among the members of a type."""
+    """The sections among the members of a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for member in get_args(annotation):

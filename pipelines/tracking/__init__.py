@@ -1,1 +1,1 @@
-"""MLflow's runs: how the tracking store is reached, and what is sent to it."""
+"""MLflow runs: the connection to the tracking store, and the updates that are sent to it."""

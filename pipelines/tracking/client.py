@@ -1,4 +1,4 @@
-"""MLflow: how the tracking store and the registry are reached, and what is told to them.
+"""MLflow's tracking store and registry: connecting to them, and the runs of training.
 
 The driver of a stage is the only writer of a run, however many workers train.
 """
@@ -6,14 +6,16 @@ The driver of a stage is the only writer of a run, however many workers train.
 import logging
 import os
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+# MLflow reads these when it is imported.
 os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # whole, with a password in it
-# Else a server with S3 behind it has its clients fetch files there, which they may well not reach.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would print passwords in the URL
+# A server in front of S3 would redirect clients to S3, which they may be unable to reach.
 os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false")
 
@@ -33,46 +35,40 @@ from pipelines.runtime import environment
 from pipelines.runtime.environment import redact
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.home import state_dir
-from pipelines.runtime.locks import locked
-from pipelines.tracking.outbox import KEY_TAG as KEY_TAG
-from pipelines.tracking.outbox import Outbox, Run, account, deliver_pending, log_summary_metrics, short_timeouts
-from pipelines.tracking.outbox import describe_store_error as describe_store_error
+from pipelines.runtime.locks import hold_lock
+from pipelines.tracking.outbox import Outbox, Run, deliver_pending
+from pipelines.tracking.store_requests import describe_account, describe_store_error, short_timeouts
+from pipelines.tracking.store_writer import log_summary_metrics
 
-# Where a run keeps what is more than a tag: the record of its training, and what was not committed then.
+# Artifacts of a run: the record of its training, and the changes that were not committed then.
 RECORD = "lineage/training.json"
 DIFF = "lineage/uncommitted.diff"
 
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 MEND_FILE = (
-    "make it a file that can be opened, or move it away: dvc repro -f -s register then registers what is trained here "
-    "in a new one"
+    "repair its permissions or content, or move it away: dvc repro -f -s register then registers the trained models in "
+    "a new one"
 )
 
-for chatty in (
-    "mlflow.system_metrics",
-    "mlflow.tracking",
-    "mlflow.models",
-    "mlflow.pyfunc",
-    "alembic",
-):
-    logging.getLogger(chatty).setLevel(logging.WARNING)
-# Prints a page for each error that it then raises.
+for verbose in ("mlflow.system_metrics", "mlflow.tracking", "mlflow.models", "mlflow.pyfunc", "alembic"):
+    logging.getLogger(verbose).setLevel(logging.WARNING)
+# It prints a page for each error that it then raises.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def connect() -> MlflowClient:
-    """A client of MLFLOW_TRACKING_URI's store where set, else of the sqlite database in the state's home.
+    """Connect to MLFLOW_TRACKING_URI's store, by default the sqlite database in the state folder.
 
-    The store is opened once under a lock: a new database that several processes migrate at once is ruined. It is told
-    what earlier commands could not tell it.
+    Updates that earlier commands could not deliver are delivered. A lock is held while the store is opened: a new
+    database is ruined if several processes migrate it at once.
 
     Raises:
-        UserError: the server knows no such account, or its password is another.
+        UserError: the server does not know the account, or the password is wrong.
         ExternalError: the store cannot be reached, or is damaged.
     """
-    uri = environment.value("MLFLOW_TRACKING_URI") or f"sqlite:///{state_dir() / 'mlflow.db'}"
+    uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state_dir() / 'mlflow.db'}"
     mlflow.set_tracking_uri(uri)
-    with locked("mlflow"):
+    with hold_lock("mlflow"):
         try:
             if uri.startswith(DATABASES):
                 sqlalchemy.inspect(create_sqlalchemy_engine(uri)).engine.dispose()
@@ -82,7 +78,8 @@ def connect() -> MlflowClient:
         except (MlflowException, SQLAlchemyError, CommandError) as error:
             if getattr(error, "error_code", None) == "UNAUTHENTICATED":
                 raise UserError(
-                    f"{account()}; {redact(uri)} wants one that it knows, with its MLFLOW_TRACKING_PASSWORD"
+                    f"{describe_account()}; {redact(uri)} requires an account that it knows, with its "
+                    f"MLFLOW_TRACKING_PASSWORD"
                 ) from None
             store = f"MLFLOW_TRACKING_URI: {redact(uri)}: the tracking store"
             what_to_do = MEND_FILE if uri.startswith("sqlite") else "start it, or name another"
@@ -92,8 +89,12 @@ def connect() -> MlflowClient:
 
 
 @contextmanager
-def store_errors_explained(what: str):
-    """Turn a failure of the tracking store within the block into a :class:`ExternalError` that says what is kept."""
+def store_errors_explained(what: str) -> Iterator[None]:
+    """Turn errors of the tracking store within the block into an :class:`ExternalError`.
+
+    Args:
+        what: what is kept despite the error, for the message: "the study is kept".
+    """
     try:
         yield
     except MlflowException as error:
@@ -104,112 +105,114 @@ def store_errors_explained(what: str):
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
-    """The experiment ``name``, made if missing.
+    """Id of the experiment ``name``, which is created if missing.
 
-    With a database its artifacts get an absolute place: MLflow's default is the current folder, which for a
-    temporary work tree is soon gone. A server decides itself.
+    For a database, artifacts get an absolute folder: MLflow's default is the current folder, which DVC deletes if it is
+    a temporary work tree. A server chooses the place itself.
     """
-    with locked("mlflow"):
+    with hold_lock("mlflow"):
         if (experiment := client.get_experiment_by_name(name)) is not None:
             return experiment.experiment_id
         served = mlflow.get_tracking_uri().startswith(("http:", "https:", "databricks"))
         return client.create_experiment(name, None if served else state_dir("artifacts", name).as_uri())
 
 
-class TrainingRun(Run):
-    """A run that is found by its key, or made, and described at once; the rest is delivered, each epoch once."""
+class Dataset(NamedTuple):
+    """The data that a run was trained on, as MLflow shows it."""
 
-    def __init__(self, delivery: Outbox, experiment: str, key: str, name: str):
-        super().__init__(delivery, experiment, key)
-        self.client = delivery.client
-        found = delivery.find(experiment, key)
+    name: str
+    digest: str
+    source: str
+
+
+class TrainingRun(Run):
+    """A run that is created or found by its key, and described, at once; other updates go through the outbox.
+
+    Each epoch is logged once, over several starts as well.
+    """
+
+    def __init__(self, outbox: Outbox, experiment: str, key: str, name: str):
+        super().__init__(outbox, experiment, key)
+        self.client, writer = outbox.client, outbox.writer
+        found = writer.find_run(experiment, key)
         if not found:
-            delivery.make(experiment, key, name)
-            self.client.update_run(delivery.run_ids[key], status="SCHEDULED")
-        self.run_id = delivery.run_ids[key]
+            writer.create_run(experiment, key, name)
+            self.client.update_run(writer.run_ids[key], status="SCHEDULED")
+        self.run_id = writer.run_ids[key]
         loads = self.client.get_metric_history(self.run_id, "system/cpu_utilization_percentage") if found else []
         self.first_sample = max((metric.step + 1 for metric in loads), default=0)
-        self.logged = set(delivery.logged.get(key, ()))
-        self.monitor: Load | None = None
+        self.logged = set(writer.logged_epochs.get(key, ()))
+        self.monitor: LoadMonitor | None = None
 
-    def describe_now(self, params: dict[str, Any], tags: dict[str, str], meta: dict, diff: str = "") -> None:
-        """Log what the run is made from; a value that stands already is written again, to the same effect."""
+    def describe_now(self, params: dict[str, Any], tags: dict[str, str], dataset: Dataset, diff: str = "") -> None:
+        """Log the run's settings, data and uncommitted changes. Idempotent: a later start logs them again."""
         self.client.log_batch(
             self.run_id,
             params=[Param(key, str(value)) for key, value in params.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
-        source = CodeDatasetSource(tags={"source": meta["source"]})
-        dataset = MetaDataset(source, name=meta["dataset"], digest=meta["digest"][:36])
-        self.client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), [])])
+        source = CodeDatasetSource(tags={"source": dataset.source})
+        meta = MetaDataset(source, name=dataset.name, digest=dataset.digest[:36])
+        self.client.log_inputs(self.run_id, [DatasetInput(meta._to_mlflow_entity(), [])])
         if diff:
             self.client.log_text(self.run_id, diff, DIFF)
 
-    def describe_training(self, name: str, seed: int, record: dict, meta: dict) -> None:
-        """Log what a model is made from: ``record`` is that of the stage train, for the variant ``name``."""
-        settings = flatten({"train": record["train"], "variant": record["variant"]})
-        del settings["train.seeds"]
-        tags = {"variant": name, "seed": str(seed), "data_digest": meta["digest"]}
-        tags |= {key: str(record[key]) for key in ("git_commit", "git_dirty", "workers", "threads", "gpu")}
-        tags |= {f"library.{library}": version for library, version in record["libraries"].items()}
-        self.describe_now({**settings, "train.seed": seed}, tags, meta, record["git_diff"])
+    def log_record(self, record: dict[str, Any]) -> None:
+        """Write the record of the run's training, a JSON value, to its artifacts."""
         self.client.log_dict(self.run_id, record, RECORD)
 
     def start(self) -> None:
-        """Mark the run as running and record the machine's load (``system/`` metrics) until :meth:`end`."""
+        """Set the status RUNNING, and log the machine's load (``system/`` metrics) until :meth:`end`."""
         if self.monitor is None:
             self.status("RUNNING")
-            self.monitor = Load(self, self.first_sample)
+            self.monitor = LoadMonitor(self, self.first_sample)
             self.monitor.start()
 
     def log_epoch(self, entry: dict[str, float]) -> None:
-        """Log one epoch's metrics, unless its epoch has been logged before."""
+        """Log one epoch's metrics, unless that epoch has been logged before."""
         if int(entry["epoch"]) not in self.logged:
             super().log_epoch(entry)
             self.logged.add(int(entry["epoch"]))
 
     def end(self, status: str) -> None:
-        """Stop watching the machine and set the run's status: FINISHED, FAILED or KILLED."""
+        """Stop logging the machine's load, and set the status: FINISHED, FAILED or KILLED."""
         if self.monitor is not None:
             self.monitor.finish()
             self.first_sample, self.monitor = self.monitor.step, None
         self.status(status)
 
 
-class Load(SystemMetricsMonitor):
-    """MLflow's monitor of the machine, whose own thread ends at the first request that fails, through a delivery."""
+class LoadMonitor(SystemMetricsMonitor):
+    """MLflow's monitor of the machine's load, sending through an outbox.
+
+    MLflow's own thread ends at the first request that fails.
+    """
 
     def __init__(self, run: TrainingRun, step: int):
         super().__init__(run.run_id, samples_before_logging=1)
         self.run, self.step = run, step
 
     def finish(self) -> None:
+        """Stop, and wait for the thread to end."""
         self._shutdown_event.set()
         if self._process is not None:
             self._process.join()
 
     def monitor(self) -> None:
+        """Log a sample every sampling interval; MLflow calls this in a thread."""
         while not self._shutdown_event.wait(self.sampling_interval):
             self.collect_metrics()
             try:
                 self.run.log_sample({f"system/{name}": v for name, v in self.aggregate_metrics().items()}, self.step)
-            except OSError:  # a full disk, of which the next epoch tells
+            except OSError:  # a full disk; the next epoch reports it
                 return
             self.step += 1
             for monitor in self.monitors:
                 monitor.clear_metrics()
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one with dotted names."""
-    leaves = {}
-    for name, value in tree.items():
-        leaves |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return leaves
-
-
 def log_metrics(client: MlflowClient, run_id: str, metrics: dict[str, float]) -> None:
-    """As :func:`log_figures`, now."""
+    """Log metrics that a run has once, without an outbox; they supersede earlier values."""
     log_summary_metrics(client, run_id, metrics, int(time.time() * 1000))
 
 
@@ -220,7 +223,7 @@ def log_files(client: MlflowClient, run_id: str, files: list[Path], folder: str)
 
 
 def run_exists(client: MlflowClient, run_id: str) -> bool:
-    """Whether the store at hand has this run; another store, or a new one, has not."""
+    """Whether the connected store has this run; a run of another store, or a deleted one, does not exist."""
     try:
         return client.get_run(run_id).info.lifecycle_stage == "active"
     except MlflowException as error:

@@ -1,10 +1,13 @@
-"""Training of one variant on Ray."""
+"""Training of one variant on Ray.
+
+Importing this package sets Ray's environment variables, which Ray reads when it is imported.
+"""
 
 import os
 
-# Read when Ray is imported. The controller looks at its workers every 2 s by default, and an epoch of a small network
-# takes less; watching for preemption and exporting metrics cost seconds at every start.
-QUIET_AND_QUICK = {
+# The controller polls its workers every 2 s by default, longer than an epoch of a small network. The watcher for
+# preemption and the export of metrics cost seconds at every start.
+RAY_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -13,7 +16,7 @@ QUIET_AND_QUICK = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_worker_niceness": "0",  # 15 by default: beside any other program training would stand still
+    "RAY_worker_niceness": "0",  # with the default of 15, training would stall beside any other program
 }
-for name, value in QUIET_AND_QUICK.items():
+for name, value in RAY_ENVIRONMENT.items():
     os.environ.setdefault(name, value)

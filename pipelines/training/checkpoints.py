@@ -1,23 +1,29 @@
-"""Where the checkpoints of trainings lie: in the state folder, or under CHECKPOINT_STORAGE, which all hosts reach."""
+"""Checkpoint storage: in the state folder, or under CHECKPOINT_STORAGE, which all hosts of a cluster can access."""
 
 import uuid
 import zipfile
 from typing import NamedTuple
 
-import pyarrow.fs
-import torch
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
 from pipelines.runtime import environment
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.home import state_dir
-from pipelines.training.cluster import on_other_hosts
+from pipelines.training.cluster import run_on_other_hosts
 
 VARIABLE = "CHECKPOINT_STORAGE"
+STATE_FILE = "state.pt"
+PROBE_CONTENT = b"seen"
 
 
 class Checkpoint(NamedTuple):
-    """The folder of one, when it was written, in seconds, and whether it can be read."""
+    """A stored checkpoint.
+
+    Args:
+        folder: a path or URI.
+        time: when it was written, in seconds since the Unix epoch.
+        is_whole: whether its file is complete.
+    """
 
     folder: str
     time: float
@@ -25,106 +31,81 @@ class Checkpoint(NamedTuple):
 
 
 def storage_of(training: str) -> str:
-    """The folder of a training's checkpoints: an absolute path or a URI."""
-    if shared := environment.value(VARIABLE):
+    """The checkpoint folder of a training, by the name of its state folder: an absolute path or a URI."""
+    if shared := environment.get(VARIABLE):
         return f"{shared.rstrip('/')}/{training}"
     return str(state_dir("training", training, "checkpoints"))
 
 
 def check_reachable(storage: str) -> None:
-    """See that the driver can write there and that every other host of the connected cluster sees what it wrote.
+    """Check that the driver can write to ``storage`` and that every other host of the connected cluster can read it.
 
     Raises:
-        UserError: another host does not.
-        ExternalError: nothing can be written there.
+        UserError: another host cannot read it.
+        ExternalError: the driver cannot write to it.
     """
     filesystem, root = FileSystem.from_uri(storage)
-    mark = f"{root}/.{uuid.uuid4().hex}"
+    probe = f"{root}/.{uuid.uuid4().hex}"
     try:
-        if isinstance(filesystem, LocalFileSystem):  # S3 has no folders, and would keep a mark for one
+        if isinstance(filesystem, LocalFileSystem):  # S3 has no folders and would keep a marker object for one
             filesystem.create_dir(root)
-        with filesystem.open_output_stream(mark) as file:
-            file.write(b"seen")
+        with filesystem.open_output_stream(probe) as file:
+            file.write(PROBE_CONTENT)
     except OSError as error:
         raise ExternalError(f"{VARIABLE}: {storage}: nothing can be written there: {error}") from None
     try:
-        blind = {host: said for host, said in on_other_hosts(_sees, storage, mark).items() if said}
+        errors = run_on_other_hosts(_read_error, storage, probe)
     finally:
-        filesystem.delete_file(mark)
+        filesystem.delete_file(probe)
+    blind = {host: error for host, error in errors.items() if error}
     if blind:
-        host, said = next(iter(blind.items()))
-        given = environment.value(VARIABLE) or "not set"
+        host, error = next(iter(blind.items()))
+        given = environment.get(VARIABLE) or "not set"
         raise UserError(
             f"{VARIABLE}: {given}, but {len(blind)} host(s) of the cluster cannot read what is written to {storage}, "
-            f"{host} for one ({said}); give a folder or s3://bucket/folder that all of them reach"
+            f"{host} for one ({error}); give a folder or s3://bucket/folder that all of them reach"
         )
 
 
-def _sees(storage: str, mark: str) -> str:
-    """Why a file is not seen; empty where it is."""
+def _read_error(storage: str, probe: str) -> str:
+    """Why this host cannot read the probe file; empty if it can."""
     try:
-        with FileSystem.from_uri(storage)[0].open_input_file(mark) as file:
-            return "" if file.read() == b"seen" else "it is another one"
+        with FileSystem.from_uri(storage)[0].open_input_file(probe) as file:
+            return "" if file.read() == PROBE_CONTENT else "it is another one"
     except OSError as error:
         return str(error)
 
 
 def checkpoints(storage: str) -> list[Checkpoint]:
-    """All that lie there, the newest first; half a zip, as a kill leaves it, lacks the directory at its end."""
+    """List all checkpoints in ``storage``, newest first.
+
+    A checkpoint is a zip file. One that a kill cut off lacks the directory at its end.
+    """
     filesystem, root = FileSystem.from_uri(storage)
     found = []
     for info in _files(storage):
-        if info.base_name == "state.pt":
+        if info.base_name == STATE_FILE:
             with filesystem.open_input_file(info.path) as file:
-                folder = storage + info.path[len(root) :].removesuffix("/state.pt")
+                folder = storage + info.path[len(root) :].removesuffix(f"/{STATE_FILE}")
                 found.append(Checkpoint(folder, info.mtime_ns / 1e9, zipfile.is_zipfile(file)))
     return sorted(found, key=lambda checkpoint: checkpoint.time, reverse=True)
 
 
 def size_of(storage: str) -> int:
-    """Bytes of all files there, or of none."""
+    """The size of all files in ``storage`` in bytes; 0 if the folder does not exist."""
     return sum(info.size for info in _files(storage))
 
 
 def _files(storage: str) -> list[FileInfo]:
     filesystem, root = FileSystem.from_uri(storage)
     try:
-        there = filesystem.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
+        entries = filesystem.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
     except OSError as error:
         raise ExternalError(f"{VARIABLE}: {storage}: nothing can be read there: {error}") from None
-    return [info for info in there if info.type == FileType.File]
+    return [entry for entry in entries if entry.type == FileType.File]
 
 
 def remove(storage: str) -> None:
-    """Delete all that lies there."""
+    """Delete ``storage`` and everything in it."""
     filesystem, root = FileSystem.from_uri(storage)
     filesystem.delete_dir(root)
-
-
-STATE_FILE = "state.pt"
-
-
-def load_state(storage: str) -> tuple[dict | None, list[str]]:
-    """The furthest state among all checkpoints under ``storage`` (a path or URI), and notes on those left aside.
-
-    Ray's own record of the last checkpoint is not asked: a process killed while that is written leaves half a file.
-    """
-    filesystem, root = pyarrow.fs.FileSystem.from_uri(storage)
-    selector = pyarrow.fs.FileSelector(root, allow_not_found=True, recursive=True)
-    best, notes = None, []
-    for info in filesystem.get_file_info(selector):
-        if info.base_name != STATE_FILE:
-            continue
-        try:
-            with filesystem.open_input_file(info.path) as file:
-                state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a half-written archive makes the reader raise
-            notes.append(f"{info.path}: unreadable checkpoint left aside ({type(error).__name__})")
-            continue
-        if best is None or _advance(state) > _advance(best):
-            best = state
-    return best, notes
-
-
-def _advance(state: dict) -> tuple[int, int]:
-    return len(state["finished"]), state["current"]["epoch"] if state["current"] else 0

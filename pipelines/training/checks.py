@@ -1,42 +1,58 @@
-"""What cannot be trained is refused before any work starts."""
+"""Checks that refuse an impossible training before any work starts."""
 
 from pipelines.networks.build import check_size
+from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.keys import digest_code
 from pipelines.settings.params import Params
 from pipelines.settings.variants import VariantParams
-from pipelines.training.cluster import on_other_hosts
+from pipelines.training.cluster import run_on_other_hosts
+from pipelines.training.worker_plan import WorkerPlan
 
 # The code that a training's result depends on.
-CODE = ("stn", "pipelines/networks", "pipelines/training")
+CODE = ("stn", "pipelines/networks", "pipelines/training", "pipelines/outputs/prepared_data.py")
 
 
-def check_trainable(name: str, params: Params, variant: VariantParams, meta: dict) -> None:
-    """Refuse what cannot be trained before any work starts.
+def check_trainable(name: str, params: Params, variant: VariantParams, meta: DatasetMeta) -> None:
+    """Refuse settings that do not fit the prepared data.
 
     Raises:
-        UserError: kernels larger than the image, or a batch larger than the data.
+        UserError: other data are prepared, a kernel is larger than the image, or a batch is larger than the data.
     """
-    if meta["dataset"] != params.data.dataset:
+    if meta.dataset != params.data.dataset:
         raise UserError(
-            f"data.dataset: {params.data.dataset} given, prepared is {meta['dataset']}; run: dvc repro prepare"
+            f"data.dataset: {params.data.dataset} given, prepared is {meta.dataset}; run: dvc repro prepare"
         )
-    check_size(name, variant, meta["image_shape"])
-    images = meta["counts"]["train"] + params.train.final_fit * meta["counts"]["validation"]
+    check_size(name, variant, meta.image_shape)
+    images = meta.counts["train"] + params.train.final_fit * meta.counts["validation"]
     batch_size = params.train.batch_size
     if batch_size > images:
         raise UserError(f"train.batch_size: {batch_size} given; there are {images} training images")
 
 
+def check_shares(params: Params, workers: WorkerPlan, meta: DatasetMeta) -> None:
+    """Refuse more workers than a batch, or the validation split, has images.
+
+    Raises:
+        UserError: a worker would get no image.
+    """
+    images = min(params.train.batch_size, meta.counts["validation"])
+    if workers.number > images:
+        raise UserError(
+            f"train.workers: {params.train.workers} given, which is {workers.number}; a batch or the validation "
+            f"images, {images}, cannot be shared among them"
+        )
+
+
 def check_same_code() -> None:
-    """Refuse a cluster with a host that has another version of the code that trains.
+    """Refuse a cluster with a host that has another version of the training code.
 
     Raises:
         UserError: a host's code differs from the driver's.
         ExternalError: a host does not answer.
     """
     here = digest_code(*CODE)
-    others = [host for host, digest in on_other_hosts(digest_code, *CODE).items() if digest != here]
+    others = [host for host, digest in run_on_other_hosts(digest_code, *CODE).items() if digest != here]
     if others:
         raise UserError(
             f"RAY_ADDRESS: the code of {', '.join(CODE)} on host {others[0]} differs from the code here; remove the "

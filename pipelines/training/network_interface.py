@@ -1,5 +1,4 @@
-"""The network interface over which a worker on a cluster talks to the others; Ray calls this as each of its processes
-starts there."""
+"""The network interface of a worker on a cluster. Ray calls this module when it starts a process there."""
 
 import os
 
@@ -7,13 +6,13 @@ import psutil
 import ray
 
 
-def use_the_clusters() -> None:
-    """Let gloo use the interface that has this node's address in the cluster, unless GLOO_SOCKET_IFNAME says otherwise.
+def use_cluster_interface() -> None:
+    """Set GLOO_SOCKET_IFNAME, if it is not set, to the interface with this node's address in the cluster.
 
-    By itself it takes the one that the host's name resolves to, which on Debian and Ubuntu is loopback: the workers of
-    other hosts would then wait for it until they give up.
+    By default gloo takes the interface that the host's name resolves to. On Debian and Ubuntu that is loopback, and
+    workers on other hosts would wait for it until they time out.
     """
     address = ray.util.get_node_ip_address()
     for name, addresses in psutil.net_if_addrs().items():
-        if any(each.address == address for each in addresses):
+        if any(candidate.address == address for candidate in addresses):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)

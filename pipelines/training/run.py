@@ -1,44 +1,58 @@
-"""One variant, all training seeds; resumed where a kill left it."""
+"""Trains one variant with all seeds: its key, its MLflow runs, the training on Ray, its result."""
 
 import os
 import shutil
 import uuid
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
-from pipelines.outputs.prepared_data import load_meta
-from pipelines.outputs.trained_models import MODELS, write_result
-from pipelines.runtime.errors import ExternalError, UserError
-from pipelines.runtime.files import read_json, write_json, writing
+import ray
+
+from pipelines.outputs.prepared_data import DatasetMeta, load_arrays, load_meta
+from pipelines.outputs.trained_models import (
+    CHANGEABLE_TRAIN,
+    CHANGEABLE_VARIANT,
+    Metrics,
+    TrainingRecord,
+    publish_result,
+    write_result,
+)
+from pipelines.runtime.errors import ExternalError
+from pipelines.runtime.files import attach_path_to_errors, read_json, write_json
 from pipelines.runtime.home import state_dir
 from pipelines.runtime.keys import digest_code, key_of
-from pipelines.runtime.locks import locked
-from pipelines.runtime.progress import Timeline
+from pipelines.runtime.locks import hold_lock
+from pipelines.runtime.progress import Timeline, progress
 from pipelines.settings.params import Params, TrainParams
 from pipelines.settings.variants import VariantParams
-from pipelines.tracking.client import TrainingRun, connect, experiment_id, store_errors_explained
+from pipelines.tracking.client import Dataset, TrainingRun, connect, experiment_id, store_errors_explained
 from pipelines.tracking.lineage import current_commit, libraries
 from pipelines.tracking.outbox import Outbox
-from pipelines.training.checkpoints import check_reachable, load_state, remove, storage_of
-from pipelines.training.checks import CODE, check_same_code, check_trainable
-from pipelines.training.cluster import connected, plan
+from pipelines.training.checkpoints import check_reachable, remove, storage_of
+from pipelines.training.checks import CODE, check_same_code, check_shares, check_trainable
+from pipelines.training.cluster import connected
 from pipelines.training.distributed import train_on_ray
+from pipelines.training.listener import Listener
+from pipelines.training.recipe import recipe_of
+from pipelines.training.state import TrainingState, load_state
+from pipelines.training.worker import TrainingJob
+from pipelines.training.worker_plan import WorkerPlan, plan_workers
 
-METRICS = Path("metrics/train")
-PLOTS = Path("plots/train")
 
+def train(name: str, params: Params, variant: VariantParams) -> Metrics:
+    """Train a variant with every seed and write its models/, metrics/ and plots/; returns its metrics.
 
-def train(name: str, params: Params, variant: VariantParams) -> dict:
-    """Train a variant with every seed and write models/, metrics/ and plots/ for it; returns its metrics.
+    A finished training is not repeated: its result is copied, unless the environment has FORCE=1.
 
     Raises:
         UserError: the settings do not fit the data or the cluster.
-        ExternalError: training failed; what was finished stays, and the next start goes on from there.
+        ExternalError: training failed. Checkpoints are kept, and the next start continues from them.
     """
     meta = load_meta()
     check_trainable(name, params, variant, meta)
-    key = training_key(params.train, variant, meta["digest"])
-    with locked(f"train-{key}"):
+    key = training_key(params.train, variant, meta.digest)
+    with hold_lock(f"train-{key}"):
         folder = state_dir("training", f"{name}-{key}")
         result = folder / "result"
         if result.exists() and os.environ.get("FORCE") == "1":
@@ -46,97 +60,130 @@ def train(name: str, params: Params, variant: VariantParams) -> dict:
             folder.mkdir()
         if result.exists():
             print(f"{name}: this training is finished; its result is copied from {result} (FORCE=1 trains again)")
-            with suppress(ExternalError):  # a store that was away at its end may be told of it now; evaluate needs one
+            with suppress(ExternalError):  # connecting delivers the updates that are still pending
                 connect()
         else:
-            _fit(name, params, variant, meta, folder)
-        for source, target in ((result / "model", MODELS / name), *_files(result, name)):
-            shutil.rmtree(target, ignore_errors=True) if source.is_dir() else target.unlink(missing_ok=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
-    return read_json(METRICS / f"{name}.json")
-
-
-def _files(result: Path, name: str) -> list[tuple[Path, Path]]:
-    return [(result / "metrics.json", METRICS / f"{name}.json"), (result / "history.csv", PLOTS / f"{name}.csv")]
+            TrainingDriver(name, params, variant, meta, folder).run()
+        return publish_result(result, name)
 
 
 def training_key(train: TrainParams, variant: VariantParams, data_digest: str) -> str:
-    """The key of a training: all that its result depends on, and nothing else.
+    """The key of a training, from everything that its result depends on.
 
-    Left out are ``train.max_failures``, which may be raised to continue after too many failures, and the variant's
-    origin.
+    ``train.max_failures`` is not part of it, so that it may be raised to continue after too many failures; nor is the
+    variant's origin.
     """
-    recipe = train.model_dump(exclude={"max_failures"})
-    return key_of(recipe, variant.model_dump(exclude={"origin"}), data_digest, digest_code(*CODE))
+    recipe = train.model_dump(exclude=CHANGEABLE_TRAIN)
+    return key_of(recipe, variant.model_dump(exclude=CHANGEABLE_VARIANT), data_digest, digest_code(*CODE))
 
 
-def _fit(name: str, params: Params, variant: VariantParams, meta: dict, folder: Path) -> None:
-    """Train on Ray and leave the result in ``folder/result``; what MLflow could not be told by then is kept."""
-    timeline = Timeline()
-    timeline.mark("imports")
-    client = connect()
-    timeline.mark("MLflow")
-    with Outbox(client, folder.name) as delivery:
-        _fit_and_tell(name, params, variant, meta, folder, delivery, timeline)
-    timeline.mark("record")
-    print(f"{name}: {timeline}", flush=True)
+class TrainingDriver:
+    """The driver of one training that is not finished. Its state is in ``folder``, its result in ``folder/result``."""
 
+    def __init__(self, name: str, params: Params, variant: VariantParams, meta: DatasetMeta, folder: Path):
+        self.name, self.params, self.variant, self.meta, self.folder = name, params, variant, meta, folder
+        self.storage = storage_of(folder.name)
+        self.timeline = Timeline()
 
-def _fit_and_tell(
-    name: str, params: Params, variant: VariantParams, meta: dict, folder: Path, delivery: Outbox,
-    timeline: Timeline,
-) -> None:  # fmt: skip
-    commit = current_commit()
-    storage = storage_of(folder.name)
-    with connected():
-        workers = plan(params.train)
-        least = min(params.train.batch_size, meta["counts"]["validation"])
-        if workers.number > least:
-            raise UserError(
-                f"train.workers: {params.train.workers} given, which is {workers.number}; a batch or the validation "
-                f"images, {least}, cannot be shared among them"
+    def run(self) -> None:
+        """Train to the end and write the result. MLflow updates that cannot be delivered by then are kept.
+
+        Raises:
+            UserError, ExternalError: as :func:`train`.
+        """
+        self.timeline.mark("imports")
+        client = connect()
+        self.timeline.mark("MLflow")
+        with Outbox(client, self.folder.name) as outbox:
+            self._train(outbox)
+        self.timeline.mark("record")
+        print(f"{self.name}: {self.timeline}", flush=True)
+
+    def _train(self, outbox: Outbox) -> None:
+        with connected():
+            workers = plan_workers(self.params.train)
+            check_shares(self.params, workers, self.meta)
+            check_same_code()
+            check_reachable(self.storage)
+            self.timeline.mark("Ray")
+            record = self._make_record(workers)
+            with store_errors_explained("no training has begun"):
+                runs = self._open_runs(outbox, record)
+            self.timeline.mark("MLflow")
+            print(f"{self.name}: {len(runs)} seed(s) × {self.params.train.epochs} epochs on {workers}", flush=True)
+            listener = self._run_workers(workers, runs)
+            self.timeline.mark("workers", listener.first_start)
+            self.timeline.mark("epochs", listener.last_epoch)
+        self.timeline.mark("end of Ray")
+        state, _ = load_state(self.storage)
+        assert state is not None and set(state.finished) == set(runs)
+        if (seen := listener.started) is not None:
+            record = replace(record, device=seen.device, precision=seen.precision, workers=seen.workers)
+        self._finish(state, runs, record)
+
+    def _make_record(self, workers: WorkerPlan) -> TrainingRecord:
+        commit = current_commit()
+        return TrainingRecord(
+            variant=self.variant,
+            train=self.params.train,
+            data=self.meta,
+            git_commit=commit.name,
+            git_dirty=commit.dirty,
+            git_diff=commit.diff,
+            libraries=libraries(),
+            workers=workers.number,
+            threads=workers.threads,
+            gpu=workers.gpu,
+        )
+
+    def _open_runs(self, outbox: Outbox, record: TrainingRecord) -> dict[int, TrainingRun]:
+        """Find the MLflow run of each seed from an earlier start of this training, or create it, and describe it."""
+        attempt = self.folder / "attempt.json"
+        if not attempt.exists():
+            write_json(attempt, uuid.uuid4().hex[:8])
+        key = f"{self.folder.name}-{read_json(attempt)}"
+        experiment = experiment_id(outbox.client, f"stn-{self.meta.dataset}")
+        dataset = Dataset(self.meta.dataset, self.meta.digest, self.meta.source)
+        runs = {}
+        for seed in self.params.train.seeds:
+            runs[seed] = TrainingRun(outbox, experiment, f"{key}-{seed}", f"{self.name}-{seed}")
+            runs[seed].describe_now(record.run_params(seed), record.run_tags(self.name, seed), dataset, record.git_diff)
+            runs[seed].log_record(record.to_json())
+        write_json(self.folder / "runs.json", {str(seed): run.run_id for seed, run in runs.items()})
+        return runs
+
+    def _run_workers(self, workers: WorkerPlan, runs: dict[int, TrainingRun]) -> Listener:
+        train = self.params.train
+        job = TrainingJob(
+            make_network=self.meta.network_builder(self.variant, train.dropout),
+            recipe=recipe_of(train, self.variant),
+            seeds=train.seeds,
+            meta=self.meta,
+            arrays=ray.put(load_arrays(train.final_fit)),
+            storage=self.storage,
+            threads=workers.threads,
+        )
+        with progress(self.name, len(runs) * train.epochs) as reporter:
+            listener = Listener(runs, reporter, train.epochs)
+            try:
+                train_on_ray(self.params, job, workers, listener, self.folder / "error.log")
+            except ExternalError as error:
+                raise ExternalError(f"{self.name}: {error}") from None
+        if (bad := listener.not_finite) is not None:
+            raise ExternalError(
+                f"{self.name}: seed {bad.seed}: {bad.reason}; the last good checkpoint is kept in {self.storage}. "
+                f"A lower train.lr or localization_lr in variants/{self.name}.yaml may help"
             )
-        check_same_code()
-        check_reachable(storage)
-        timeline.mark("Ray")
-        record = {
-            "variant": variant.model_dump(), "train": params.train.model_dump(), "data": meta,
-            **commit.tags, "git_diff": commit.diff, "libraries": libraries(),
-            "workers": workers.number, "threads": workers.threads, "gpu": workers.gpu,
-        }  # fmt: skip
-        with store_errors_explained("no training has begun"):
-            runs = _open_runs(delivery, name, record, meta, folder)
-        timeline.mark("MLflow")
-        print(f"{name}: {len(runs)} seed(s) × {params.train.epochs} epochs on {workers}", flush=True)
-        listener = train_on_ray(name, params, variant, meta, storage, workers, runs, folder / "error.log")
-        timeline.mark("workers", listener.started)
-        timeline.mark("epochs", listener.last_epoch)
-    timeline.mark("end of Ray")
-    state, _ = load_state(storage)
-    assert state is not None and set(state["finished"]) == set(runs)
-    seen = listener.worked_on | {"workers": listener.workers or workers.number}
-    for seed, training_run in runs.items():
-        for entry in state["finished"][seed]["history"]:
-            training_run.log_epoch(entry)
-        training_run.describe(tags={name: str(value) for name, value in seen.items()})
-        training_run.end("FINISHED")
-    record |= seen
-    with writing(folder / "result"):
-        write_result(state["finished"], {s: r.run_id for s, r in runs.items()}, record, folder / "result")
-    remove(storage)
+        return listener
 
-
-def _open_runs(delivery: Outbox, name: str, record: dict, meta: dict, folder: Path) -> dict[int, TrainingRun]:
-    """The MLflow run of each seed, with what it is made from: those of an earlier start of this training, else new."""
-    attempt = folder / "attempt.json"
-    if not attempt.exists():
-        write_json(attempt, uuid.uuid4().hex[:8])
-    key = f"{folder.name}-{read_json(attempt)}"
-    experiment = experiment_id(delivery.client, f"stn-{meta['dataset']}")
-    runs = {}
-    for seed in record["train"]["seeds"]:
-        runs[seed] = TrainingRun(delivery, experiment, f"{key}-{seed}", f"{name}-{seed}")
-        runs[seed].describe_training(name, seed, record, meta)
-    write_json(folder / "runs.json", {str(seed): training_run.run_id for seed, training_run in runs.items()})
-    return runs
+    def _finish(self, state: TrainingState, runs: dict[int, TrainingRun], record: TrainingRecord) -> None:
+        """Log what is not logged yet, end the runs, write the result and delete the checkpoints."""
+        for seed, run in runs.items():
+            for metrics in state.finished[seed].history:
+                run.log_epoch(metrics)
+            run.describe(tags=record.machine_tags())
+            run.end("FINISHED")
+        run_ids = {seed: run.run_id for seed, run in runs.items()}
+        with attach_path_to_errors(self.folder / "result"):
+            write_result(state.finished, run_ids, record, self.folder / "result")
+        remove(self.storage)

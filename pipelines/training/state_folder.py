@@ -10,7 +10,7 @@ from pipelines.training.checkpoints import Checkpoint, checkpoints, storage_of
 
 @dataclass(frozen=True)
 class Training:
-    """A folder of state/training: one training of a variant with certain settings, data and code."""
+    """The folder ``state/training/<variant>-<key>`` of one training, whose key is its :func:`training_key`."""
 
     path: Path
 
@@ -20,6 +20,7 @@ class Training:
 
     @property
     def lock(self) -> str:
+        """Name of the lock that the driver holds while it trains."""
         return f"train-{self.path.name.rpartition('-')[2]}"
 
     @property
@@ -28,21 +29,22 @@ class Training:
 
     @property
     def digest(self) -> str:
-        """That by which DVC knows the metrics of a finished training, speed included: no other has it."""
+        """MD5 of a finished training's metrics file, as DVC records it. The measured speed makes it unique."""
         metrics = (self.path / "result" / "metrics.json").read_bytes()
         return hashlib.md5(metrics, usedforsecurity=False).hexdigest()
 
     @property
     def storage(self) -> str:
+        """Folder of its checkpoints, an absolute path or a URI."""
         return storage_of(self.path.name)
 
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
-        """The newest first."""
+        """Its checkpoints, newest first."""
         return checkpoints(self.storage)
 
     @property
     def time(self) -> float:
-        """When something was last written, in seconds."""
+        """When something was last written, in seconds since the Unix epoch."""
         files = [path.stat().st_mtime for path in (self.path, *self.path.iterdir())]
         return max(files + [checkpoint.time for checkpoint in self.checkpoints])

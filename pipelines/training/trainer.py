@@ -1,176 +1,189 @@
-"""One network being trained with one seed, an epoch at a time: what a training worker and a tuning trial share.
+"""Trains one network with one seed, an epoch at a time, in a training worker or a tuning trial.
 
-Random numbers are drawn anew from (seed, epoch, rank) at each epoch's start, so a fit that was saved and loaded goes
-the same way as one that was not.
+Imports only torch, numpy and the library ``stn``. Random numbers are derived anew from (seed, epoch, rank) at the start
+of each epoch, so that a trainer whose state was saved and loaded continues as if it had not been interrupted.
 """
 
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from stn.batches import Augmentation, Batches, derive_seed
-from stn.classifiers import build_network
-from stn.distortions import make_distortion
+from stn.batches import Batches, derive_seed
+from stn.classifiers import Network
+from stn.settings import Recipe
 from stn.training import NotFiniteError, check_finite, make_optimizer, metric_sums, one_cycle, predict, train_epoch
 
-WATCHED = 10  # validation images whose θ is kept after each epoch
+WATCHED = 10  # number of validation images whose θ is kept after each epoch
+VALIDATION_BATCH_SIZE = 1000
 
 
-def make_batches(
-    arrays: dict[str, np.ndarray], meta: dict, recipe: dict[str, Any], device: torch.device
-) -> tuple[Batches, Batches]:
-    """Training and validation images, of which the batches hold copies of their own, on ``device``."""
-    distortion = make_distortion(**meta["distortion"])
-    augmentations = {"train": Augmentation(recipe["flip"], recipe["shift"], distortion), "validation": Augmentation()}
-    data = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-    training, validation = (
-        Batches(data[f"{split}_images"], data[f"{split}_labels"], meta["mean"], meta["std"], device, augmentation)
-        for split, augmentation in augmentations.items()
-    )
-    return training, validation
+class TrainingData(NamedTuple):
+    """Training and validation images on the device of the network."""
+
+    training: Batches
+    validation: Batches
 
 
 class Trainer:
-    """A network, its optimizer, schedule and history; as one of ``world_size`` ranks where there are several.
+    """A network with its optimizer, schedule and history, on one of ``world_size`` ranks.
 
     Args:
-        recipe: the section ``train`` of params.yaml, as a dictionary.
-        variant: a variant's file, as a dictionary.
-        meta: meta.json of the prepared data.
-        training, validation: of the same device, on which the network is trained.
-        seed: of the weights, the order of the images, their augmentation and dropout.
+        make_network: builds the network. Called once, after torch's random state is set from ``seed``.
+        recipe: how the network is trained.
+        data: images for training and validation.
+        seed: determines weights, order of the images, augmentation and dropout.
         precision: the dtype of autocast.
 
-    Beside ``history``, which has an entry for each epoch, ``course`` has the θ (E, P) of the validation images
-    ``watched`` (E,) after each epoch, on the CPU; it stays empty without a transformer.
+    Attributes:
+        history: metrics of each finished epoch.
+        watched: indices (E,) of a few validation images, see :data:`WATCHED`.
+        theta_history: θ (E, P) of these images after each epoch, on the CPU. Empty without a transformer.
     """
 
     def __init__(
-        self,
-        recipe: dict[str, Any],
-        variant: dict[str, Any],
-        meta: dict,
-        training: Batches,
-        validation: Batches,
-        seed: int,
-        precision: torch.dtype,
-        rank: int = 0,
-        world_size: int = 1,
-    ):
+        self, make_network: Callable[[], Network], recipe: Recipe, data: TrainingData, seed: int, *,
+        precision: torch.dtype, rank: int = 0, world_size: int = 1,
+    ):  # fmt: skip
         self.recipe, self.seed, self.precision = recipe, seed, precision
-        self.training, self.validation = training, validation
+        self.training, self.validation = data
         self.rank, self.world_size = rank, world_size
-        self.theta_penalty = variant["theta_penalty"]
         torch.manual_seed(seed)
-        network = build_network(
-            meta["image_shape"], len(meta["classes"]), variant["transformer"], recipe["dropout"], variant["classifier"]
-        )
-        network.to(training.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.network = network
-        self.optimizer = make_optimizer(
-            network, recipe["lr"], recipe["momentum"], recipe["weight_decay"],
-            variant["localization_lr"], variant["localization_weight_decay"], recipe["optimizer"],
-        )  # fmt: skip
-        self.epochs = recipe["epochs"]
-        self.steps = len(training) // recipe["batch_size"]
-        self.scheduler = one_cycle(self.optimizer, self.steps * self.epochs, recipe["warmup"])
+        self.network = make_network()
+        self.network.to(self.training.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.optimizer = make_optimizer(self.network, recipe)
+        self.steps = len(self.training) // recipe.batch_size
+        self.scheduler = one_cycle(self.optimizer, self.steps * recipe.epochs, recipe.warmup)
         self.history: list[dict[str, float]] = []
-        self.watched = spread_over_classes(validation.labels.cpu(), WATCHED)
-        self.course: list[torch.Tensor] = []
-        self.model = network if world_size == 1 else DistributedDataParallel(network)
+        self.watched = spread_over_classes(self.validation.labels.cpu(), WATCHED)
+        self.theta_history: list[torch.Tensor] = []
+        self.model = self.network if world_size == 1 else DistributedDataParallel(self.network)
 
     @property
     def done(self) -> int:
-        """How many epochs are finished."""
+        """The number of finished epochs."""
         return len(self.history)
 
-    def epoch(self, on_step: Callable[[int], None] | None = None) -> dict[str, float]:
-        """Train one more epoch and evaluate it on the validation images; its metrics, also kept in ``history``.
+    @property
+    def epochs(self) -> int:
+        """The number of epochs of the whole training."""
+        return self.recipe.epochs
+
+    def train_epoch(self, on_step: Callable[[int], None] | None = None) -> dict[str, float]:
+        """Train one epoch and evaluate the validation images. Returns the metrics and appends them to ``history``.
+
+        Args:
+            on_step: called after each step with the number of steps done in this epoch.
 
         Raises:
-            NotFiniteError: on every rank alike.
+            NotFiniteError: a loss is infinite or NaN; on every rank alike.
         """
-        batch_size, epoch, started = self.recipe["batch_size"], self.done, time.perf_counter()
-        torch.manual_seed(derive_seed(self.seed, epoch, self.rank))
-        batches = self.training.shuffled(batch_size, self.seed, epoch, self.rank, self.world_size)
-        losses = train_epoch(
-            self.model, batches, batch_size, self.optimizer, self.scheduler, self.precision, self.world_size,
-            self.recipe["max_grad_norm"], self.theta_penalty, on_step,
-        )  # fmt: skip
-        losses = all_reduce(losses) / self.world_size
-        check_finite(losses)
+        epoch, started = self.done, time.perf_counter()
+        losses = self._train(epoch, on_step)
         seconds = time.perf_counter() - started
-        outputs = predict(self.network, self.validation.ordered(1000, self.rank, self.world_size), self.precision)
-        sums = metric_sums(self.network, self.validation, outputs)
-        total = dict(zip(sums, all_reduce(torch.stack(list(sums.values()))).tolist(), strict=True))
-        if not math.isfinite(total["loss"]):  # the last step's weights, which no training loss has seen yet
-            raise NotFiniteError(f"the validation loss became {total['loss']} after epoch {epoch + 1}")
-        entry = {
+        means, theta = self._validate(epoch)
+        metrics = {
             "epoch": epoch + 1,
             "timestamp": int(time.time() * 1000),
             "train_loss": losses.mean().item(),
             "lr": self.scheduler.get_last_lr()[0],
-            "images_per_second": self.steps * batch_size / seconds,
+            "images_per_second": self.steps * self.recipe.batch_size / seconds,
             "epoch_seconds": seconds,
-        } | {
-            name if name.startswith("theta_") else f"validation_{name}": value / total["count"]
-            for name, value in total.items()
-            if name != "count"
-        }
-        self.history.append(entry)
-        if outputs[2] is not None:
-            self.course.append(self._of_watched(outputs[2]))
-        return entry
+        } | means
+        self.history.append(metrics)
+        if theta is not None:
+            self.theta_history.append(gather_rows(theta, self.watched, self.rank, self.world_size))
+        return metrics
 
-    def _of_watched(self, theta: torch.Tensor) -> torch.Tensor:
-        """The rows of the watched images, (E, P), on every rank; ``theta`` has those of this rank's share."""
-        mine = self.watched % self.world_size == self.rank  # as Batches.ordered deals them out
-        rows = torch.zeros(len(self.watched), theta.shape[1], device=theta.device)
-        rows[mine] = theta[self.watched[mine] // self.world_size]
-        return all_reduce(rows).cpu()
+    def _train(self, epoch: int, on_step: Callable[[int], None] | None) -> torch.Tensor:
+        """The mean loss over all ranks at each step, (steps,)."""
+        torch.manual_seed(derive_seed(self.seed, epoch, self.rank))
+        batches = self.training.shuffled(self.recipe.batch_size, self.seed, epoch, self.rank, self.world_size)
+        losses = train_epoch(
+            self.model, batches, self.optimizer, self.scheduler, self.recipe,
+            precision=self.precision, world_size=self.world_size, on_step=on_step,
+        )  # fmt: skip
+        losses = all_reduce(losses) / self.world_size
+        check_finite(losses)
+        return losses
+
+    def _validate(self, epoch: int) -> tuple[dict[str, float], torch.Tensor | None]:
+        """Means of the metrics over all ranks' validation images, and θ of this rank's images."""
+        batches = self.validation.ordered(VALIDATION_BATCH_SIZE, self.rank, self.world_size)
+        outputs = predict(self.network, batches, self.precision)
+        sums = metric_sums(self.network, self.validation, outputs)
+        total = dict(zip(sums, all_reduce(torch.stack(list(sums.values()))).tolist(), strict=True))
+        count = total.pop("count")
+        # Training losses do not show the effect of the last step.
+        if not math.isfinite(total["loss"]):
+            raise NotFiniteError(f"the validation loss became {total['loss']} after epoch {epoch + 1}")
+        means = {
+            name if name.startswith("theta_") else f"validation_{name}": value / count for name, value in total.items()
+        }
+        return means, outputs[2]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that :meth:`load_state_dict` needs to go on from here."""
+        """Everything that :meth:`load_state_dict` needs to continue from here."""
         return {
-            "epoch": self.done, "history": self.history, "course": self.course, "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(),
-        }  # fmt: skip
+            "epoch": self.done,
+            "history": self.history,
+            "theta_history": self.theta_history,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where ``state`` was taken."""
+        """Continue from a :meth:`state_dict`."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.history, self.course = state["history"], state["course"]
+        self.history, self.theta_history = state["history"], state["theta_history"]
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The network's tensors on the CPU."""
+        """The network's tensors, on the CPU and contiguous."""
         return {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
 
 
 def spread_over_classes(labels: torch.Tensor, count: int) -> torch.Tensor:
-    """The indices of ``count`` images, given their labels (N,): the first of each class in turn, then the second, and
-    so on; of more classes than that, classes evenly apart.
+    """Choose ``count`` images from their labels (N,); returns their indices.
+
+    The first image of each class comes first, then the second of each class, and so on. If there are more classes than
+    ``count``, one image is taken from each of ``count`` evenly spaced classes.
     """
     order = labels.argsort(stable=True)
     counts = labels.bincount()
     starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    turn = torch.arange(len(labels)) - starts  # the how-manyth of its class each image of ``order`` is
-    in_turn = order[turn.argsort(stable=True)]
+    index_within_class = torch.arange(len(labels)) - starts
+    in_turn = order[index_within_class.argsort(stable=True)]
     classes = int((counts > 0).sum())
     if classes > count:
         return in_turn[torch.linspace(0, classes - 1, count).round().long()]
     return in_turn[:count]
 
 
+def gather_rows(theta: torch.Tensor, images: torch.Tensor, rank: int, world_size: int) -> torch.Tensor:
+    """Collect θ of the chosen images on every rank.
+
+    Args:
+        theta: θ (n, P) of this rank's share of the images, as :meth:`stn.batches.Batches.ordered` divides them.
+        images: indices (E,) of the chosen images, on the CPU.
+
+    Returns:
+        θ (E, P), on the CPU.
+    """
+    mine = images % world_size == rank
+    rows = torch.zeros(len(images), theta.shape[1], device=theta.device)
+    rows[mine] = theta[images[mine] // world_size]
+    return all_reduce(rows).cpu()
+
+
 def all_reduce(values: torch.Tensor) -> torch.Tensor:
-    """The sum of ``values`` over the ranks."""
+    """Sum ``values`` over all ranks, in place; returns ``values``."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values

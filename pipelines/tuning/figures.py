@@ -1,4 +1,4 @@
-"""Pictures of a study, as Optuna draws them."""
+"""Optuna's plots of a study, as PNG files."""
 
 import warnings
 from pathlib import Path
@@ -11,38 +11,39 @@ mpl.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 from optuna.trial import TrialState
-from optuna.visualization import matplotlib as drawings
+from optuna.visualization import matplotlib as optuna_plots
 
-from pipelines.runtime.files import replacing
+from pipelines.runtime.files import replace_atomically
 
-PICTURES = {
-    "history": drawings.plot_optimization_history,
-    "parallel-coordinates": drawings.plot_parallel_coordinate,
-    "importances": drawings.plot_param_importances,
-    "slices": drawings.plot_slice,
+PLOTS = {
+    "history": optuna_plots.plot_optimization_history,
+    "parallel-coordinates": optuna_plots.plot_parallel_coordinate,
+    "importances": optuna_plots.plot_param_importances,
+    "slices": optuna_plots.plot_slice,
 }
 
 
 def save_figures(study: optuna.Study, folder: Path) -> list[Path]:
-    """Draw what the finished trials have to show into ``folder``; the pictures' paths.
+    """Plot the finished trials into ``folder`` and return the paths of the pictures.
 
-    The importance of settings needs trials that differ in their result; where there are none that picture is left out.
+    Without a finished trial there are no pictures. The importance of settings is left out unless two trials differ in
+    their result.
     """
     values = {trial.value for trial in study.trials if trial.state == TrialState.COMPLETE}
     paths = []
-    for name, draw in PICTURES.items():
+    for name, plot in PLOTS.items():
         if not values or (name == "importances" and len(values) < 2):
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # experimental, and labels that overlap
-            axes = draw(study)
-            figure = np.ravel(np.asarray(axes))[0].figure
+            warnings.simplefilter("ignore")  # Optuna's plots are experimental, and some labels overlap
+            axes = np.ravel(np.asarray(plot(study)))
+            figure = axes[0].figure
             if name == "slices":
-                figure.set_size_inches(3 * len(np.ravel(np.asarray(axes))), 4)
+                figure.set_size_inches(3 * len(axes), 4)
             elif name == "parallel-coordinates":
                 figure.set_size_inches(16, 6)
             paths.append(folder / f"{name}.png")
-            with replacing(paths[-1]) as beside:
+            with replace_atomically(paths[-1]) as beside:
                 figure.savefig(beside, dpi=100, bbox_inches="tight")
         plt.close("all")
     return paths

@@ -1,62 +1,78 @@
-"""The finals of a study: the best of its trials and the baseline network, trained at full length with fresh seeds."""
+"""Finalists of a study: the baseline and the best trials, compared after full-length training with fresh seeds."""
 
 import statistics
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import TrialState
 
-from pipelines.settings.params import Params
 from pipelines.settings.variants import BASELINE, VariantParams
-from pipelines.tuning import search_space, study
+from pipelines.tuning.search_space import to_variant
+from pipelines.tuning.setup import TuningSetup
+from pipelines.tuning.study import BASELINE_TRIAL
 
 
 class Finalist(NamedTuple):
-    """A network to be trained at full length: ``trial`` is None for the baseline."""
+    """A variant to train at full length. ``trial`` is the number of its trial, None for the baseline."""
 
     trial: int | None
     variant: VariantParams
 
     @property
     def name(self) -> str:
+        """``stn`` for the baseline, else ``trial-<number>``."""
         return BASELINE if self.trial is None else f"trial-{self.trial}"
 
 
-class Finals:
-    """Who is in the finals of a study, and what its attributes say of those trained so far."""
+class Final(NamedTuple):
+    """One full-length training: a finalist with one training seed."""
 
-    def __init__(self, opened: optuna.Study, params: Params, baseline: VariantParams):
-        self.study, self.baseline = opened, baseline
-        self.settings, self.epochs = params.tune, params.train.epochs
+    finalist: Finalist
+    seed: int
+
+
+class Finals:
+    """Full-length trainings of a study. Each result is an attribute of the study."""
+
+    def __init__(self, study: optuna.Study, setup: TuningSetup):
+        self.study, self.setup = study, setup
 
     def finalists(self) -> list[Finalist]:
-        """The baseline network and the best of the trials, no network twice."""
-        found = [Finalist(None, self.baseline)]
+        """The baseline and the best ``tune.finalists`` trials; no network appears twice."""
+        found = [Finalist(None, self.setup.baseline)]
         complete = [trial for trial in self.study.trials if trial.state == TrialState.COMPLETE]
         for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
-            if study.BASELINE_TRIAL in trial.user_attrs or len(found) > self.settings.finalists:
+            if BASELINE_TRIAL in trial.user_attrs or len(found) > self.setup.params.tune.finalists:
                 continue
-            variant = search_space.to_variant(trial.params, self.baseline.classifier)
+            variant = to_variant(trial.params, self.setup.baseline.classifier)
             if all(variant != other.variant for other in found):
                 found.append(Finalist(trial.number, variant))
         return found
 
-    def left(self) -> list[tuple[Finalist, int]]:
-        """Finalists and seeds that have not been trained at full length yet."""
-        done = self.study.user_attrs
-        pairs = [(finalist, seed) for seed in self.settings.final_seeds for finalist in self.finalists()]
-        return [(finalist, seed) for finalist, seed in pairs if self.key(finalist, seed) not in done]
+    def remaining(self) -> list[Final]:
+        """Trainings without a result."""
+        seeds, results = self.setup.params.tune.final_seeds, self.study.user_attrs
+        finals = [Final(finalist, seed) for seed in seeds for finalist in self.finalists()]
+        return [final for final in finals if self.key(final) not in results]
 
-    def key(self, finalist: Finalist, seed: int) -> str:
-        """The study's attribute that keeps the result."""
-        return f"final {finalist.name} {self.epochs} {seed}"
+    def key(self, final: Final) -> str:
+        """Name of the study's attribute that holds the result."""
+        return f"final {final.finalist.name} {self.setup.params.train.epochs} {final.seed}"
+
+    def store_accuracy(self, final: Final, accuracy: float) -> None:
+        """Store the validation accuracy of a training in the study."""
+        self.study.set_user_attr(self.key(final), {"validation_accuracy": accuracy})
+
+    def store_failure(self, final: Final, reason: str) -> None:
+        """Store in the study that a training failed; it is not tried again."""
+        self.study.set_user_attr(self.key(final), {"reason": reason})
 
     def accuracies(self) -> dict[str, float]:
-        """The mean validation accuracy of each finalist that did not fail, by its name; the baseline comes first."""
-        found: dict[str, float] = {}
+        """Mean validation accuracy of each finalist without a failure, by its name; the baseline comes first."""
+        means: dict[str, float] = {}
         for finalist in self.finalists():
-            keys = [self.key(finalist, seed) for seed in self.settings.final_seeds]
-            values = [self.study.user_attrs[key].get("validation_accuracy") for key in keys]
-            if None not in values:
-                found[finalist.name] = statistics.fmean(values)
-        return found
+            keys = [self.key(Final(finalist, seed)) for seed in self.setup.params.tune.final_seeds]
+            results: list[dict[str, Any]] = [self.study.user_attrs[key] for key in keys]
+            if all("validation_accuracy" in result for result in results):
+                means[finalist.name] = statistics.fmean(result["validation_accuracy"] for result in results)
+        return means

@@ -1,6 +1,7 @@
-"""The trials of a study while it runs: a live table on a terminal, a plain line for each finished trial elsewhere."""
+"""Display of a study's trials: a live table on a terminal, else a line of text for each finished trial."""
 
 import time
+from collections.abc import Mapping, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group
@@ -8,24 +9,24 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.tuning.study import reason
+from pipelines.tuning.study import failure_reason
 
 BEST = 5
 
 
 class TrialsTable:
-    """Shows the running trials and the best of the finished ones; a context manager.
+    """Shows the running trials and the best finished ones; a context manager.
 
     Args:
-        title: stands before every line.
-        total: number of trials to be finished.
-        epochs: of a trial.
-        before: trials finished by earlier starts.
+        title: printed before every line.
+        total: number of trials to finish.
+        epochs: epochs of a trial.
+        finished: trials that earlier starts finished.
     """
 
-    def __init__(self, title: str, total: int, epochs: int, before: list[FrozenTrial]):
+    def __init__(self, title: str, total: int, epochs: int, finished: list[FrozenTrial]):
         self.title, self.total, self.epochs = title, total, epochs
-        self.trials, self.before = list(before), len(before)
+        self.finished, self.finished_before = list(finished), len(finished)
         self.started = time.monotonic()
         console = Console()
         self.live = Live(console=console, refresh_per_second=2) if console.is_terminal else None
@@ -39,44 +40,45 @@ class TrialsTable:
         if self.live is not None:
             self.live.stop()
 
-    def finished(self, trial: FrozenTrial) -> None:
-        """Take note of a finished trial."""
-        self.trials.append(trial)
+    def add_finished(self, trial: FrozenTrial) -> None:
+        """Add a trial that has just finished."""
+        self.finished.append(trial)
+        line = f"{self.title}: trial {trial.number} {describe_outcome(trial)}"
         if self.live is None:
-            print(f"{self.title}: trial {trial.number} {outcome(trial)}; {self._standing()}", flush=True)
-        elif trial.state == TrialState.FAIL:  # the table has no room for reasons
-            self.live.console.print(f"{self.title}: trial {trial.number} {outcome(trial)}", highlight=False)
+            print(f"{line}; {self._summary()}", flush=True)
+        elif trial.state == TrialState.FAIL:  # the table has no column for reasons
+            self.live.console.print(line, highlight=False)
 
-    def show(self, running: dict[str, list[dict[str, float]]]) -> None:
-        """Show the running trials, number → history."""
+    def show(self, running: Mapping[int, Sequence[float]]) -> None:
+        """Update the table; ``running`` maps each running trial's number to its accuracy after each epoch."""
         if self.live is None:
             return
         table = Table("trial", "state", "epochs", "validation accuracy")
-        for number, history in running.items():
-            accuracy = f"{history[-1]['validation_accuracy']:.2%}" if history else ""
-            table.add_row(number, "running", f"{len(history)}/{self.epochs}", accuracy)
+        for number, accuracies in running.items():
+            accuracy = f"{accuracies[-1]:.2%}" if accuracies else ""
+            table.add_row(str(number), "running", f"{len(accuracies)}/{self.epochs}", accuracy)
         table.add_section()
         for trial in self._best():
             table.add_row(str(trial.number), "finished", f"{self.epochs}/{self.epochs}", f"{trial.value:.2%}")
-        self.live.update(Group(Text(f"{self.title}: {self._standing()}"), table))
+        self.live.update(Group(Text(f"{self.title}: {self._summary()}"), table))
 
     def _best(self) -> list[FrozenTrial]:
-        complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+        complete = [trial for trial in self.finished if trial.state == TrialState.COMPLETE]
         return sorted(complete, key=lambda trial: -(trial.value or 0.0))[:BEST]
 
-    def _standing(self) -> str:
-        done, best = len(self.trials), self._best()
+    def _summary(self) -> str:
+        done, best = len(self.finished), self._best()
         leader = f", best trial {best[0].number} with {best[0].value:.2%}" if best else ""
-        new = done - self.before
+        new = done - self.finished_before
         left = f", {(time.monotonic() - self.started) / new * (self.total - done):.0f} s left" if new else ""
         return f"{done}/{self.total}{leader}{left}"
 
 
-def outcome(trial: FrozenTrial) -> str:
-    """What became of a finished trial, in words."""
+def describe_outcome(trial: FrozenTrial) -> str:
+    """Describe how a trial finished, as the predicate of a sentence."""
     if trial.state == TrialState.COMPLETE:
         return f"reached {trial.value:.2%}"
     if trial.state == TrialState.PRUNED:
         last = max(trial.intermediate_values)
         return f"was pruned after epoch {last} at {trial.intermediate_values[last]:.2%}"
-    return f"failed: {reason(trial)}"
+    return f"failed: {failure_reason(trial)}"

@@ -1,11 +1,13 @@
-"""The study of params.yaml from its first trial to variants/tuned.yaml."""
+"""The study of params.yaml, from its first trial to variants/tuned.yaml."""
 
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from pipelines.outputs.prepared_data import load_meta
+import optuna
+
+from pipelines.outputs.prepared_data import DatasetMeta, load_arrays, load_meta
+from pipelines.outputs.tuning_results import PICTURES, TuningResults
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.files import read_json, write_json
 from pipelines.runtime.home import state_dir
@@ -14,84 +16,125 @@ from pipelines.settings.params import Params
 from pipelines.settings.variants import BASELINE, VariantParams, variant_file
 from pipelines.tracking.client import connect, store_errors_explained
 from pipelines.tracking.outbox import Outbox
-from pipelines.training.checks import check_trainable
 from pipelines.training.cluster import connected
-from pipelines.tuning import search_space, study
-from pipelines.tuning.search import NO_CONCERN_OF_TRIALS, Tuning
-from pipelines.tuning.winner import conclude
+from pipelines.training.recipe import recipe_of
+from pipelines.tuning.figures import save_figures
+from pipelines.tuning.final_training import train_finalists
+from pipelines.tuning.finalists import Finals
+from pipelines.tuning.heartbeat import Heartbeat
+from pipelines.tuning.runs import StudyRuns
+from pipelines.tuning.search_space import check_space
+from pipelines.tuning.setup import TuningSetup, check_setup, trial_recipe
+from pipelines.tuning.study import (
+    count_remaining,
+    failure_reason,
+    finished_trials,
+    location,
+    open_study,
+    recover_orphans,
+)
+from pipelines.tuning.trial_workers import Pool
+from pipelines.tuning.trials import enqueue_baseline, run_trials
+from pipelines.tuning.winner import choose_winner, describe_winner, make_tuned_variant, summarize, write_winner
+
+# The code that a trial's result depends on; of training/ only what a trial runs.
+TRIAL_CODE = (
+    "stn", "pipelines/networks", "pipelines/outputs/prepared_data.py", "pipelines/training/trainer.py",
+    "pipelines/training/batches.py", "pipelines/training/recipe.py",
+)  # fmt: skip
 
 
-def tune(params: Params, baseline: VariantParams) -> dict[str, Any]:
-    """Run the study up to ``tune.trials`` trials, train the best at full length, write the winner; returns metrics.
+def tune(params: Params, baseline: VariantParams) -> TuningResults:
+    """Run the study up to ``tune.trials`` trials, train the best at full length and write the winner.
 
     Raises:
         UserError: the settings do not fit the data.
-        ExternalError: another driver holds the study, or every trial failed; what was finished stays.
+        ExternalError: another driver runs the study, or every trial failed; finished work is kept.
     """
-    meta = load_meta()
-    # Validation images choose the winner, so that no trial is trained on them, whatever train.final_fit says.
-    split = params.model_copy(update={"train": params.train.model_copy(update={"final_fit": False})})
-    check_trainable(BASELINE, split, baseline, meta)
-    if baseline.transformer is None:
-        raise UserError(f"{variant_file(BASELINE)}: transformer: null given; there is nothing to tune")
+    setup = TuningSetup(params, baseline, load_meta())
+    check_setup(setup)
     if not params.tune.trials:
-        story = ["The baseline network: no trials were run (tune.trials: 0)."]
-        nothing = {"finished": 0, "pruned": 0, "failed": 0, "finalists": {}, "winner": BASELINE}
-        return conclude(baseline, story, nothing)
-    limit = params.tune.max_parameters
-    limit = search_space.count_parameters(baseline, meta) if limit == BASELINE else limit
-    max_parameters = None if limit == "none" else limit
-    search_space.check_space(params.tune.search_space, baseline.classifier, meta, max_parameters)
-    name, made_of = study_name(params, baseline, meta)
-    _say_what_changed(params.data.dataset, name, made_of)
+        results = TuningResults(winner=BASELINE)
+        write_winner(baseline, ["The baseline network: no trials were run (tune.trials: 0)."], results)
+        return results
+    check_space(params.tune.search_space, baseline.classifier, setup.meta, setup.max_parameters)
+    name, parts = study_name(params, baseline, setup.meta)
+    _print_changes(params.data.dataset, name, parts)
     with (
         store_errors_explained("the study is kept"),
-        study.open_study(name, params.tune) as opened,
-        Outbox(connect(), name) as delivery,
+        open_study(name, params.tune) as study,
+        Outbox(connect(), name) as outbox,
     ):
-        tuning = Tuning(opened, delivery, params, baseline, meta, max_parameters)
+        runs, finals = StudyRuns(outbox, name, setup), Finals(study, setup)
+        _recover(study, runs)
+        enqueue_baseline(study, setup)
         try:
-            if tuning.left() > 0 or tuning.finals.left():
+            if count_remaining(study, params.tune) > 0 or finals.remaining():
                 with connected():
-                    tuning.hire()
-                    tuning.search()
-                    tuning.train_finalists()
-            return tuning.choose()
+                    pool, heartbeat = start_workers(study, setup), Heartbeat(study)
+                    runs.parent.start()
+                    run_trials(study, setup, runs, pool, heartbeat)
+                    train_finalists(finals, runs, pool, heartbeat)
+            winner = choose_winner(finals)
+            runs.finish(save_figures(study, PICTURES), winner.accuracies)
+            results, comment = summarize(study, winner), describe_winner(study, winner, params.train.epochs)
+            write_winner(make_tuned_variant(study, winner), comment, results)
+            return results
         except BaseException:
             with suppress(OSError):  # must not hide why the study ended
-                tuning.parent.end("FAILED")
+                runs.parent.end("FAILED")
             raise
 
 
-def study_name(params: Params, baseline: VariantParams, meta: dict) -> tuple[str, dict[str, str]]:
-    """The study's name, and what it is made of: whatever is changed there starts a study of its own."""
-    recipe = params.train.model_dump(exclude=NO_CONCERN_OF_TRIALS)
-    made_of = {
+def study_name(params: Params, baseline: VariantParams, meta: DatasetMeta) -> tuple[str, dict[str, str]]:
+    """Return the study's name and the digest of each part it is made from; a change in any part starts a new study."""
+    parts = {
         "tune.search_space": key_of(params.tune.search_space.model_dump(), params.tune.max_parameters),
-        "the recipe of a trial": key_of(recipe, params.tune.epochs, params.tune.seed),
+        "the recipe of a trial": key_of(trial_recipe(params).model_dump(), params.tune.seed),
         str(variant_file(BASELINE)): key_of(baseline.model_dump()),
-        "the prepared data": meta["digest"],
-        "the code of a trial": digest_code("stn", "pipelines/networks", "pipelines/training/trainer.py"),
+        "the prepared data": meta.digest,
+        "the code of a trial": digest_code(*TRIAL_CODE),
     }
-    return f"stn-{meta['dataset']}-{key_of(made_of)}", made_of
+    return f"stn-{meta.dataset}-{key_of(parts)}", parts
 
 
-def _say_what_changed(dataset: str, name: str, made_of: dict[str, str]) -> None:
+def _print_changes(dataset: str, name: str, parts: dict[str, str]) -> None:
+    """Print which parts differ from those of the last study of this data set, and keep the new ones."""
     path = state_dir("tuning") / f"{dataset}.json"
     last = read_json(path) if path.exists() else {}
-    changed = [part for part, digest in made_of.items() if last and last.get(part) != digest]
+    changed = [part for part, digest in parts.items() if last and last.get(part) != digest]
     if changed:
-        print(f"tune: {' and '.join(changed)} changed: the study is {name}, other than the last one", flush=True)
-    write_json(path, made_of)
+        print(f"tune: {' and '.join(changed)} changed since the last study: this study is {name}", flush=True)
+    write_json(path, parts)
+
+
+def _recover(study: optuna.Study, runs: StudyRuns) -> None:
+    """Fail the trials that a killed driver left running, in MLflow and then in the study."""
+    for trial in recover_orphans(study):
+        print(f"tune: trial {trial.number} was left unfinished when its driver was killed", flush=True)
+        run = runs.trial_run(trial)
+        run.start()
+        run.end("failed", failure_reason(trial))
+
+
+def start_workers(study: optuna.Study, setup: TuningSetup) -> Pool:
+    """Start workers on the connected cluster, as many as it has room for and the study has work for."""
+    tune = setup.params.tune
+    most = max(count_remaining(study, tune), (tune.finalists + 1) * len(tune.final_seeds))
+    recipe = recipe_of(setup.params.train, setup.baseline)
+    pool = Pool(tune.gpus_per_trial, most, recipe, setup.meta, load_arrays())
+    finished = len(finished_trials(study))
+    print(f"tune: {study.study_name}: {finished} of {tune.trials} trials done, {pool.size} at once", flush=True)
+    return pool
 
 
 def dashboard_config(params: Params, baseline: VariantParams) -> str:
-    """The study of params.yaml as optuna-dashboard's configuration file.
+    """Configuration file of optuna-dashboard for the study of params.yaml.
 
     Raises:
-        UserError: there is no such study yet.
+        UserError: the study does not exist yet.
     """
-    place = study.location(study_name(params, baseline, load_meta())[0])
+    place = location(study_name(params, baseline, load_meta())[0])
     if "://" not in place and not Path(place).exists():
         raise UserError(f"{place}: there is no such study yet; run: make tune")
     return f"[optuna_dashboard]\nstorage = {json.dumps(place)}"

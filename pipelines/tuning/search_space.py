@@ -1,23 +1,27 @@
-"""The search space of params.yaml: how a trial draws a variant from it, and whether the variant may be trained."""
+"""Search space of params.yaml: draws variants for trials and rejects variants that cannot be trained.
+
+Values are dictionaries by the names of Optuna's parameters: the names of the search space, and for each convolution
+layer ``channels_<layer>`` and ``kernel_size_<layer>``, counted from 1.
+"""
 
 from typing import Any
 
 import optuna
-import torch
 
+from pipelines.networks.build import count_parameters
+from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.runtime.errors import UserError
 from pipelines.settings.params import SearchSpaceParams
 from pipelines.settings.ranges import FloatRange, IntRange
 from pipelines.settings.variants import ClassifierParams, VariantParams
-from stn.classifiers import build_network
 
 DRAWS = 500
 
 
 def draw(trial: optuna.Trial, space: SearchSpaceParams, classifier: ClassifierParams) -> VariantParams:
-    """The variant that ``trial`` is to train, each of its values suggested by the study's sampler.
+    """Draw a variant: the study's sampler suggests each value.
 
-    The settings of a layer are suggested only where there is that layer.
+    A layer's values are suggested only if the drawn network has that layer.
     """
     values = {name: _suggest(trial, name, space) for name in _names(0)}
     for name in _names(values["layers"]):
@@ -27,13 +31,13 @@ def draw(trial: optuna.Trial, space: SearchSpaceParams, classifier: ClassifierPa
 
 
 def draw_only(trial: optuna.Trial, space: SearchSpaceParams, names: list[str]) -> None:
-    """Have only these values suggested, and so recorded, by ``trial``."""
+    """Suggest only the values ``names``, so that ``trial`` records no others."""
     for name in names:
         _suggest(trial, name, space)
 
 
 def to_variant(values: dict[str, Any], classifier: ClassifierParams) -> VariantParams:
-    """Suggested values as the variant that they describe, in front of this classifier."""
+    """Convert values to the variant that they describe, with the given classifier."""
     layers = range(1, values["layers"] + 1)
     return VariantParams.model_validate(
         {
@@ -57,8 +61,14 @@ def to_variant(values: dict[str, Any], classifier: ClassifierParams) -> VariantP
 
 
 def from_variant(variant: VariantParams, weight_decay: float) -> dict[str, Any]:
-    """The values that :func:`to_variant` would make ``variant`` of; ``weight_decay`` is the recipe's. What no trial
-    can have, several hidden layers, is left out."""
+    """Convert a variant to values, the inverse of :func:`to_variant`.
+
+    A list of hidden layers is left out, because no trial can have one.
+
+    Args:
+        variant: has a transformer.
+        weight_decay: the recipe's; used if the variant has none of its own.
+    """
     assert variant.transformer is not None
     localization = variant.transformer.localization
     decay = variant.localization_weight_decay
@@ -75,8 +85,8 @@ def from_variant(variant: VariantParams, weight_decay: float) -> dict[str, Any]:
     return values
 
 
-def inside(values: dict[str, Any], space: SearchSpaceParams) -> dict[str, Any]:
-    """Those of ``values`` that the space contains. Optuna would take the others, too, and model a space with them."""
+def restrict_to_space(values: dict[str, Any], space: SearchSpaceParams) -> dict[str, Any]:
+    """Keep the values that lie in the space. Optuna would accept the others too and fit its sampler to them."""
     kept = {}
     for name, value in values.items():
         domain = _domain(name, space)
@@ -86,10 +96,10 @@ def inside(values: dict[str, Any], space: SearchSpaceParams) -> dict[str, Any]:
     return kept
 
 
-def misfit(variant: VariantParams, meta: dict, max_parameters: int | None) -> str | None:
-    """Why the variant cannot be trained on this data, or None where it can."""
+def find_misfit(variant: VariantParams, meta: DatasetMeta, max_parameters: int | None) -> str | None:
+    """Return why the variant cannot be trained on this data, or None if it can."""
     try:
-        parameters = count_parameters(variant, meta)
+        parameters = count_parameters(meta.network_settings(variant))
     except ValueError as error:
         return str(error)
     if max_parameters is not None and parameters > max_parameters:
@@ -97,35 +107,25 @@ def misfit(variant: VariantParams, meta: dict, max_parameters: int | None) -> st
     return None
 
 
-def check_space(space: SearchSpaceParams, classifier: ClassifierParams, meta: dict, max_parameters: int | None) -> None:
-    """Refuse a space in which, as far as random draws can tell, nothing can be trained.
+def check_space(
+    space: SearchSpaceParams, classifier: ClassifierParams, meta: DatasetMeta, max_parameters: int | None
+) -> None:
+    """Refuse a space in which no random draw can be trained.
 
     Raises:
-        UserError: none of DRAWS combinations can be trained; one of the reasons is named.
+        UserError: none of ``DRAWS`` combinations can be trained; the message gives the reason for the last one.
     """
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    misfit = None
     for _ in range(DRAWS):
-        refusal = misfit(draw(study.ask(), space, classifier), meta, max_parameters)
-        if refusal is None:
+        misfit = find_misfit(draw(study.ask(), space, classifier), meta, max_parameters)
+        if misfit is None:
             return
-    raise UserError(f"tune.search_space: none of {DRAWS} combinations can be trained; the last: {refusal}")  # pyright: ignore[reportPossiblyUnboundVariable]
-
-
-def count_parameters(variant: VariantParams, meta: dict) -> int:
-    """The number of parameters of the whole network.
-
-    Raises:
-        ValueError: the images are too small for it.
-    """
-    settings = variant.model_dump()
-    with torch.device("meta"):
-        network = build_network(
-            meta["image_shape"], len(meta["classes"]), settings["transformer"], classifier=settings["classifier"]
-        )
-    return sum(parameter.numel() for parameter in network.parameters())
+    raise UserError(f"tune.search_space: none of {DRAWS} combinations can be trained; the last: {misfit}")
 
 
 def _names(layers: int) -> list[str]:
+    """Names of the values that a network with this number of convolution layers has."""
     of_layers = [f"{name}_{i}" for i in range(1, layers + 1) for name in ("channels", "kernel_size")]
     return [name for name in SearchSpaceParams.model_fields if name not in ("channels", "kernel_size")] + of_layers
 

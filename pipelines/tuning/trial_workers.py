@@ -1,66 +1,100 @@
-"""Trials on Ray: reused workers, each of which trains one network at a time, an epoch for each answer that it gives.
+"""Pool of Ray workers that train trials: each worker is reused and trains one network at a time.
 
-A worker does nothing between two epochs until the driver says so: the driver alone knows the study and its pruner.
+A worker answers after every epoch and then waits for the driver, because only the driver knows the study and its
+pruner.
 """
 
 import time
+from functools import partial
 from typing import Any, NamedTuple
 
+import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
-from pipelines.runtime.errors import ExternalError
-from pipelines.training.cluster import ray, room_for_trials
-from pipelines.training.trainer import Trainer, make_batches
+from pipelines.outputs.prepared_data import DatasetMeta, TrainingArrays
+from pipelines.training.batches import make_training_data
+from pipelines.training.cluster import room_for_trials
+from pipelines.training.trainer import Trainer
+from stn.classifiers import Network
+from stn.settings import Recipe
 from stn.training import NotFiniteError, choose_precision
+
+LONGEST_REASON = 500  # characters
 
 
 class Task(NamedTuple):
-    """A network to train: its name, its variant as a dictionary, the number of epochs and the training seed."""
+    """A network to train.
+
+    Args:
+        key: unique among the tasks of a pool.
+        make_network: builds the network.
+        recipe: how it is trained; ``flip``, ``shift`` and ``precision`` are the same for all tasks of a pool.
+        seed: training seed.
+    """
 
     key: str
-    variant: dict[str, Any]
-    epochs: int
+    make_network: "partial[Network]"
+    recipe: Recipe
     seed: int
 
 
 class Failure(NamedTuple):
-    """Why a task failed, and whether it was its worker that was lost, rather than the network's own fault."""
+    """Why a task failed. ``lost`` means that its worker died, which says nothing about the network."""
 
     reason: str
     lost: bool
 
 
 class Epoch(NamedTuple):
-    """The metrics of one epoch, and the seconds that the worker took for it."""
+    """Metrics of one epoch by name, and the seconds that the worker took for it."""
 
-    entry: dict[str, float]
+    metrics: dict[str, float]
     seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Validation accuracy in [0, 1]."""
+        return self.metrics["validation_accuracy"]
+
+    @property
+    def number(self) -> int:
+        """Number of epochs trained so far."""
+        return int(self.metrics["epoch"])
 
 
 class Worker:
-    """Holds the data and the network it is training."""
+    """Trains one network at a time on data that stay in its memory.
 
-    def __init__(self, recipe: dict[str, Any], meta: dict, data: list):
+    Args:
+        recipe: recipe of any task.
+        meta: description of the prepared data.
+        data: list with one reference to :class:`~pipelines.outputs.prepared_data.TrainingArrays`. Ray passes a
+            reference in a list as it is, so that the arrays are in the object store once for each node.
+    """
+
+    def __init__(self, recipe: Recipe, meta: DatasetMeta, data: list):
         torch.set_num_threads(1)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.recipe, self.meta = recipe, meta
-        self.precision, _ = choose_precision(recipe["precision"], device)
-        # In a list, Ray hands over the reference: what it points to lies in the object store once for each node.
-        self.batches = make_batches(ray.get(data[0]), meta, recipe, device)
-        self.key, self.fit = None, None
+        self.precision, _ = choose_precision(recipe.precision, device)
+        self.data = make_training_data(ray.get(data[0]), meta, recipe, device)
+        self.key: str | None = None
+        self.trainer: Trainer | None = None
 
-    def epoch(self, task: Task) -> Epoch:
-        """Train the next epoch of ``task``, the first where this worker has not begun it."""
-        if self.fit is None or self.key != task.key:
-            recipe = self.recipe | {"epochs": task.epochs}
-            self.fit = Trainer(recipe, task.variant, self.meta, *self.batches, task.seed, self.precision)
+    def train_epoch(self, task: Task) -> Epoch:
+        """Train the next epoch of ``task``, or its first one if this worker has not trained it yet.
+
+        Raises:
+            NotFiniteError: the loss became infinite or NaN.
+        """
+        if self.trainer is None or self.key != task.key:
+            self.trainer = Trainer(task.make_network, task.recipe, self.data, task.seed, precision=self.precision)
             self.key = task.key
         started = time.perf_counter()
         try:
-            return Epoch(self.fit.epoch(), time.perf_counter() - started)
+            return Epoch(self.trainer.train_epoch(), time.perf_counter() - started)
         except Exception:
-            self.fit = None  # gives its memory back
+            self.trainer = None  # frees its memory
             raise
 
 
@@ -68,79 +102,79 @@ RemoteWorker = ray.remote(Worker)
 
 
 class Pool:
-    """Workers on the connected cluster; one that is lost is replaced where there is still room, its task has failed.
+    """Workers on the connected cluster.
+
+    The task of a lost worker fails, and the worker is replaced if the cluster has room.
 
     Args:
-        gpus_per_trial: share of a GPU for each worker, where the cluster has some.
-        most: more workers than this are not needed.
-        recipe: the section ``train`` of params.yaml, as a dictionary.
-        meta: meta.json of the prepared data.
-        data: training and validation images and labels; they are put into the object store once.
+        gpus_per_trial: share of a GPU for each worker, in (0, 1]; not used on a cluster without GPUs.
+        most: largest number of workers.
+        recipe: recipe of any task.
+        meta: description of the prepared data.
+        arrays: training and validation split; they are put into the object store once.
     """
 
-    def __init__(self, gpus_per_trial: float, most: int, recipe: dict[str, Any], meta: dict, data: dict):
-        self.arguments = (recipe, meta, [ray.put(data)])
+    def __init__(self, gpus_per_trial: float, most: int, recipe: Recipe, meta: DatasetMeta, arrays: TrainingArrays):
+        self.arguments = (recipe, meta, [ray.put(arrays)])
         self.gpus_per_trial, self.most = gpus_per_trial, most
         self.busy: dict[ray.ObjectRef, tuple[Any, Task]] = {}
-        self.paused: dict[str, Any] = {}
-        self.idle: list = []
-        self._hire()
+        self.paused: dict[str, Any] = {}  # workers that have answered, by the key of their task
+        self.idle: list[Any] = []
+        self._start_workers()
 
-    def _hire(self) -> None:
-        """Fill the room that there is on the cluster now."""
+    def _start_workers(self) -> None:
+        """Start as many workers as the cluster has room for now."""
         room, share = room_for_trials(self.gpus_per_trial)
         while self.size < min(room, self.most):
             self.idle.append(RemoteWorker.options(num_cpus=1, num_gpus=share).remote(*self.arguments))
 
     @property
     def size(self) -> int:
-        """The number of workers."""
+        """Number of workers."""
         return len(self.idle) + len(self.busy) + len(self.paused)
 
     def start(self, task: Task) -> None:
-        """Have an idle worker train the first epoch of ``task``."""
+        """Train the first epoch of ``task`` on an idle worker."""
         self._call(self.idle.pop(0), task)
 
     def wait(self, timeout: float) -> list[tuple[Task, Epoch | Failure]]:
-        """The next answers, those that come within ``timeout`` seconds.
+        """Wait up to ``timeout`` seconds for an answer; at least one task must be running.
 
-        For each epoch, :meth:`go_on` or :meth:`end` must follow; after a failure the worker is free already.
-
-        Raises:
-            ExternalError: no worker is left, and the cluster has no room for another.
+        Each epoch must be followed by :meth:`go_on` or :meth:`end`. After a failure the task has ended already.
         """
-        if not self.size:
-            raise ExternalError("tune: the last worker was lost and the cluster has no room for another")
         ready, _ = ray.wait(list(self.busy), num_returns=1, timeout=timeout)
-        answers: list[tuple[Task, Epoch | Failure]] = []
-        for reference in ready:
-            worker, task = self.busy.pop(reference)
-            try:
-                answers.append((task, ray.get(reference)))
-                self.paused[task.key] = worker
-            except RayTaskError as error:
-                reason = f"{type(error.cause).__name__}: {error.cause}"[:500]
-                answers.append((task, Failure(reason, lost=False)))
-                if isinstance(error.cause, NotFiniteError | torch.OutOfMemoryError):
-                    self.idle.append(worker)
-                else:  # after some errors a CUDA process answers every task with the same
-                    ray.kill(worker)
-                    self._hire()
-            except RayError as error:
-                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-                # Of an error in a worker's start the cause stands last, of a death anywhere.
-                reason = lines[-1] if getattr(error, "actor_init_failed", False) else " ".join(lines)
-                answers.append((task, Failure(f"its worker died: {reason}"[:500], lost=True)))
-                self._hire()
-        return answers
+        return [self._receive(reference) for reference in ready]
+
+    def _receive(self, reference: Any) -> tuple[Task, Epoch | Failure]:
+        worker, task = self.busy.pop(reference)
+        try:
+            epoch: Any = ray.get(reference)
+        except RayTaskError as error:
+            if isinstance(error.cause, NotFiniteError | torch.OutOfMemoryError):
+                self.idle.append(worker)
+            else:  # after some errors a CUDA process fails every later task with the same error
+                ray.kill(worker)
+                self._start_workers()
+            return task, Failure(f"{type(error.cause).__name__}: {error.cause}"[:LONGEST_REASON], lost=False)
+        except RayError as error:
+            self._start_workers()
+            return task, Failure(f"its worker died: {_describe_death(error)}"[:LONGEST_REASON], lost=True)
+        self.paused[task.key] = worker
+        return task, epoch
 
     def go_on(self, task: Task) -> None:
-        """Train the task's next epoch."""
+        """Train the next epoch of ``task``."""
         self._call(self.paused.pop(task.key), task)
 
     def end(self, task: Task) -> None:
-        """Make the task's worker free for another."""
+        """End ``task``; its worker becomes idle."""
         self.idle.append(self.paused.pop(task.key))
 
-    def _call(self, worker, task: Task) -> None:
-        self.busy[worker.epoch.remote(task)] = (worker, task)
+    def _call(self, worker: Any, task: Task) -> None:
+        self.busy[worker.train_epoch.remote(task)] = (worker, task)
+
+
+def _describe_death(error: Exception) -> str:
+    """Ray's message in one line. If the worker failed while it started, only the last line names the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if getattr(error, "actor_init_failed", False) else " ".join(lines)

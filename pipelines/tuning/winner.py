@@ -1,22 +1,74 @@
-"""The winner of a study, as variants/tuned.yaml."""
+"""Winner of a study: the best finalist, written to variants/tuned.yaml."""
 
+import statistics
+from collections.abc import Mapping
 from io import StringIO
-from typing import Any
+from typing import NamedTuple
 
+import optuna
+from optuna.trial import TrialState
 from ruamel.yaml import YAML
 
-from pipelines.outputs.tuning_results import METRICS, PICTURES
-from pipelines.runtime.files import write_json, write_text
-from pipelines.settings.variants import TUNED, VariantParams, variant_file
+from pipelines.outputs.tuning_results import PICTURES, TuningResults
+from pipelines.runtime.files import write_text
+from pipelines.settings.variants import TUNED, Origin, VariantParams, variant_file
+from pipelines.tuning.finalists import Finalist, Finals
+from pipelines.tuning.study import OVERHEAD, finished_trials
 
 
-def conclude(winner: VariantParams, story: list[str], metrics: dict[str, Any]) -> dict[str, Any]:
-    """Write the winner, with its story as a comment above, and the metrics, which are returned."""
+class Winner(NamedTuple):
+    """The best finalist, and the mean validation accuracy of all finalists by their names."""
+
+    finalist: Finalist
+    accuracies: Mapping[str, float]
+
+
+def choose_winner(finals: Finals) -> Winner:
+    """Choose the finalist with the best mean accuracy; of equal ones the first, and the baseline comes first."""
+    finalists = {finalist.name: finalist for finalist in finals.finalists()}
+    accuracies = finals.accuracies()
+    return Winner(finalists[max(accuracies, key=lambda name: accuracies[name])], accuracies)
+
+
+def summarize(study: optuna.Study, winner: Winner) -> TuningResults:
+    """Results of a study whose trials and finalists are finished."""
+    trials = finished_trials(study)
+    count = {state: sum(trial.state == state for trial in trials) for state in TrialState}
+    return TuningResults(
+        study=study.study_name, finished=count[TrialState.COMPLETE], pruned=count[TrialState.PRUNED],
+        failed=count[TrialState.FAIL],
+        overhead_seconds=statistics.median(
+            trial.user_attrs[OVERHEAD] for trial in trials if OVERHEAD in trial.user_attrs
+        ),
+        finalists=winner.accuracies, winner=winner.finalist.name,
+    )  # fmt: skip
+
+
+def describe_winner(study: optuna.Study, winner: Winner, epochs: int) -> list[str]:
+    """Describe in lines of text where the winner comes from; ``epochs`` is the length of the finalists' training."""
+    number = winner.finalist.trial
+    if number is None:
+        lines = [f"The baseline network: no trial of the study {study.study_name} was better at full length."]
+    else:
+        trial = study.trials[number]
+        lines = [f"Trial {number} of the study {study.study_name}, {trial.value:.2%} in its trial:"]
+        lines += [f"  {name}: {value}" for name, value in trial.params.items()]
+    accuracies = ", ".join(f"{name} {value:.2%}" for name, value in winner.accuracies.items())
+    return [*lines, f"Validation accuracy after {epochs} epochs: {accuracies}."]
+
+
+def make_tuned_variant(study: optuna.Study, winner: Winner) -> VariantParams:
+    """The winner's variant, with the study and trial that it comes from."""
+    origin = Origin(study=study.study_name, trial=winner.finalist.trial)
+    return winner.finalist.variant.model_copy(update={"origin": origin})
+
+
+def write_winner(variant: VariantParams, comment: list[str], results: TuningResults) -> None:
+    """Write variants/tuned.yaml with ``comment`` above it, and the results."""
     yaml, text = YAML(), StringIO()
     yaml.default_flow_style = None  # lists in one line, mappings not
-    yaml.dump(winner.model_dump(), text)
-    lines = ["Written by the stage tune; edit the section tune of params.yaml, not this file.", *story]
+    yaml.dump(variant.model_dump(), text)
+    lines = ["Written by the stage tune; edit the section tune of params.yaml, not this file.", *comment]
     write_text(variant_file(TUNED), "".join(f"# {line}\n" for line in lines) + text.getvalue())
     PICTURES.mkdir(parents=True, exist_ok=True)
-    write_json(METRICS, metrics)
-    return metrics
+    results.write()

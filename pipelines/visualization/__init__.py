@@ -1,1 +1,1 @@
-"""Figures, animations and the report."""
+"""Figures, animations and the HTML report."""

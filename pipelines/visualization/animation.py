@@ -1,33 +1,35 @@
-"""Pictures of a training: what a spatial transformer makes of the same few images, epoch by epoch."""
+"""Filmstrip and animation: rectified images and sampling grids, epoch by epoch."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pipelines.visualization.figures import GRID_LINES, HEADS, on_pixels, pixels_of
+from pipelines.visualization.figures import HEAD_COLORS, grid_lines, to_pixel_indices, to_uint8
 
-SIDE = 96  # pixels, of an image's longer side in a frame, or fewer: small images grow by a whole factor
-MARGIN = 0.25  # of an image's size, around it: grids reach beyond
-COLUMNS = 5
 FRAME_MS, LAST_FRAME_MS = 200, 3000
-FINE = 2  # lines are drawn so much larger and then shrunk, which smooths them
-GAP = FINE * 8
+COLUMNS = 5  # images per row of a frame
+LONGER_SIDE = 96  # pixels, upper bound for an image in a frame; small images are enlarged by an integer factor
+MARGIN = 0.25  # around an image, relative to its size, because grids extend beyond it
+SUPERSAMPLING = 2  # frames are drawn larger by this factor and then reduced, which smooths the lines
+GAP = 8 * SUPERSAMPLING
+CAPTION_HEIGHT = 20 * SUPERSAMPLING
 
 
-def filmstrip(images: Tensor, by_epoch: dict[str, Tensor], titles: Sequence[str]) -> Figure:
-    """A row for each image: the input, then what was made of it, a column for each of ``by_epoch``.
+def draw_filmstrip(images: Tensor, rectified: Mapping[int, Tensor], titles: Sequence[str]) -> Figure:
+    """Draw one row per image: the input, then the rectified image after each epoch.
 
     Args:
         images: pixel values in [0, 255], (E, C, H, W).
-        by_epoch: name of the column → rectified images (E, C, h, w), as pixel values.
-        titles: one for each image.
+        rectified: epoch → rectified images (E, C, h, w), pixel values in [0, 255].
+        titles: title of each image.
     """
-    columns = {"input": images} | by_epoch
+    columns = {"input": images} | {f"epoch {epoch}": batch for epoch, batch in rectified.items()}
     height, width = (max(batch.shape[dim] for batch in columns.values()) for dim in (2, 3))
     gap = max(1, round(height / 14))
     pitch_y, pitch_x = height + gap, width + gap
@@ -36,7 +38,7 @@ def filmstrip(images: Tensor, by_epoch: dict[str, Tensor], titles: Sequence[str]
         for row, image in enumerate(batch):
             h, w = image.shape[-2:]
             top, left = row * pitch_y + (height - h) // 2, column * pitch_x + (width - w) // 2
-            strip[top : top + h, left : left + w] = pixels_of(image)
+            strip[top : top + h, left : left + w] = to_uint8(image)
     figure = Figure(figsize=(0.8 * len(columns) + 0.4, 0.8 * len(images) * pitch_y / pitch_x), layout="constrained")
     axes = figure.subplots()
     axes.imshow(strip.squeeze(-1) if strip.shape[-1] == 1 else strip, cmap="gray", vmin=0, vmax=255)
@@ -47,64 +49,90 @@ def filmstrip(images: Tensor, by_epoch: dict[str, Tensor], titles: Sequence[str]
     return figure
 
 
-def frame(images: Tensor, rectified: Tensor, grids: Tensor, caption: str) -> Image.Image:
-    """One picture of an animation: each input with the sampling grid on it, and below it the rectified image.
+def draw_frame(images: Tensor, rectified: Tensor, grids: Tensor, caption: str) -> Image.Image:
+    """Draw one frame of an animation: each input with its sampling grids, and the rectified image below it.
 
     Args:
         images: pixel values in [0, 255], (E, C, H, W).
-        rectified: those of the rectified images, (E, C, heads · h, w).
-        grids: sampling grids (E, heads, h, w, 2), in [-1, 1] where they are inside the image.
+        rectified: pixel values in [0, 255], (E, C, heads · h, w).
+        grids: sampling grids (E, heads, h, w, 2). Points inside the image are in [-1, 1].
+        caption: text above the images.
     """
-    height, width = images.shape[-2:]
-    above, below = _scaled(height, width), _scaled(*rectified.shape[-2:])
-    margin_y, margin_x = (round(MARGIN * side) for side in above)
-    cell_x = max(above[1] + 2 * margin_x, below[1] + GAP)
-    cell_y = above[0] + 2 * margin_y + below[0] + GAP
-    top = FINE * 20  # for the caption
+    layout = _lay_out_cell(images, rectified)
     rows = math.ceil(len(images) / COLUMNS)
-    picture = Image.new("RGB", (min(COLUMNS, len(images)) * cell_x, top + rows * cell_y), "white")
+    size = (min(COLUMNS, len(images)) * layout.width, CAPTION_HEIGHT + rows * layout.height)
+    frame = Image.new("RGB", size, "white")
     for i in range(len(images)):
-        cell = Image.new("RGB", (cell_x, cell_y), "white")
-        left = (cell_x - above[1]) // 2
-        cell.paste(_resized(images[i], above), (left, margin_y))
-        pen = ImageDraw.Draw(cell)
-        for head, grid in enumerate(grids[i]):
-            points = on_pixels(grid, height, width) + 0.5  # of the image, counted from its corner
-            x, y = left + points[0] * above[1] / width, margin_y + points[1] * above[0] / height
-            for line in _lines(x, y):
-                pen.line(line, fill=HEADS[head % len(HEADS)], width=FINE)
-        # What lies beneath belongs to the rectified image, however far a grid reaches.
-        pen.rectangle((0, above[0] + 2 * margin_y, cell_x, cell_y), fill="white")
-        cell.paste(_resized(rectified[i], below), ((cell_x - below[1]) // 2, above[0] + 2 * margin_y))
-        picture.paste(cell, (i % COLUMNS * cell_x, top + i // COLUMNS * cell_y))
-    font = ImageFont.load_default(FINE * 13)
-    ImageDraw.Draw(picture).text((picture.width / 2, top / 2), caption, fill="black", font=font, anchor="mm")
-    return picture.reduce(FINE)
+        cell = _draw_cell(images[i], rectified[i], grids[i], layout)
+        frame.paste(cell, (i % COLUMNS * layout.width, CAPTION_HEIGHT + i // COLUMNS * layout.height))
+    font = ImageFont.load_default(SUPERSAMPLING * 13)
+    middle = (frame.width / 2, CAPTION_HEIGHT / 2)
+    ImageDraw.Draw(frame).text(middle, caption, fill="black", font=font, anchor="mm")
+    return frame.reduce(SUPERSAMPLING)
 
 
-def animate(frames: Iterable[Image.Image], path: Path) -> None:
-    """Write pictures of one size as an animated PNG that begins again after a rest on the last one."""
+def write_animation(frames: Iterable[Image.Image], path: Path) -> None:
+    """Write frames of equal size as an animated PNG that loops and pauses on the last frame."""
     first, *others = frames
     durations = [FRAME_MS] * len(others) + [LAST_FRAME_MS]
     first.save(path, format="PNG", save_all=True, append_images=others, duration=durations, loop=0)
 
 
-def _scaled(height: int, width: int) -> tuple[int, int]:
-    """The size of an image in a frame that is yet to be shrunk by ``FINE``."""
-    factor = SIDE / max(height, width)
+class _CellLayout(NamedTuple):
+    """Sizes in supersampled pixels. ``above`` and ``below`` are height and width of input and rectified image."""
+
+    above: tuple[int, int]
+    below: tuple[int, int]
+    margin_y: int
+    margin_x: int
+    height: int
+    width: int
+
+
+def _lay_out_cell(images: Tensor, rectified: Tensor) -> _CellLayout:
+    above, below = _scaled_size(*images.shape[-2:]), _scaled_size(*rectified.shape[-2:])
+    margin_y, margin_x = (round(MARGIN * side) for side in above)
+    height = above[0] + 2 * margin_y + below[0] + GAP
+    width = max(above[1] + 2 * margin_x, below[1] + GAP)
+    return _CellLayout(above, below, margin_y, margin_x, height, width)
+
+
+def _scaled_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of an image within a frame, in supersampled pixels."""
+    factor = LONGER_SIDE / max(height, width)
     factor = math.floor(factor) if factor > 1 else factor
-    return max(1, round(height * factor)) * FINE, max(1, round(width * factor)) * FINE
+    return max(1, round(height * factor)) * SUPERSAMPLING, max(1, round(width * factor)) * SUPERSAMPLING
 
 
-def _resized(image: Tensor, size: tuple[int, int]) -> Image.Image:
-    pixels = pixels_of(image)
+def _draw_cell(image: Tensor, rectified: Tensor, grids: Tensor, layout: _CellLayout) -> Image.Image:
+    """Draw one image with its sampling grids (heads, h, w, 2), and the rectified image below it."""
+    cell = Image.new("RGB", (layout.width, layout.height), "white")
+    left, top_of_rectified = (layout.width - layout.above[1]) // 2, layout.above[0] + 2 * layout.margin_y
+    cell.paste(_resize(image, layout.above), (left, layout.margin_y))
+    pen = ImageDraw.Draw(cell)
+    height, width = image.shape[-2:]
+    for head, grid in enumerate(grids):
+        points = to_pixel_indices(grid, height, width) + 0.5  # distance from the image's corner, in pixels
+        x = left + points[0] * layout.above[1] / width
+        y = layout.margin_y + points[1] * layout.above[0] / height
+        for line in _lines_of_grid(x, y):
+            pen.line(line, fill=HEAD_COLORS[head % len(HEAD_COLORS)], width=SUPERSAMPLING)
+    # Erase grid lines that extend into the area of the rectified image.
+    pen.rectangle((0, top_of_rectified, layout.width, layout.height), fill="white")
+    cell.paste(_resize(rectified, layout.below), ((layout.width - layout.below[1]) // 2, top_of_rectified))
+    return cell
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Image.Image:
+    """Resize pixel values (C, H, W) to ``size`` (height, width)."""
+    pixels = to_uint8(image)
     picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
     method = Image.Resampling.NEAREST if size[0] >= picture.height else Image.Resampling.BOX
     return picture.resize((size[1], size[0]), method)
 
 
-def _lines(x: np.ndarray, y: np.ndarray) -> Iterator[list[tuple[float, float]]]:
-    """Some rows and columns of a grid, x and y (h, w) each, as lists of points."""
+def _lines_of_grid(x: np.ndarray, y: np.ndarray) -> Iterator[list[tuple[float, float]]]:
+    """Yield the drawn rows and columns of a grid, x and y (h, w) each, as lists of points."""
     for rows in (np.stack((x, y), -1), np.stack((x.T, y.T), -1)):
-        for line in np.linspace(0, len(rows) - 1, GRID_LINES).round().astype(int):
+        for line in grid_lines(len(rows)):
             yield [tuple(point) for point in rows[line].tolist()]

@@ -1,77 +1,86 @@
-"""Draws the figures, logs them to the runs that they belong to, writes the report."""
+"""Draws all figures, logs them to MLflow and writes the report."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from scipy import stats
+from matplotlib.figure import Figure
 
-from pipelines.outputs.evaluation_results import MOTIONS, Motion, read_curve, read_reliability
-from pipelines.outputs.prepared_data import load_meta, load_split
+from pipelines.outputs import tuning_results
+from pipelines.outputs.evaluation_results import MOTIONS, read_curve, read_reliability
+from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_meta, load_split
 from pipelines.outputs.reports import PICTURES, REPORT
-from pipelines.outputs.trained_models import best_on_validation, load_theta_history, load_trained
-from pipelines.runtime.files import replacing, write_text
+from pipelines.outputs.trained_models import Trained, best_on_validation, load_theta_history, load_trained
+from pipelines.runtime.files import replace_atomically, write_text
 from pipelines.runtime.progress import track
 from pipelines.settings.params import VisualizeParams
 from pipelines.tracking.client import connect, log_files, run_exists
-from pipelines.visualization.animation import animate
-from pipelines.visualization.figures import learning_curves, reliability_diagrams, robustness_curves
+from pipelines.visualization.animation import write_animation
+from pipelines.visualization.charts import draw_learning_curves, draw_reliability, draw_robustness, mean_curve
 from pipelines.visualization.report import ANIMATION, render_report
-from pipelines.visualization.theta import film, theta_figures
-
-STUDY_PICTURES = Path("plots/tune")  # of the stage tune
+from pipelines.visualization.theta import draw_theta, draw_theta_history
 
 
-def visualize(variants: list[str], settings: VisualizeParams) -> None:
-    """Draw the figures, log them to the runs they belong to, and write the report."""
-    meta, validation, test = load_meta(), load_split("validation"), load_split("test")
-    # Spread over the test set, whose order may be by class.
-    order = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))
-    images, labels = test.images[order], test.labels[order]
+def visualize(variants: Sequence[str], settings: VisualizeParams) -> None:
+    """Draw all figures, log them to the runs of the models that they show, and write the report."""
+    meta, validation, test = load_meta(), load_split("validation"), _shuffle(load_split("test"))
     models = {variant: load_trained(variant, meta) for variant in variants}
+    best = {variant: best_on_validation(trained) for variant, trained in models.items()}
     client = connect()
-    histories = {variant: [model.history for model in of_variant] for variant, of_variant in models.items()}
-    figures = {
-        "curves-accuracy": learning_curves(histories, "validation_accuracy", "validation accuracy"),
-        "curves-loss": learning_curves(histories, "train_loss", "training loss"),
-        "robustness": robustness_curves(
-            {str(motion): {variant: _with_interval(motion, variant) for variant in variants} for motion in MOTIONS},
-            {str(motion): motion.still for motion in MOTIONS},
-        ),
-        "reliability": reliability_diagrams({variant: read_reliability(variant) for variant in variants}),
+
+    pictures = _save_charts(models)
+    for model in track("visualize", best.values(), len(best)):
+        if model.network.transformer is not None:
+            pictures |= _save_theta_pictures(model, meta, validation, test, settings.examples)
+
+    for variant, model in best.items():
+        if run_exists(client, model.run_id):
+            own = [file for name, file in pictures.items() if name.startswith(f"{variant}/")]
+            log_files(client, model.run_id, own, "theta")
+            log_files(client, model.run_id, [pictures["robustness"], pictures["reliability"]], "evaluation")
+
+    pictures |= {f"tune/{file.stem}": file for file in sorted(tuning_results.PICTURES.glob("*.png"))}
+    write_text(REPORT, render_report(meta, best, pictures))
+
+
+def _shuffle(split: Labeled) -> Labeled:
+    """Shuffle a split with a fixed seed, because it may be sorted by class."""
+    order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))
+    return Labeled(split.images[order], split.labels[order])
+
+
+def _save_charts(models: Mapping[str, Sequence[Trained]]) -> dict[str, Path]:
+    """Draw and save the charts that compare all variants. Returns name → file."""
+    histories = {variant: [model.history for model in trained] for variant, trained in models.items()}
+    robustness = {
+        motion: {variant: mean_curve(read_curve(motion, variant)) for variant in models} for motion in MOTIONS
     }
-    animations: dict[str, list[Image.Image]] = {}
-    for variant, of_variant in track("visualize", models.items(), len(models)):
-        model = best_on_validation(of_variant)
-        if model.network.transformer is None:
-            continue
-        drawn = theta_figures(model, meta, images, labels, settings.examples)
-        drawn["filmstrip"], animations[variant] = film(model, meta, load_theta_history(model), validation)
-        figures |= {f"{variant}/{name}": figure for name, figure in drawn.items()}
-    files = {}
-    for name, figure in figures.items():
-        files[name] = PICTURES / f"{name}.png"
-        with replacing(files[name]) as beside:
-            figure.savefig(beside, dpi=130)
-    for variant, frames in animations.items():
-        files[f"{variant}/{ANIMATION}"] = PICTURES / variant / f"{ANIMATION}.png"
-        with replacing(files[f"{variant}/{ANIMATION}"]) as beside:
-            animate(frames, beside)
-    for variant, of_variant in models.items():
-        run_id = best_on_validation(of_variant).run_id
-        if run_exists(client, run_id):
-            own = [file for name, file in files.items() if name.startswith(f"{variant}/")]
-            log_files(client, run_id, own, "theta")
-            log_files(client, run_id, [files["robustness"], files["reliability"]], "evaluation")
-    files |= {f"tune/{file.stem}": file for file in sorted(STUDY_PICTURES.glob("*.png"))}
-    write_text(REPORT, render_report(meta, models, files))
+    figures = {
+        "curves-accuracy": draw_learning_curves(histories, "validation_accuracy", "validation accuracy"),
+        "curves-loss": draw_learning_curves(histories, "train_loss", "training loss"),
+        "robustness": draw_robustness(robustness),
+        "reliability": draw_reliability({variant: read_reliability(variant) for variant in models}),
+    }
+    return {name: _save(figure, name) for name, figure in figures.items()}
 
 
-def _with_interval(motion: Motion, variant: str) -> np.ndarray:
-    """The curve of a motion: amounts, mean accuracies over the seeds, bounds of the means' 95 % t intervals; (4, A)."""
-    mean, seeds = read_curve(motion, variant)
-    half = np.full_like(mean, np.nan)
-    if len(seeds) > 1:
-        half = stats.t.ppf(0.975, len(seeds) - 1) * stats.sem(seeds, axis=0)
-    return np.stack([np.array(motion.amounts, dtype=float), mean, mean - half, mean + half])
+def _save_theta_pictures(
+    model: Trained, meta: DatasetMeta, validation: Labeled, test: Labeled, examples: int
+) -> dict[str, Path]:
+    """Draw and save all pictures of one model's transformer. Returns ``<variant>/<picture>`` → file."""
+    on_test = draw_theta(model, meta, test, examples)
+    in_training = draw_theta_history(model, meta, load_theta_history(model), validation)
+    figures = {**on_test._asdict(), "filmstrip": in_training.filmstrip}
+    figures = {f"{model.variant}/{name}": figure for name, figure in figures.items()}
+    pictures = {name: _save(figure, name) for name, figure in figures.items()}
+    animation = PICTURES / model.variant / f"{ANIMATION}.png"
+    with replace_atomically(animation) as temporary:
+        write_animation(in_training.frames, temporary)
+    return {**pictures, f"{model.variant}/{ANIMATION}": animation}
+
+
+def _save(figure: Figure, name: str) -> Path:
+    path = PICTURES / f"{name}.png"
+    with replace_atomically(path) as temporary:
+        figure.savefig(temporary, dpi=130)
+    return path

@@ -1,4 +1,6 @@
-"""Figures of what a transformer does to images."""
+"""Figures of what the spatial transformer of a trained model does to images."""
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -7,79 +9,130 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from pipelines.outputs.prepared_data import Labeled
+from pipelines.outputs.prepared_data import DatasetMeta, Labeled
 from pipelines.outputs.trained_models import ThetaHistory, Trained
-from pipelines.visualization.animation import filmstrip, frame
-from pipelines.visualization.figures import rectified_batch, sampling_grids, theta_distributions
-from stn.batches import Batches
+from pipelines.visualization.animation import draw_filmstrip, draw_frame
+from pipelines.visualization.charts import draw_theta_distributions
+from pipelines.visualization.figures import draw_rectified_batch, draw_sampling_grids
+from stn.spatial_transformer import SpatialTransformer
+from stn.training import predict
 
-FRAMES, STRIPS = 30, 7  # at most so many epochs are shown in an animation and in a filmstrip
+MAX_FRAMES, MAX_COLUMNS = 30, 7  # epochs shown in an animation and in a filmstrip
+CPU = torch.device("cpu")
+
+
+class Rectifier:
+    """Applies a model's spatial transformer to a fixed set of images.
+
+    Args:
+        model: a model with a transformer.
+        split: images uint8 (B, C, H, W) with labels.
+    """
+
+    def __init__(self, model: Trained, meta: DatasetMeta, split: Labeled):
+        self.transformer = transformer_of(model)
+        self.batches = meta.batches(split, CPU)
+        self.images, _ = next(self.batches.ordered(len(split.labels)))  # normalized
+
+    def theta(self) -> Tensor:
+        """θ (B, P) by the localization network."""
+        return self.transformer.theta(self.images)
+
+    def grids(self, theta: Tensor) -> Tensor:
+        """Sampling grids (B, heads · h, w, 2) of θ (B, P)."""
+        size = self.transformer.output_size or (self.batches.height, self.batches.width)
+        return self.transformer.transform(theta, *size)
+
+    def rectify(self, theta: Tensor) -> Tensor:
+        """Rectified images (B, C, heads · h, w) by θ (B, P), pixel values in [0, 255]."""
+        return self.batches.denormalize(self.transformer.resample(self.images, theta))
+
+
+class ThetaFigures(NamedTuple):
+    """Figures of one model on test images; the field names are the file names."""
+
+    rectified: Figure
+    grids: Figure
+    worst: Figure
+    theta: Figure
 
 
 @torch.inference_mode()
-def theta_figures(model: Trained, meta: dict, images: Tensor, labels: Tensor, examples: int) -> dict[str, Figure]:
-    """Figures of one model's θ over test images uint8 (N, C, H, W): the first ``examples`` one by one, so many of those
-    with the highest cross-entropy, and θ of all.
+def draw_theta(model: Trained, meta: DatasetMeta, test: Labeled, examples: int) -> ThetaFigures:
+    """Draw rectified images and sampling grids of some test images, and the distribution of θ over all of them.
+
+    Args:
+        model: a model with a transformer.
+        examples: number of images in ``rectified`` and ``grids`` (the first ones) and in ``worst`` (those with the
+            highest cross-entropy).
     """
-    transformer = model.network.transformer
-    assert transformer is not None
-    batches = Batches(images, labels, meta["mean"], meta["std"], torch.device("cpu"))
-    answers = [model.network.predict(batch) for batch, _ in batches.ordered(1000)]
-    logits, theta = (torch.cat(parts) for parts in zip(*answers, strict=True))
+    batches = meta.batches(test, CPU)
+    logits, labels, theta = predict(model.network, batches.ordered(1000))
+    assert theta is not None
     worst = F.cross_entropy(logits, labels, reduction="none").argsort(descending=True)[:examples]
-    rectified, grids = _one_by_one(model, meta, images[:examples], labels[:examples])
-    return {
-        "rectified": rectified_batch(images[:examples].float(), rectified),
-        "grids": grids,
-        "worst": _one_by_one(model, meta, images[worst], labels[worst])[1],
-        "theta": theta_distributions(transformer.transform.describe(theta, batches.height, batches.width)),
-    }
+    first = Labeled(test.images[:examples], test.labels[:examples])
+    rectifier = Rectifier(model, meta, first)
+    described = transformer_of(model).transform.describe(theta, batches.height, batches.width)
+    return ThetaFigures(
+        rectified=draw_rectified_batch(first.images.float(), rectifier.rectify(rectifier.theta())),
+        grids=_draw_grids(model, meta, first),
+        worst=_draw_grids(model, meta, Labeled(test.images[worst], test.labels[worst])),
+        theta=draw_theta_distributions(described),
+    )
 
 
-def _one_by_one(model: Trained, meta: dict, images: Tensor, labels: Tensor) -> tuple[Tensor, Figure]:
-    """What the classifier sees of these images, as pixels in [0, 255], and a figure of both with grids and θ."""
-    transformer = model.network.transformer
-    assert transformer is not None
-    batches = Batches(images, labels, meta["mean"], meta["std"], torch.device("cpu"))
-    shown, _ = next(batches.ordered(len(images)))
-    theta = transformer.theta(shown)
-    grid = transformer.transform(theta, *(transformer.output_size or (batches.height, batches.width)))
-    rectified = batches.denormalize(transformer.resample(shown, theta))
-    predicted = model.network(shown).argmax(1)
+def _draw_grids(model: Trained, meta: DatasetMeta, split: Labeled) -> Figure:
+    """Draw the sampling grids of images, titled with the class and, if it is wrong, the predicted class."""
+    rectifier = Rectifier(model, meta, split)
+    theta = rectifier.theta()
+    predicted = model.network(rectifier.images).argmax(1)
+    classes = list(meta.classes)
     titles = [
-        meta["classes"][label] if label == answer else f"{meta['classes'][label]} (said {meta['classes'][answer]})"
-        for label, answer in zip(labels.tolist(), predicted.tolist(), strict=True)
+        classes[label] if label == answer else f"{classes[label]} (predicted {classes[answer]})"
+        for label, answer in zip(split.labels.tolist(), predicted.tolist(), strict=True)
     ]
-    return rectified, sampling_grids(images.float(), rectified, grid, transformer.transform.readable(theta), titles)
+    readable = rectifier.transformer.transform.readable(theta)
+    return draw_sampling_grids(split.images.float(), rectifier.rectify(theta), rectifier.grids(theta), readable, titles)
+
+
+class TrainingPictures(NamedTuple):
+    """How the rectified images change during a training: a figure, and the frames of an animation."""
+
+    filmstrip: Figure
+    frames: list[Image.Image]
 
 
 @torch.inference_mode()
-def film(model: Trained, meta: dict, course: ThetaHistory, validation: Labeled) -> tuple[Figure, list[Image.Image]]:
-    """What the transformer made of the same few validation images from epoch to epoch: a filmstrip, and the pictures of
-    an animation, which begins before the first epoch. Drawn from θ alone, not from the networks of that time.
+def draw_theta_history(
+    model: Trained, meta: DatasetMeta, history: ThetaHistory, validation: Labeled
+) -> TrainingPictures:
+    """Draw the rectified validation images after each epoch, from the recorded θ alone.
+
+    The animation starts at the identity, before the first epoch. Its frames are spaced evenly over the epochs. The
+    columns of the filmstrip are spaced geometrically, because most changes happen early.
     """
-    transformer = model.network.transformer
-    assert transformer is not None
-    images, labels = validation.images[course.images], validation.labels[course.images]
-    batches = Batches(images, labels, meta["mean"], meta["std"], torch.device("cpu"))
-    shown, _ = next(batches.ordered(len(images)))
-    heads, epochs = transformer.transform.heads, len(course.theta)
-    start = torch.tensor(transformer.transform.identity).expand_as(course.theta[:1])
-    theta = torch.cat((start, course.theta))
+    split = Labeled(validation.images[history.images], validation.labels[history.images])
+    rectifier = Rectifier(model, meta, split)
+    transform = rectifier.transformer.transform
+    epochs = len(history.theta)
+    identity = torch.tensor(transform.identity).expand_as(history.theta[:1])
+    theta_of_epoch = torch.cat((identity, history.theta))  # index 0: before the first epoch
 
-    def rectified(epoch: int) -> Tensor:
-        return batches.denormalize(transformer.resample(shown, theta[epoch]))
-
-    def pictured(epoch: int) -> Image.Image:
-        grid = transformer.transform(theta[epoch], *(transformer.output_size or (batches.height, batches.width)))
-        caption = f"after epoch {epoch} of {epochs}" if epoch else "before the first epoch"
-        return frame(images.float(), rectified(epoch), grid.unflatten(1, (heads, -1)), caption)
-
-    # Evenly in time; and by factors, since most happens early.
-    moments = np.linspace(0, epochs, min(FRAMES, epochs + 1)).round().astype(int)
-    stops = np.unique(np.geomspace(1, epochs, STRIPS).round().astype(int))
-    strip = filmstrip(
-        images.float(), {f"epoch {epoch}": rectified(epoch) for epoch in stops.tolist()},
-        [meta["classes"][label] for label in labels.tolist()],
+    columns = np.unique(np.geomspace(1, epochs, MAX_COLUMNS).round().astype(int)).tolist()
+    filmstrip = draw_filmstrip(
+        split.images.float(), {epoch: rectifier.rectify(theta_of_epoch[epoch]) for epoch in columns},
+        [meta.classes[int(label)] for label in split.labels],
     )  # fmt: skip
-    return strip, [pictured(epoch) for epoch in moments.tolist()]
+    frames = []
+    for epoch in np.linspace(0, epochs, min(MAX_FRAMES, epochs + 1)).round().astype(int).tolist():
+        theta = theta_of_epoch[epoch]
+        grids = rectifier.grids(theta).unflatten(1, (transform.heads, -1))
+        caption = f"after epoch {epoch} of {epochs}" if epoch else "before the first epoch"
+        frames.append(draw_frame(split.images.float(), rectifier.rectify(theta), grids, caption))
+    return TrainingPictures(filmstrip, frames)
+
+
+def transformer_of(model: Trained) -> SpatialTransformer:
+    """The transformer of a model that is known to have one."""
+    assert model.network.transformer is not None
+    return model.network.transformer

@@ -1,4 +1,4 @@
-"""A registry with real versions in a real store, for the tests of whatever reads it or moves its aliases."""
+"""A registry with real versions in a real store, for tests that read it or move its aliases."""
 
 import shutil
 from pathlib import Path
@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.params import set_value
-from pipelines.registry import champion
-from pipelines.registry.export import register_network
+from pipelines.registry.champion import Decision
+from pipelines.registry.export import NewVersion, register_network
+from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.registry.promotion import promote
 from pipelines.registry.versions import aliases_of
 from pipelines.runtime.files import write_json
@@ -20,10 +22,15 @@ from pipelines.tracking.client import connect, experiment_id
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME, CLASSES, COUNT = "stn-mine", ["cat", "dog", "eel", "fox"], 200
-QUARTER_TURN = [[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]  # a θ
+QUARTER_TURN = [[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]  # θ as a matrix
 TRUTH = np.arange(COUNT) % 4
-# Which of the 200 test images each version gets right.
-RIGHT = {
+META = DatasetMeta(
+    dataset="mine", source="mine.zip", classes=CLASSES, image_shape=(1, 8, 8),
+    counts={"train": COUNT, "validation": COUNT, "test": COUNT}, mean=[0.0], std=[1.0],
+    distortion={"rotation": 0.0, "scale": [1.0, 1.0], "shift": 0.0}, duplicates={}, broken={}, digest="d1",
+)  # fmt: skip
+# Which of the 200 test images each version classifies correctly.
+CORRECT = {
     "1 champion": np.arange(COUNT) < 150,
     "2 better": np.arange(COUNT) < 165,
     "3 equal": np.arange(COUNT) >= 50,
@@ -33,24 +40,24 @@ RIGHT = {
 
 
 class Answers(nn.Module):
-    """Answers by a table, looked up by the first pixel, which numbers the test images; θ is always a quarter turn."""
+    """Looks the class up in a table by the first pixel, which is the index of the test image; θ is a quarter turn."""
 
-    def __init__(self, right: np.ndarray):
+    def __init__(self, correct: np.ndarray):
         super().__init__()
         self.table: Tensor
         self.theta: Tensor
-        self.register_buffer("table", torch.from_numpy(np.where(right, TRUTH, (TRUTH + 1) % 4)))
+        self.register_buffer("table", torch.from_numpy(np.where(correct, TRUTH, (TRUTH + 1) % 4)))
         self.register_buffer("theta", torch.tensor([QUARTER_TURN]))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        answer = self.table[images[:, 0, 0, 0].long()]
-        probabilities = 0.1 + 0.6 * nn.functional.one_hot(answer, 4)
-        return {"class": answer, "probabilities": probabilities, "theta": self.theta.repeat(images.shape[0], 1, 1)}
+        label = self.table[images[:, 0, 0, 0].long()]
+        probabilities = 0.1 + 0.6 * nn.functional.one_hot(label, 4)
+        return {"class": label, "probabilities": probabilities, "theta": self.theta.repeat(images.shape[0], 1, 1)}
 
 
 @pytest.fixture(scope="session")
 def new_store(tmp_path_factory) -> Path:
-    """The database of a store that holds nothing yet, to be copied: MLflow takes a second or more to make one."""
+    """The database of an empty store, to be copied; MLflow needs a second or more to create one."""
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
@@ -61,7 +68,7 @@ def new_store(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory) -> Path:
-    """A folder with prepared data and a store with the five versions, the first one champion."""
+    """A folder with prepared data and a store with five versions, the first of which is champion."""
     folder = tmp_path_factory.mktemp("registry")
     for split in ("train", "validation", "test"):
         images = torch.zeros(COUNT, 1, 8, 8, dtype=torch.uint8)
@@ -70,8 +77,7 @@ def registry(tmp_path_factory) -> Path:
         (folder / "data/prepared").mkdir(parents=True, exist_ok=True)
         labels = torch.from_numpy(TRUTH)
         save_file({"images": images, "labels": labels}, folder / f"data/prepared/{split}.safetensors")
-    meta = {"dataset": "mine", "digest": "d1", "classes": CLASSES, "image_shape": [1, 8, 8]}
-    write_json(folder / "data/prepared/meta.json", meta)
+    write_json(folder / "data/prepared/meta.json", META.to_json())
     for file in ("params.yaml", "variants/plain.yaml", "variants/stn.yaml"):
         (folder / file).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / file, folder / file)
@@ -82,23 +88,23 @@ def registry(tmp_path_factory) -> Path:
         client = connect()
         experiment = experiment_id(client, NAME)
         example = np.zeros((2, 1, 8, 8), dtype=np.uint8)
-        for number, right in RIGHT.items():
-            answers = Answers(right).eval()
+        metadata = ModelMetadata("mine", CLASSES, (1, 8, 8), mean=[0.0], variant="stn", padding_mode="zeros")
+        for number, correct in CORRECT.items():
+            answers = Answers(correct).eval()
             shapes = ({0: torch.export.Dim("batch")},)
-            program = torch.export.export(answers, (torch.from_numpy(example),), dynamic_shapes=shapes)
-            torch.export.save(program, folder / "network.pt2")
+            exported = torch.export.export(answers, (torch.from_numpy(example),), dynamic_shapes=shapes)
+            torch.export.save(exported, folder / "network.pt2")
             outputs = {key: value.numpy() for key, value in answers(torch.from_numpy(example)).items()}
             run_id = client.create_run(experiment).info.run_id
             tags = {"variant": "stn", "parameters": "100", "data_digest": "d1", "number": number, "git_commit": "none"}
-            about = {"classes": CLASSES, "image_shape": [1, 8, 8], "mean": [0.0], "variant": "stn"}
-            about["padding_mode"] = "zeros"
-            register_network(NAME, "stn", run_id, folder / "network.pt2", example, outputs, about, tags)
+            program = folder / "network.pt2"
+            register_network(NewVersion(NAME, "stn", run_id, program, example, outputs, metadata, tags))
         client.set_registered_model_alias(NAME, "champion", "1")
     return folder
 
 
 class Store:
-    """The registry, as the test finds it and can change it."""
+    """A copy of the registry and its settings, which a test may change."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -109,10 +115,10 @@ class Store:
             set_value(setting)
         return load_params()
 
-    def promote(self, version: str, *settings: str, **options) -> champion.Decision:
-        outcome = promote(NAME, self.params(*settings), version, **options)
-        assert outcome is not None
-        return outcome.decision
+    def promote(self, version: str, *settings: str, **options) -> Decision:
+        promotion = promote(NAME, self.params(*settings), version, **options)
+        assert promotion is not None
+        return promotion.decision
 
     @property
     def champion(self) -> str:
@@ -121,7 +127,7 @@ class Store:
 
 @pytest.fixture
 def store(registry, tmp_path, monkeypatch) -> Store:
-    """A copy of the store's database and of the settings, to be changed at will."""
+    """A copy of the store's database, the settings and the prepared data."""
     for file in ("params.yaml", "variants"):
         copy = shutil.copytree if (registry / file).is_dir() else shutil.copyfile
         copy(registry / file, tmp_path / file)

@@ -1,4 +1,4 @@
-"""One thread for all tests of the library."""
+"""All tests of the library run on one thread."""
 
 import pytest
 import torch
@@ -6,7 +6,8 @@ import torch
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread():
-    # On tensors this small a second thread gains nothing, and on a busy machine each waits for the other: 350 s for 20.
+    # A second thread does not speed up tensors of this size. On a busy machine the threads wait for each other: 350 s
+    # instead of 20 s.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

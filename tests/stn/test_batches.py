@@ -1,4 +1,4 @@
-"""Batches: the same for any number of workers, each image once, augmented and normalized as said."""
+"""Batches: equal for any number of workers, each image once, augmented and normalized as documented."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import stn.batches
 from stn.batches import Augmentation, Batches, derive_seed
 from stn.clutter import add_clutter
 from stn.distortions import PROTOCOLS, Distortion, make_distortion
+from stn.settings import Normalization
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -21,20 +22,21 @@ def random_images(count: int, channels: int = 3, height: int = 6, width: int = 9
 
 
 def make_batches(images: torch.Tensor, augmentation: Augmentation = Augmentation()) -> Batches:
-    """Batches whose labels are the images' numbers, so that a label says which image it came with."""
+    """Make batches in which the label of each image is its index."""
     channels = images.shape[1]
-    return Batches(images, torch.arange(len(images)), MEAN[:channels], STD[:channels], CPU, augmentation)
+    normalization = Normalization(MEAN[:channels], STD[:channels])
+    return Batches(images, torch.arange(len(images)), normalization, CPU, augmentation)
 
 
 def normalized(images: torch.Tensor) -> torch.Tensor:
-    """Pixels scaled to [0, 1], less the mean, over the standard deviation, channel by channel in double precision."""
+    """Normalize pixels scaled to [0, 1] by mean and standard deviation of each channel, in double precision."""
     channels = images.shape[1]
     mean, std = np.reshape(MEAN[:channels], (-1, 1, 1)), np.reshape(STD[:channels], (-1, 1, 1))
     return torch.from_numpy((images.double().numpy() / 255 - mean) / std).float()
 
 
 def pixels(images: torch.Tensor) -> torch.Tensor:
-    """Normalized images back as uint8."""
+    """Convert normalized images to uint8."""
     channels = images.shape[1]
     mean, std = torch.tensor(MEAN[:channels]).view(-1, 1, 1), torch.tensor(STD[:channels]).view(-1, 1, 1)
     return ((images * std + mean) * 255).round().to(torch.uint8)
@@ -48,13 +50,13 @@ def test_a_global_batch_is_the_same_for_any_number_of_workers(batch_size, world_
     shares = [list(batches.shuffled(batch_size, 5, 2, rank, world_size)) for rank in range(world_size)]
     assert [len(share) for share in shares] == [len(alone)] * world_size == [29 // batch_size] * world_size
     for step, (images, labels) in enumerate(alone):
-        for rank, share in enumerate(shares):  # the ranks take turns
+        for rank, share in enumerate(shares):  # ranks take every world_size-th image
             assert torch.equal(share[step][1], labels[rank::world_size])
             torch.testing.assert_close(share[step][0], images[rank::world_size], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_protocol_is_the_same_for_any_batch_size_and_number_of_workers_and_fresh_each_epoch(protocol):
+def test_a_protocol_is_independent_of_batch_size_and_workers_and_changes_each_epoch(protocol):
     batches = make_batches(random_images(12, 2, 12, 12), Augmentation(True, 2, make_distortion(protocol)))
     alone = torch.cat([images for images, _ in batches.shuffled(4, seed=5, epoch=2)])
     halves = torch.cat([images for images, _ in batches.shuffled(6, seed=5, epoch=2)])
@@ -67,15 +69,15 @@ def test_a_protocol_is_the_same_for_any_batch_size_and_number_of_workers_and_fre
     assert ((alone[order] - later[again]).abs().amax((1, 2, 3)) > 0.1).all()
 
 
-def test_clutter_is_cut_from_the_images_as_they_were_given(monkeypatch):
-    """Not from their margins and mirrored copies, in which another piece lies at the same place."""
+def test_clutter_is_cut_from_the_original_images(monkeypatch):
+    """Margins and mirrored copies have other pixels at the same position."""
     images, sources = random_images(8, 2, 12, 12), []
 
-    def watched(*arguments):
+    def record_sources(*arguments):
         sources.append(arguments[2])
         return add_clutter(*arguments)
 
-    monkeypatch.setattr(stn.batches, "add_clutter", watched)
+    monkeypatch.setattr(stn.batches, "add_clutter", record_sources)
     augmentation = Augmentation(flip=True, shift=2, distortion=make_distortion("TC"))
     assert len(list(make_batches(images, augmentation).shuffled(4, 0, 0))) == 2
     assert all(torch.equal(given, images) for given in sources) and len(sources) == 2
@@ -95,14 +97,14 @@ def test_epochs_and_seeds_differ_and_a_repeat_is_exact():
         return torch.cat([images for images, _ in batches.shuffled(4, seed, number)])
 
     first = epoch(0, 1)
-    torch.manual_seed(1)  # the global generator has no say
+    torch.manual_seed(1)  # the global generator has no effect
     assert torch.equal(epoch(0, 1), first)
     for other in [(0, 2), (1, 1), (1, 0)]:
         assert not torch.equal(epoch(*other), first), other
     assert len({derive_seed(seed, number) for seed in range(30) for number in range(30)}) == 900
 
 
-def test_each_image_comes_at_most_once_an_epoch_and_other_images_are_left_over_in_another():
+def test_each_image_occurs_at_most_once_an_epoch_and_the_left_over_images_vary():
     batches = make_batches(random_images(22))
     left_over = set()
     for epoch in range(12):
@@ -128,7 +130,7 @@ def test_ordered_gives_every_image_once_in_order_and_never_augmented(batch_size,
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_without_augmentation_images_are_only_normalized_and_labels_go_with_them(channels):
+def test_without_augmentation_images_are_only_normalized_and_keep_their_labels(channels):
     images = random_images(20, channels)
     orders = []
     for batch, labels in make_batches(images).shuffled(5, seed=0, epoch=0):
@@ -149,7 +151,7 @@ def test_flip_gives_the_image_or_its_mirror_half_the_time():
         assert (same ^ mirror).all()
         assert 160 < mirror.sum() < 240  # four standard deviations
         mirrored.append(mirror[labels.argsort()])
-    assert 0.4 < (mirrored[0] == mirrored[1]).float().mean() < 0.6  # afresh in each epoch
+    assert 0.4 < (mirrored[0] == mirrored[1]).float().mean() < 0.6  # drawn anew in each epoch
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -162,11 +164,11 @@ def test_shift_is_a_crop_of_the_image_padded_by_reflection(flip):
     for image, label in zip(pixels(batch), labels, strict=True):
         crops = padded[label].unfold(1, height, 1).unfold(2, width, 1)[0]  # (rows, columns, height, width)
         crops = torch.stack([crops, crops.flip(-1)])
-        (where,) = (crops == image).flatten(3).all(3).nonzero()
-        found[*where] += 1
+        (index,) = (crops == image).flatten(3).all(3).nonzero()
+        found[*index] += 1
     found = found if flip else found[0]
     assert found.sum() == 1500
-    # Every offset, about as often as every other: 1500 / 25 or 1500 / 50, give or take four standard deviations.
+    # All offsets are equally frequent: 1500 / 25 or 1500 / 50 within four standard deviations.
     mean = 1500 / found.numel()
     assert (found - mean).abs().max() < 4 * mean**0.5
 
@@ -187,8 +189,8 @@ def test_a_distortions_padding_mode_is_used():
     torch.testing.assert_close(batch, normalized(images), atol=1e-4, rtol=0)
 
 
-def test_a_turn_is_rigid_on_wide_images():
-    # A round, smooth blob looks the same from every side, but not stretched along one of them.
+def test_a_rotation_is_rigid_on_wide_images():
+    # A round, smooth blob does not change when it is rotated, but changes when it is stretched.
     y, x = torch.meshgrid(torch.arange(17) - 8.0, torch.arange(33) - 16.0, indexing="ij")
     blob = (255 * torch.exp(-(x**2 + y**2) / 18)).round().to(torch.uint8)
     batches = make_batches(blob.expand(32, 1, 17, 33), Augmentation(distortion=Distortion(rotation=90)))

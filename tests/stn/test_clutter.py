@@ -1,4 +1,4 @@
-"""Clutter: pieces cut where they are said to be, laid where they are said to be, uniformly, and the brighter wins."""
+"""Clutter: source and target positions of the pieces, their distributions, and the maximum of pixels."""
 
 import numpy as np
 import pytest
@@ -10,23 +10,23 @@ from stn.clutter import add_clutter, draw_clutter, piece_size
 SIZE, FRAME = (60, 60), (28, 28)
 
 
-def drawn(count: int, pieces: int = 6, size=SIZE, frame=FRAME) -> torch.Tensor:
+def draw(count: int, pieces: int = 6, size=SIZE, frame=FRAME) -> torch.Tensor:
     return draw_clutter(count, pieces, size, frame, torch.Generator().manual_seed(0))
 
 
-def test_pieces_of_mnists_digits_are_6_pixels_and_else_in_proportion():
+def test_pieces_of_mnist_digits_have_6_pixels_and_scale_with_the_image():
     assert piece_size((28, 28)) == (6, 6)
     assert piece_size((56, 14)) == (12, 3)
     assert piece_size((2, 2)) == (1, 1)
 
 
-def test_pieces_come_from_any_other_image_and_any_place_and_go_to_any_place():
-    values = drawn(3000).reshape(-1, 5).numpy()
+def test_sources_and_positions_of_pieces_are_uniform():
+    values = draw(3000).reshape(-1, 5).numpy()
     own = np.repeat(np.arange(3000), 6)
     ahead = (values[:, 0] - own) % 3000
-    assert ahead.min() == 1, "a digit is cluttered with itself"
+    assert ahead.min() == 1, "an image has a piece of itself"
     assert scipy.stats.kstest(ahead, "uniform", args=(1, 2999)).pvalue > 0.01
-    # Cut from the middle 28 pixels, where the digit is; laid so that all of a piece is seen.
+    # Pieces are cut from the central 28 pixels, which hold the digit, and placed entirely inside the image.
     for column, low, high in [(1, 16, 16 + 22), (2, 16, 16 + 22), (3, 0, 54), (4, 0, 54)]:
         places, counts = np.unique(values[:, column], return_counts=True)
         assert places.tolist() == list(range(low, high + 1))
@@ -36,11 +36,11 @@ def test_pieces_come_from_any_other_image_and_any_place_and_go_to_any_place():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pieces_are_those_of_the_sources_and_the_brighter_pixel_is_seen(channels):
+def test_pieces_are_copied_from_the_sources_and_the_brighter_pixel_is_kept(channels):
     random = np.random.default_rng(0)
     sources = random.integers(256, size=(5, channels, 30, 40), dtype=np.uint8)
     images = random.integers(256, size=(5, channels, 30, 40)).astype(np.float32)
-    pieces = drawn(5, 4, (30, 40), (14, 28))  # 3×6 pixels
+    pieces = draw(5, 4, (30, 40), (14, 28))  # 3×6 pixels
     expected = images.copy()
     for i, of_image in enumerate(pieces.tolist()):
         for source, from_y, from_x, to_y, to_x in of_image:
@@ -51,7 +51,7 @@ def test_pieces_are_those_of_the_sources_and_the_brighter_pixel_is_seen(channels
     assert (expected != images).any((1, 2, 3)).all()
 
 
-def test_no_pieces_change_nothing_and_a_lone_image_has_only_itself():
+def test_zero_pieces_change_nothing_and_a_single_image_is_its_own_source():
     images = torch.rand(1, 1, 28, 28)
-    assert torch.equal(add_clutter(images, drawn(1, 0, FRAME), images, FRAME), images)
-    assert (drawn(1, 6, FRAME)[..., 0] == 0).all()
+    assert torch.equal(add_clutter(images, draw(1, 0, FRAME), images, FRAME), images)
+    assert (draw(1, 6, FRAME)[..., 0] == 0).all()

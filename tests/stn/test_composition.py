@@ -1,4 +1,4 @@
-"""Transforms in series and in parallel: against one transform, or one image, at a time."""
+"""Transforms in series and in parallel, compared with single transforms and single images."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from stn.transforms import Transform
 CHAINS = [(Affine, Similarity), (Attention, Affine, Affine), (Projective, Affine), (Affine, Tps), (Tps, Projective)]
 
 
-class Told(nn.Module):
-    """A localization network that remembers what it saw and answers what it was told."""
+class Scripted(nn.Module):
+    """A localization network that records its input and returns a given θ."""
 
     def __init__(self, theta: torch.Tensor):
         super().__init__()
@@ -38,7 +38,7 @@ def thetas(transforms: list[Transform], count: int, spread: float = 0.1) -> list
 
 
 @pytest.mark.parametrize("families", CHAINS)
-def test_a_composed_map_is_the_first_transforms_of_the_next_ones(families):
+def test_a_composed_map_applies_the_last_transform_first(families):
     parts = [family().double() for family in families]
     composed, each = compose(parts), thetas(parts, 3)
     points = torch.rand(3, 7, 2, generator=torch.Generator().manual_seed(2)).double()
@@ -48,7 +48,7 @@ def test_a_composed_map_is_the_first_transforms_of_the_next_ones(families):
     together = torch.cat(each, 1)
     torch.testing.assert_close(composed.map(together, points), expected)
     assert len(composed.identity) == together.shape[1]
-    # On the pixels' centers, the same for all images.
+    # At pixel centers, which all images share.
     centers = Affine()(torch.tensor([Affine.identity]).double(), 5, 6).reshape(1, -1, 2).expand(3, -1, -1)
     torch.testing.assert_close(composed(together, 5, 6).reshape(3, -1, 2), composed.map(together, centers))
 
@@ -72,14 +72,14 @@ def test_a_transform_and_its_inverse_are_the_identity():
     torch.testing.assert_close(
         compose([Affine(), Affine()])(together, 4, 5), Affine()(torch.tensor([Affine.identity] * 3).double(), 4, 5)
     )
-    # As a homography, whose maps are composed.
+    # With a homography, so that maps are composed instead of matrices.
     together = torch.cat((theta, (inverse / inverse[:, 2:, 2:]).flatten(1)[:, :8]), 1)
     torch.testing.assert_close(
         compose([Affine(), Projective()])(together, 4, 5), Affine()(torch.tensor([Affine.identity] * 3).double(), 4, 5)
     )
 
 
-def test_a_mixed_series_is_read_as_where_a_grid_of_points_lies():
+def test_the_readable_form_of_a_mixed_series_is_a_grid_of_points():
     parts: list[Transform] = [Affine().double(), Tps().double()]
     affine, spline = thetas(parts, 2)
     read = compose(parts).readable(torch.cat((affine, spline), 1))
@@ -87,20 +87,20 @@ def test_a_mixed_series_is_read_as_where_a_grid_of_points_lies():
 
 
 @pytest.mark.parametrize("families", CHAINS)
-def test_a_series_looks_at_what_is_rectified_so_far_and_resamples_the_image_once(families):
+def test_each_network_of_a_series_sees_the_image_rectified_so_far_and_the_image_is_resampled_once(families):
     parts = [family().double() for family in families]
     each, images = thetas(parts, 3), random_images(3)
-    told = [Told(theta) for theta in each]
-    series = Series(told, parts, padding_mode="border")
+    networks = [Scripted(theta) for theta in each]
+    series = Series(networks, parts, padding_mode="border")
     rectified = series(images)
-    assert torch.equal(told[0].seen, images)
+    assert torch.equal(networks[0].seen, images)
     for i in range(1, len(parts)):
-        so_far = SpatialTransformer(nn.Identity(), "border", compose(parts[:i]))
-        torch.testing.assert_close(told[i].seen, so_far.warp(images, torch.cat(each[:i], 1)))
+        prefix = SpatialTransformer(nn.Identity(), "border", compose(parts[:i]))
+        torch.testing.assert_close(networks[i].seen, prefix.warp(images, torch.cat(each[:i], 1)))
     once = F.grid_sample(images, compose(parts)(torch.cat(each, 1), 12, 15), padding_mode="border", align_corners=False)
     torch.testing.assert_close(rectified, once)
-    twice = SpatialTransformer(nn.Identity(), "border", parts[-1]).warp(told[-1].seen, each[-1])
-    assert (twice - rectified).abs().max() > 0.01  # sampled from a sampled image it would be blurred
+    twice = SpatialTransformer(nn.Identity(), "border", parts[-1]).warp(networks[-1].seen, each[-1])
+    assert (twice - rectified).abs().max() > 0.01  # resampling twice would blur the image
 
 
 def test_a_series_starts_at_the_identity_and_each_of_its_networks_learns():
@@ -119,7 +119,7 @@ def test_a_series_starts_at_the_identity_and_each_of_its_networks_learns():
 
 def test_a_series_keeps_the_bound_of_each_of_its_transforms():
     far = torch.full((2, 6), 9.0)
-    series = Series([Told(far), Told(far)], [Affine(bound=0.1), Affine()])
+    series = Series([Scripted(far), Scripted(far)], [Affine(bound=0.1), Affine()])
     identity = torch.tensor(Affine.identity)
     theta = series.theta(random_images(2).float())
     assert (theta[:, :6] - identity).abs().max() <= 0.1 + 1e-6
@@ -127,15 +127,15 @@ def test_a_series_keeps_the_bound_of_each_of_its_transforms():
 
 
 @pytest.mark.parametrize("transform", [Affine(), Projective(), Tps(), Attention(scale=0.5)])
-def test_heads_side_by_side_are_each_alone(transform):
+def test_parallel_heads_are_independent(transform):
     transform = transform.double()
     parallel, images = Parallel(transform, 3), random_images(4)
     theta = thetas([parallel], 4)[0]
-    transformer = SpatialTransformer(Told(theta), "border", parallel, output_size=(6, 7))
+    transformer = SpatialTransformer(Scripted(theta), "border", parallel, output_size=(6, 7))
     rectified = transformer(images)
     alone = SpatialTransformer(nn.Identity(), "border", transform, output_size=(6, 7))
     heads = [alone.warp(images, own) for own in theta.chunk(3, 1)]
-    torch.testing.assert_close(rectified, torch.cat(heads, 1))  # as channels behind one another
+    torch.testing.assert_close(rectified, torch.cat(heads, 1))  # stacked as channels
     assert (heads[0] - heads[1]).abs().max() > 0.05
     stacked = transformer.resample(images, theta)
     torch.testing.assert_close(stacked, torch.cat(heads, 2))
@@ -148,7 +148,7 @@ def test_heads_side_by_side_are_each_alone(transform):
     assert len(described) == 3 * 6
 
 
-def test_heads_are_pooled_each_by_itself():
+def test_each_head_is_pooled_separately():
     parallel, images = Parallel(Affine(), 2), random_images(3)
     theta = thetas([parallel], 3)[0]
     transformer = SpatialTransformer(nn.Identity(), "border", parallel, (5, 6), antialias=2)
@@ -165,7 +165,7 @@ def test_heads_are_pooled_each_by_itself():
         (4, [(-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5)]),
     ],
 )
-def test_crops_of_a_fixed_scale_start_as_tiles(heads, corners):
+def test_crops_of_a_fixed_scale_start_as_tiles_of_the_image(heads, corners):
     parallel = Parallel(Attention(scale=0.5), heads)
     assert torch.tensor(parallel.identity).view(-1, 2).tolist() == [list(corner) for corner in corners]
     images = random_images(2, height=8, width=8).float()
@@ -177,7 +177,7 @@ def test_crops_of_a_fixed_scale_start_as_tiles(heads, corners):
         torch.testing.assert_close(tiles, expected, atol=1e-5, rtol=0)
 
 
-def test_free_heads_start_at_the_identity_and_are_bounded_about_their_own_start():
+def test_other_heads_start_at_the_identity_and_each_head_is_bounded_around_its_start():
     assert Parallel(Similarity(), 2).identity == Similarity.identity * 2
     parallel = Parallel(Attention(bound=0.1, scale=0.5), 2)
     bounded = parallel.bounded(torch.full((1, 4), 9.0))
@@ -193,7 +193,7 @@ def test_gradients_of_a_series(families):
     assert torch.autograd.gradcheck(transformer.warp, (images, theta))
 
 
-def test_gradients_of_heads_side_by_side():
+def test_gradients_of_parallel_heads():
     parallel = Parallel(Projective(), 2)
     theta = thetas([parallel], 2)[0].requires_grad_()
     transformer = SpatialTransformer(nn.Identity(), "border", parallel, (3, 4))

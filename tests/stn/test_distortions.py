@@ -1,4 +1,4 @@
-"""Distortions: where the content goes, what is drawn, and that θ can undo it."""
+"""Distortions: motion of the content, distribution of the draws, and their inverse as θ."""
 
 import math
 
@@ -20,18 +20,18 @@ def matrix_of(degrees=0.0, scale=1.0, shift_x=0.0, shift_y=0.0, aspect=1.0) -> t
 
 
 def forward_map(matrices: torch.Tensor) -> np.ndarray:
-    """The motion of the content, as 3x3 matrices in units of half the image: the inverse of the sampling matrices."""
+    """Invert sampling matrices: the motion of the content as 3×3 matrices, in units of half the image."""
     bottom = np.tile([[[0.0, 0.0, 1.0]]], (len(matrices), 1, 1))
     return np.linalg.inv(np.concatenate([matrices.double().numpy(), bottom], axis=1))
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 50), (41, 13)])
-def test_sampling_matrix_moves_pixels_as_said(height, width):
+def test_sampling_matrix_moves_pixels_as_documented(height, width):
     random = np.random.default_rng(height)
     for _ in range(20):
         degrees, scale = random.uniform(-180, 180), random.uniform(0.4, 2)
         shift_x, shift_y = random.uniform(-1, 1, 2)
-        # In pixels from the center: turn clockwise as displayed (y points down), then scale, then shift.
+        # In pixels from the center: rotate clockwise as displayed (y points down), then scale, then shift.
         source = random.uniform(-1, 1, 2) * (width / 2, height / 2)
         turned = complex(*source) * np.exp(1j * math.radians(degrees)) * scale
         target = turned + complex(shift_x * width / 2, shift_y * height / 2)
@@ -51,10 +51,10 @@ def test_sampling_matrix_moves_pixels_as_said(height, width):
         ({"scale": 0.5}, (6, 2), (5, 3)),
         ({"shift_x": 2 / 4.5}, (4, 4), (4, 6)),  # 2 of 9 pixels to the right
         ({"shift_y": 3 / 4.5}, (4, 4), (7, 4)),  # 3 of 9 down
-        ({"degrees": 90, "scale": 3, "shift_x": -1 / 4.5}, (4, 5), (7, 3)),  # the shift is neither turned nor scaled
+        ({"degrees": 90, "scale": 3, "shift_x": -1 / 4.5}, (4, 5), (7, 3)),  # the shift is neither rotated nor scaled
     ],
 )
-def test_a_bright_pixel_goes_where_it_is_said_to(parameters, start, end):
+def test_a_bright_pixel_moves_to_the_documented_position(parameters, start, end):
     image = torch.zeros(1, 1, 9, 9, dtype=torch.float64)
     image[0, 0, *start] = 1
     moved = distort(image, matrix_of(**parameters), "zeros")[0, 0]
@@ -62,7 +62,7 @@ def test_a_bright_pixel_goes_where_it_is_said_to(parameters, start, end):
     assert moved[end].item() == pytest.approx(1, abs=1e-6)
 
 
-def test_a_turn_stays_rigid_on_an_image_that_is_not_square():
+def test_a_rotation_is_rigid_on_an_image_that_is_not_square():
     image = torch.zeros(1, 1, 5, 9, dtype=torch.float64)
     image[0, 0, 2, 6] = 1  # two pixels to the right of the center
     moved = distort(image, matrix_of(90, aspect=9 / 5), "zeros")[0, 0]
@@ -70,13 +70,14 @@ def test_a_turn_stays_rigid_on_an_image_that_is_not_square():
     assert moved.sum().item() == pytest.approx(1, abs=1e-6)
 
 
-def test_what_is_drawn_is_uniform_within_its_bounds_and_independent():
+def test_draws_are_uniform_and_independent():
     height, width, count = 20, 30, 4000
     distortion = Distortion(rotation=60, scale=(0.5, 1.5), shift=0.2)
     matrices = distortion.draw(count, height, width, torch.Generator().manual_seed(0))
     assert matrices.dtype == torch.float32
     forward = forward_map(matrices)
-    # The right-hand neighbor's direction and distance in pixels give angle and scale, the center's motion the shift.
+    # Direction and distance of the right-hand neighbor, in pixels, give angle and scale. The motion of the center gives
+    # the shift.
     across = forward[:, :2, 0] * (width / 2, height / 2) / (width / 2)
     drawn = {
         "angle": (np.degrees(np.arctan2(across[:, 1], across[:, 0])), -60.0, 60.0),
@@ -92,11 +93,11 @@ def test_what_is_drawn_is_uniform_within_its_bounds_and_independent():
     assert np.abs(correlations - np.eye(4)).max() < 0.06
 
 
-def test_draws_follow_the_generator():
+def test_draws_depend_on_the_generator_only():
     distortion = Distortion(rotation=30, scale=(0.8, 1.0), shift=0.1)
     generator = torch.Generator().manual_seed(3)
     first, second = distortion.draw(5, 8, 8, generator), distortion.draw(5, 8, 8, generator)
-    torch.manual_seed(99)  # the global generator has no say
+    torch.manual_seed(99)  # the global generator has no effect
     assert torch.equal(distortion.draw(5, 8, 8, torch.Generator().manual_seed(3)), first)
     assert not torch.equal(first, second)
 
@@ -112,14 +113,14 @@ def test_no_distortion_is_the_identity():
     ("distortion", "identity"),
     [
         (Distortion(), True),
-        (Distortion(scale=[1, 1], padding_mode="border"), True),  # a list, as it comes from YAML
+        (Distortion(scale=[1, 1], padding_mode="border"), True),  # a list, as read from YAML
         (Distortion(rotation=1), False),
         (Distortion(scale=(1, 1.1)), False),
         (Distortion(scale=(0.9, 1)), False),
         (Distortion(shift=0.1), False),
     ],
 )
-def test_is_identity_only_where_nothing_can_change(distortion, identity):
+def test_is_identity_is_true_only_if_nothing_can_change(distortion, identity):
     assert distortion.is_identity is identity
 
 
@@ -153,7 +154,7 @@ def test_theta_undoes_a_distortion_in_the_interior():
     assert interior.double().mean() > 0.5
     assert (distorted - images)[interior].abs().mean() > 1
     torch.testing.assert_close(restored[interior], images[interior], atol=1e-3, rtol=0)
-    # Content turned clockwise and shrunk is looked at with a grid turned and shrunk alike.
+    # The grid that undoes a rotation and a scaling has the same rotation and scale.
     described = Affine().describe(theta, size, size)
     assert described["rotation"].item() == pytest.approx(30, abs=1e-3)
     assert described["scale"].item() == pytest.approx(0.8, abs=1e-5)

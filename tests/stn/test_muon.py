@@ -1,4 +1,4 @@
-"""Muon against a singular value decomposition, torch.optim.Muon and torch.optim.SGD."""
+"""Muon, compared with a singular value decomposition, torch.optim.Muon and torch.optim.SGD."""
 
 import copy
 
@@ -6,28 +6,28 @@ import pytest
 import torch
 from torch import nn
 
-from stn.muon import SCALE, Muon, orthogonal
+from stn.muon import SCALE, Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(10, 75), (50, 500), (32, 160), (30, 30), (500, 50), (10, 1), (1, 7)])
-def test_singular_vectors_stay_and_singular_values_come_near_one(shape):
+def test_singular_vectors_are_kept_and_singular_values_approach_one(shape):
     torch.manual_seed(0)
     matrix = torch.randn(shape, dtype=torch.float64)
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    inside = left.T @ orthogonal(matrix) @ right.T / max(1.0, shape[0] / shape[1]) ** 0.5
+    inside = left.T @ orthogonalize(matrix) @ right.T / max(1.0, shape[0] / shape[1]) ** 0.5
     assert (inside - inside.diag().diag()).abs().max() < 1e-9
-    # The iteration pulls up what is not too small: a hundredth of the largest is brought near one by five steps.
+    # Five steps bring singular values of at least 1/100 of the largest close to one.
     near = inside.diag()[values > 0.01 * values.max()]
     assert near.min() > 0.3 and near.max() < 1.3
     assert near.median() > 0.65
 
 
-def test_a_gradient_of_zeros_makes_no_step():
-    assert torch.equal(orthogonal(torch.zeros(3, 5)), torch.zeros(3, 5))
+def test_a_zero_gradient_makes_no_step():
+    assert torch.equal(orthogonalize(torch.zeros(3, 5)), torch.zeros(3, 5))
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6)])
-def test_matrices_go_as_with_torchs_muon(shape):
+def test_steps_of_matrices_equal_those_of_torchs_muon(shape):
     torch.manual_seed(0)
     start, lr, momentum, decay = torch.randn(shape), 0.1, 0.9, 0.01
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
@@ -42,10 +42,10 @@ def test_matrices_go_as_with_torchs_muon(shape):
         reference.step()
     moved = (ours - start).norm()
     assert moved > 0.1
-    assert (ours - theirs).norm() < 0.02 * moved  # it multiplies in bf16
+    assert (ours - theirs).norm() < 0.02 * moved  # torch multiplies in bf16
 
 
-def test_everything_else_goes_as_with_sgd():
+def test_all_other_steps_equal_those_of_sgd():
     torch.manual_seed(0)
     start = torch.randn(4, 3)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
@@ -59,7 +59,7 @@ def test_everything_else_goes_as_with_sgd():
     torch.testing.assert_close(ours, theirs)
 
 
-def test_filters_are_rows_of_a_matrix_in_any_layout():
+def test_filters_are_rows_of_a_matrix_in_any_memory_layout():
     torch.manual_seed(0)
     filters, gradient = torch.randn(5, 3, 2, 2), torch.randn(5, 3, 2, 2)
     ends = []
@@ -71,7 +71,7 @@ def test_filters_are_rows_of_a_matrix_in_any_layout():
     torch.testing.assert_close(*ends)
 
 
-def test_it_goes_on_from_its_saved_state():
+def test_training_continues_from_a_saved_state():
     torch.manual_seed(0)
     gradients = torch.randn(6, 4, 5)
     weights = {}

@@ -1,4 +1,4 @@
-"""The paper's distortions: what is drawn has the distributions that are said, and the pixels are OpenCV's."""
+"""The distortions of the paper: distributions of the draws, and pixels compared with OpenCV."""
 
 import cv2
 import numpy as np
@@ -15,25 +15,25 @@ CORNERS = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
 
 def draw(protocol: str, count: int, size: int = SIZE, **changes) -> np.ndarray:
-    """What is drawn for digits of ``size`` pixels, always by the same random numbers."""
+    """Draw distortions for digits of ``size`` pixels, with the same random numbers in each call."""
     distortion = Distortion(**(PROTOCOLS[protocol] | changes))
     generator = torch.Generator().manual_seed(0)
     return distortion.draw(count, *distortion.framed(size, size), generator).double().numpy()
 
 
 def square(matrices: np.ndarray) -> np.ndarray:
-    """Matrices (B, 2, 3) with the row (0, 0, 1) below."""
+    """Append the row (0, 0, 1) to matrices (B, 2, 3)."""
     return np.concatenate((matrices, np.tile([[[0.0, 0.0, 1.0]]], (len(matrices), 1, 1))), 1)
 
 
-def through(matrices: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (N, 2) or (B, N, 2) mapped by homographies (B, 3, 3): (B, N, 2)."""
+def map_points(matrices: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Map points (N, 2) or (B, N, 2) by homographies (B, 3, 3): (B, N, 2)."""
     mapped = np.concatenate((points, np.ones_like(points[..., :1])), -1) @ matrices.transpose(0, 2, 1)
     return mapped[..., :2] / mapped[..., 2:]
 
 
 def motions(matrices: np.ndarray, canvas: int) -> dict[str, np.ndarray]:
-    """Angle in degrees, scale, and shift in pixels of the content, whose motion is the inverse of the sampling's."""
+    """Return angle in degrees, scale, and shift in pixels of the content: the inverse of the sampling matrices."""
     forward = np.linalg.inv(square(matrices))
     return {
         "angle": np.degrees(np.arctan2(forward[:, 1, 0], forward[:, 0, 0])),
@@ -54,42 +54,42 @@ def assert_normal(values: np.ndarray, deviation: float) -> None:
     assert np.abs(correlations - np.eye(len(correlations))).max() < 0.08, "the points do not move independently"
 
 
-def test_r_turns_by_up_to_90_degrees_and_does_nothing_else():
+def test_r_rotates_by_up_to_90_degrees_and_does_nothing_else():
     drawn = motions(draw("R", 4000), SIZE)
     assert_uniform(drawn["angle"], -90, 90)
     np.testing.assert_allclose(drawn["scale"], 1, atol=1e-5)
     np.testing.assert_allclose((drawn["x"], drawn["y"]), 0, atol=1e-5)
 
 
-def test_rts_turns_scales_and_places_the_digit_on_a_canvas_of_42_pixels():
+def test_rts_rotates_scales_and_places_the_digit_on_a_canvas_of_42_pixels():
     assert make_distortion("RTS").framed(SIZE, SIZE) == (42, 42)
     drawn = motions(draw("RTS", 4000), 42)
     assert_uniform(drawn["angle"], -45, 45)
     assert_uniform(drawn["scale"], 0.7, 1.2)
-    room = (42 - SIZE * drawn["scale"]) / 2  # what is left on either side of the scaled digit
+    room = (42 - SIZE * drawn["scale"]) / 2  # margin on either side of the scaled digit
     for axis in ("x", "y"):
         assert_uniform(drawn[axis] / room, -1, 1)
     independent = [drawn["angle"], drawn["scale"], drawn["x"] / room, drawn["y"] / room]
     assert np.abs(np.corrcoef(independent) - np.eye(4)).max() < 0.06
 
 
-def test_p_scales_and_stretches_each_corner_by_5_pixels_in_x_and_as_many_in_y():
+def test_p_scales_and_moves_each_corner_by_5_pixels_in_x_and_in_y():
     homographies, scaled = draw("P", 4000), square(draw("P", 4000, corners=0.0))
     assert_uniform(1 / scaled[:, 0, 0], 0.75, 1.0)
     np.testing.assert_allclose(scaled[:, 0, 0], scaled[:, 1, 1])
-    # What the corners alone do: the drawn homography without the scale, which the same numbers drew without them.
+    # The effect of the corners only: the drawn homography without the scale, which the same random numbers give.
     bent = np.linalg.inv(scaled) @ homographies
-    outward = (through(np.linalg.inv(bent), CORNERS) / CORNERS - 1) * SIZE / 2
+    outward = (map_points(np.linalg.inv(bent), CORNERS) / CORNERS - 1) * SIZE / 2
     np.testing.assert_allclose(outward[..., 0], outward[..., 1], atol=0.02)
     assert_normal(outward[..., 0], 5)
 
 
-def test_e_scales_and_bends_by_16_points_that_look_aside_by_one_and_a_half_pixels():
+def test_e_scales_and_warps_by_16_points_that_move_by_one_and_a_half_pixels():
     points, scaled = draw("E", 4000), square(draw("E", 4000, warp=0.0))
     assert points.shape == (4000, 16, 2)
     assert_uniform(1 / scaled[:, 0, 0], 0.75, 1.0)
     regular = np.array(ThinPlateSpline(control_points=4).identity).reshape(16, 2)
-    assert_normal((through(np.linalg.inv(scaled), points) - regular) * SIZE / 2, 1.5)
+    assert_normal((map_points(np.linalg.inv(scaled), points) - regular) * SIZE / 2, 1.5)
 
 
 def test_tc_places_the_digit_by_whole_pixels_anywhere_on_a_canvas_of_60():
@@ -107,29 +107,29 @@ def test_tc_places_the_digit_by_whole_pixels_anywhere_on_a_canvas_of_60():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_lengths_are_shares_of_the_image(protocol):
-    """Of an image twice as large everything is twice as large: in units of the image nothing changes."""
-    if protocol == "TC":  # but whole pixels are finer
+    """Draws in units of the image do not depend on the size of the image."""
+    if protocol == "TC":  # shifts of whole pixels, which are finer on a larger image
         np.testing.assert_allclose(draw(protocol, 50, 2 * SIZE), draw(protocol, 50), atol=1.5 / 60)
     else:
         np.testing.assert_allclose(draw(protocol, 50, 2 * SIZE), draw(protocol, 50), atol=1e-6)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_an_images_draw_is_its_own_and_the_generators(protocol):
+def test_each_image_has_its_own_draw_and_draws_depend_on_the_generator_only(protocol):
     first = draw(protocol, 20)
     assert np.array_equal(draw(protocol, 20), first)
     assert len({row.tobytes() for row in first}) == 20
     assert not make_distortion(protocol).is_identity
 
 
-def test_one_protocols_name_wins_over_own_settings_and_none_leaves_them():
-    own = {"rotation": 10.0, "scale": [0.9, 1.0], "shift": 0.1}
-    assert make_distortion("none", "border", **own) == Distortion(**own, padding_mode="border")
-    assert make_distortion(padding_mode="zeros", **own) == Distortion(**own)  # as it was before there were protocols
-    assert make_distortion("R", "border", **own) == Distortion(rotation=90, padding_mode="border")
+def test_a_protocol_overrides_the_settings_and_none_keeps_them():
+    settings = {"rotation": 10.0, "scale": [0.9, 1.0], "shift": 0.1}
+    assert make_distortion("none", "border", **settings) == Distortion(**settings, padding_mode="border")
+    assert make_distortion(padding_mode="zeros", **settings) == Distortion(**settings)  # without a protocol
+    assert make_distortion("R", "border", **settings) == Distortion(rotation=90, padding_mode="border")
 
 
-# Against OpenCV.
+# Comparison with OpenCV.
 
 
 def smooth_images(count: int, size: int) -> np.ndarray:
@@ -137,20 +137,20 @@ def smooth_images(count: int, size: int) -> np.ndarray:
     return np.stack([cv2.GaussianBlur(image, (0, 0), 1.5) for image in noise])
 
 
-def distorted(protocol: str, images: np.ndarray) -> np.ndarray:
+def distort_images(protocol: str, images: np.ndarray) -> np.ndarray:
     drawn = torch.from_numpy(draw(protocol, len(images))).float()
     return distort(torch.from_numpy(images)[:, None], drawn, "zeros")[:, 0].numpy()
 
 
 def in_pixels(points: np.ndarray, size: int) -> np.ndarray:
-    """From coordinates in which the image spans [-1, 1] to pixel indices, whose centers are whole numbers."""
+    """Convert coordinates in [-1, 1] to pixel indices, which are integers at pixel centers."""
     return ((points + 1) * size - 1) / 2
 
 
 @pytest.mark.parametrize(("protocol", "size"), [("R", 28), ("RTS", 42), ("TC", 60)])
-def test_turned_scaled_and_placed_pixels_are_opencvs(protocol, size):
+def test_rotated_scaled_and_placed_pixels_equal_opencvs(protocol, size):
     images, drawn = smooth_images(10, size), motions(draw(protocol, 10), size)
-    ours = distorted(protocol, images)
+    ours = distort_images(protocol, images)
     for i, image in enumerate(images):
         # OpenCV's angles turn counterclockwise.
         center = ((size - 1) / 2, (size - 1) / 2)
@@ -160,20 +160,20 @@ def test_turned_scaled_and_placed_pixels_are_opencvs(protocol, size):
     assert np.abs(ours - images).mean() > 0.03
 
 
-def test_pixels_between_moved_corners_are_opencvs():
+def test_pixels_between_moved_corners_equal_opencvs():
     count = 40
     images, scaled = smooth_images(count, SIZE), square(draw("P", count, corners=0.0))
     bent = np.linalg.inv(scaled) @ draw("P", count)
-    moved = through(np.linalg.inv(bent), CORNERS)
-    ours, compared = distorted("P", images), 0
+    moved = map_points(np.linalg.inv(bent), CORNERS)
+    ours, compared = distort_images("P", images), 0
     for i, image in enumerate(images):
-        # The corners of the scaled image are found where the moved corners are.
-        source, target = in_pixels(through(scaled[i : i + 1], CORNERS)[0], SIZE), in_pixels(moved[i], SIZE)
+        # The moved corners are mapped to the corners of the scaled image.
+        source, target = in_pixels(map_points(scaled[i : i + 1], CORNERS)[0], SIZE), in_pixels(moved[i], SIZE)
         homography = cv2.getPerspectiveTransform(target.astype(np.float32), source.astype(np.float32))
         corners = np.array([[0, 0, 1], [SIZE - 1, 0, 1], [0, SIZE - 1, 1], [SIZE - 1, SIZE - 1, 1]])
         center = homography[2] @ [(SIZE - 1) / 2, (SIZE - 1) / 2, 1]
         if (homography[2] @ corners.T / center).min() < 0.11:
-            continue  # beyond the horizon ours goes another way, so that it stays finite
+            continue  # beyond the horizon ours differs, so that it stays finite
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         expected = cv2.warpPerspective(image, homography, (SIZE, SIZE), flags=flags)
         np.testing.assert_allclose(ours[i], expected, atol=1e-3)
@@ -181,9 +181,9 @@ def test_pixels_between_moved_corners_are_opencvs():
     assert compared > 30
 
 
-def test_bent_pixels_are_scipys_spline_sampled_by_opencv():
+def test_warped_pixels_equal_scipys_spline_sampled_by_opencv():
     images, points = smooth_images(6, SIZE), draw("E", 6)
-    ours = distorted("E", images)
+    ours = distort_images("E", images)
     regular = np.array(ThinPlateSpline(control_points=4).identity).reshape(16, 2)
     rows, columns = np.indices((SIZE, SIZE))
     targets = np.stack((2 * columns + 1, 2 * rows + 1), -1).reshape(-1, 2) / SIZE - 1

@@ -1,4 +1,4 @@
-"""Warping by θ: against SciPy, against torch's flips and turns, there and back, and its gradients."""
+"""Warping by θ: compared with SciPy and with torch's flips and rotations, inverted, and its gradients."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from stn.spatial_transformer import Sampler
 from stn.transforms import PADDING_MODES
 
 SIZES = [(1, 1), (2, 3), (7, 7), (8, 5), (9, 16)]
-# What SciPy calls the same: all reflect about, or extend from, the outer edge of the border's pixels.
+# The equivalent modes of SciPy: they reflect about, or extend from, the outer edge of the border pixels.
 SCIPY_MODES = {"zeros": "grid-constant", "border": "nearest", "reflection": "reflect"}
 
 
@@ -32,13 +32,13 @@ def random_images(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tens
 
 
 def random_theta(count: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """θ around the identity, far enough from it that a good part of each grid lies outside."""
+    """Draw θ around the identity, so far from it that many points of each grid lie outside the image."""
     noise = 0.5 * torch.randn(count, 6, dtype=dtype, generator=torch.Generator().manual_seed(1))
     return torch.tensor(Affine.identity, dtype=dtype) + noise
 
 
 def scipy_warp(images: np.ndarray, theta: np.ndarray, padding_mode: str) -> np.ndarray:
-    """Bilinear sampling at θ of each target pixel, all in pixel units, as the paper's equations 1 and 5 say."""
+    """Sample bilinearly at the source of each target pixel, in pixel units (equations 1 and 5 of the paper)."""
     batch, channels, height, width = images.shape
     y, x = np.meshgrid((2 * np.arange(height) + 1) / height - 1, (2 * np.arange(width) + 1) / width - 1, indexing="ij")
     warped = np.empty_like(images)
@@ -62,7 +62,7 @@ def test_the_identity_returns_the_image(height, width, padding_mode):
 
 
 @pytest.mark.parametrize("image_shape", [(3, 32, 32), (1, 21, 34)])
-def test_untrained_it_is_the_identity(image_shape):
+def test_an_untrained_transformer_is_the_identity(image_shape):
     images = random_images(4, *image_shape)
     torch.testing.assert_close(
         SpatialTransformer(Localization(image_shape, Affine.identity))(images), images, atol=1e-5, rtol=0
@@ -86,7 +86,7 @@ def test_each_image_is_warped_by_its_own_theta():
     images = random_images(3, 1, 6, 6)
 
     class Shift(nn.Module):
-        """A shift as large as the image's mean, so that a mixed-up batch shows."""
+        """Predicts a shift by the mean of the image, so that mixed-up images are detected."""
 
         def forward(self, images):
             theta = torch.tensor(Affine.identity).repeat(len(images), 1)
@@ -106,14 +106,14 @@ def test_mirroring_x_is_a_horizontal_flip(height, width):
 
 
 @pytest.mark.parametrize("size", [4, 7])
-def test_a_grid_turned_clockwise_turns_the_content_counterclockwise(size):
+def test_a_grid_rotated_clockwise_rotates_the_content_counterclockwise(size):
     images = random_images(2, 3, size, size)
-    # (x, y) -> (-y, x) turns the grid by 90 degrees clockwise as displayed; rot90 turns counterclockwise.
+    # (x, y) -> (-y, x) rotates the grid by 90 degrees clockwise as displayed; rot90 rotates counterclockwise.
     warped = SpatialTransformer(Fixed(0, -1, 0, 1, 0, 0))(images)
     torch.testing.assert_close(warped, torch.rot90(images, 1, (2, 3)), atol=1e-5, rtol=0)
 
 
-def test_whole_pixel_shifts_and_what_each_padding_mode_fills_in():
+def test_whole_pixel_shifts_and_the_values_of_each_padding_mode():
     row = torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]])
     look_two_pixels_right = Fixed(1, 0, 2 * 2 / 4, 0, 1, 0)
     expected = {"zeros": [3, 4, 0, 0], "border": [3, 4, 4, 4], "reflection": [3, 4, 4, 3]}
@@ -123,7 +123,7 @@ def test_whole_pixel_shifts_and_what_each_padding_mode_fills_in():
 
 
 def test_a_warp_and_its_inverse_return_the_interior():
-    # Bilinear sampling is exact on linear functions, so whatever is lost is lost at the border.
+    # Bilinear sampling is exact on linear functions, so all errors are at the border.
     height, width = 19, 28
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     images = torch.stack([3.0 * x - 2.0 * y, x + 5.0 * y])[None].double()
@@ -136,7 +136,7 @@ def test_a_warp_and_its_inverse_return_the_interior():
     back = transformer.warp(there, inverse)
     interior = transformer.warp(transformer.warp(torch.ones_like(images), theta), inverse) > 1 - 1e-9
     assert interior.double().mean() > 0.5
-    assert (there - images)[interior].abs().mean() > 1  # it did move
+    assert (there - images)[interior].abs().mean() > 1  # the image changed
     torch.testing.assert_close(back[interior], images[interior], atol=1e-9, rtol=0)
 
 
@@ -152,7 +152,7 @@ def test_gradients_through_the_whole_transformer():
     torch.manual_seed(0)
     localization = Localization((1, 7, 8), Affine.identity, channels=(2,), kernel_sizes=(3,), hidden=4)
     transformer = SpatialTransformer(localization).double()
-    # At the identity the sampled points lie on pixel centers, where bilinear sampling has a kink.
+    # At the identity the grid points lie on pixel centers, where bilinear sampling is not differentiable.
     for parameter in localization.parameters():
         nn.init.normal_(parameter, std=0.2)
     nn.init.normal_(localization.head[-1].bias, mean=0.3, std=0.2)  # pyright: ignore[reportArgumentType]
@@ -165,7 +165,7 @@ def test_gradients_through_the_whole_transformer():
     assert torch.autograd.gradcheck(apply, (images, *parameters))
     apply(images, *parameters).square().sum().backward()
     still = [name for name, parameter in zip(names, parameters, strict=True) if not parameter.grad.abs().sum() > 0]
-    assert still == []  # a gradient of zero everywhere would pass gradcheck too
+    assert still == []  # gradcheck would accept gradients of zero
 
 
 def test_bf16_images_are_sampled_at_unrounded_coordinates():
@@ -181,7 +181,7 @@ def test_an_unknown_padding_mode_is_refused():
         SpatialTransformer(Fixed(*Affine.identity), padding_mode="reflect")
 
 
-def test_it_trains_in_the_middle_of_another_model():
+def test_a_transformer_trains_inside_another_model():
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(2, 3, 3, padding=1),
@@ -193,7 +193,7 @@ def test_it_trains_in_the_middle_of_another_model():
     images = random_images(32, 2, 12, 15)
     images[labels == 1, :, 3:9, 3:9] += 0.5
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)  # at 0.1 half of all seeds throw the grid off the image
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)  # with 0.1 half of all seeds move the grid off the image
     losses = []
     for _ in range(60):
         loss = F.cross_entropy(model(images), labels)

@@ -1,14 +1,25 @@
-"""Training: gradients, schedule, metrics and precision against direct computation, and a task only θ can solve."""
+"""Training: gradients, schedule, metrics and precision, and a task that only a transformer can solve."""
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stn import Affine, Localization, Network, SpatialTransformer, build_network
+from stn import (
+    Affine,
+    Localization,
+    Network,
+    NetworkSettings,
+    Normalization,
+    Recipe,
+    SpatialTransformer,
+    TransformerSettings,
+    build_network,
+)
 from stn.batches import Augmentation, Batches
 from stn.distortions import Distortion, distort
 from stn.training import (
@@ -24,18 +35,21 @@ from stn.training import (
 
 CPU = torch.device("cpu")
 SHAPE = (1, 20, 20)
+BASELINE = NetworkSettings(SHAPE, 4, TransformerSettings())
+PLAIN = NetworkSettings(SHAPE, 4)
+RECIPE = Recipe(epochs=1, batch_size=8, lr=0.1, momentum=0.9, weight_decay=0.01, localization_lr=0.5)
 
 
 def random_batches(count: int, classes: int = 4, augmentation: Augmentation = Augmentation()) -> Batches:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (count, *SHAPE), dtype=torch.uint8, generator=generator)
-    return Batches(images, torch.arange(count) % classes, [0.5], [0.3], CPU, augmentation)
+    return Batches(images, torch.arange(count) % classes, Normalization([0.5], [0.3]), CPU, augmentation)
 
 
-def moved_network(classes: int = 4, seed: int = 0) -> Network:
-    """A network whose θ is not the identity and depends on the image."""
-    torch.manual_seed(seed)
-    network = build_network(SHAPE, classes, {"localization": {}})
+def moved_network() -> Network:
+    """Build a network whose θ is not the identity and depends on the image."""
+    torch.manual_seed(0)
+    network = build_network(BASELINE)
     assert network.transformer is not None
     for parameter in network.transformer.localization.parameters():
         nn.init.normal_(parameter, std=0.1)
@@ -43,12 +57,14 @@ def moved_network(classes: int = 4, seed: int = 0) -> Network:
 
 
 def one_step(network, batches, batch_size, rank=0, world_size=1) -> torch.Tensor:
-    """A first step's loss; the gradients stay in the network, and a learning rate of zero leaves the weights."""
+    """Return the loss of a first step with a learning rate of zero; the gradients stay in the network."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     first = next(batches.shuffled(batch_size, 0, 0, rank, world_size))
-    return train_epoch(
-        network, [first], batch_size, optimizer, one_cycle(optimizer, 1, 0.0), torch.float32, world_size
-    )[0]
+    losses = train_epoch(
+        network, [first], optimizer, one_cycle(optimizer, 1, 0.0), Recipe(1, batch_size),
+        precision=torch.float32, world_size=world_size,
+    )  # fmt: skip
+    return losses[0]
 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(8, 1), (8, 2), (7, 2), (7, 3)])
@@ -60,7 +76,7 @@ def test_gradients_averaged_over_ranks_are_those_of_the_global_batch(batch_size,
 
     ranks = [copy.deepcopy(network) for _ in range(world_size)]
     losses = [one_step(copied, batches, batch_size, rank, world_size) for rank, copied in enumerate(ranks)]
-    # What DistributedDataParallel does with the ranks' gradients.
+    # DistributedDataParallel averages the gradients of the ranks like this.
     averaged = [
         torch.stack([parameter.grad for parameter in parameters]).mean(0)
         for parameters in zip(*(copied.parameters() for copied in ranks), strict=True)
@@ -73,11 +89,12 @@ def test_gradients_averaged_over_ranks_are_those_of_the_global_batch(batch_size,
 def test_an_epoch_is_sgd_step_by_step(localization_decay, penalty):
     batches, network = random_batches(24), moved_network()
     by_hand = copy.deepcopy(network)
-    optimizer = make_optimizer(network, 0.1, 0.9, 0.01, 0.5, localization_decay)
+    recipe = replace(RECIPE, localization_weight_decay=localization_decay, theta_penalty=penalty)
+    optimizer = make_optimizer(network, recipe)
     steps = []
     losses = train_epoch(
-        network, batches.shuffled(8, 0, 0), 8, optimizer, one_cycle(optimizer, 3, 0.0), torch.float32,
-        theta_penalty=penalty, on_step=steps.append,
+        network, batches.shuffled(8, 0, 0), optimizer, one_cycle(optimizer, 3, 0.0), recipe,
+        precision=torch.float32, on_step=steps.append,
     )  # fmt: skip
     assert steps == [1, 2, 3]
 
@@ -109,17 +126,19 @@ def test_training_repeats_bit_for_bit():
 
     def weights() -> list[torch.Tensor]:
         network, batches = moved_network(), random_batches(24, augmentation=augmentation)
-        optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, 0.5)
+        recipe = replace(RECIPE, weight_decay=1e-4)
+        optimizer = make_optimizer(network, recipe)
         scheduler = one_cycle(optimizer, 6, 0.3)
         for epoch in range(2):
-            train_epoch(network, batches.shuffled(8, 0, epoch), 8, optimizer, scheduler, torch.float32)
+            shuffled = batches.shuffled(8, 0, epoch)
+            train_epoch(network, shuffled, optimizer, scheduler, recipe, precision=torch.float32)
         return [parameter.detach() for parameter in network.parameters()]
 
     first, second = weights(), weights()
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
-def test_bf16_is_used_only_where_it_is_asked_for():
+def test_bf16_is_used_only_if_it_is_requested():
     seen = []
 
     class Spy(nn.Module):
@@ -133,9 +152,10 @@ def test_bf16_is_used_only_where_it_is_asked_for():
             return logits
 
     network, batch = Network(Spy()), (torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))
+    recipe = Recipe(epochs=1, batch_size=5, lr=0.1, momentum=0.0)
     for precision in (torch.bfloat16, torch.float32):
-        optimizer = make_optimizer(network, 0.1, 0.0, 0.0, 1.0)
-        losses = train_epoch(network, [batch], 5, optimizer, one_cycle(optimizer, 1, 0.0), precision)
+        optimizer = make_optimizer(network, recipe)
+        losses = train_epoch(network, [batch], optimizer, one_cycle(optimizer, 1, 0.0), recipe, precision=precision)
         logits, _, _ = predict(network, [batch], precision)
         assert seen[-2:] == [(precision, True), (precision, False)]
         assert losses.dtype == logits.dtype == network.state_dict()["classifier.linear.weight"].dtype == torch.float32
@@ -143,14 +163,14 @@ def test_bf16_is_used_only_where_it_is_asked_for():
 
 def test_one_cycle_rises_to_its_peak_and_falls_to_zero():
     network = moved_network()
-    optimizer = make_optimizer(network, lr=0.2, momentum=0.9, weight_decay=0.0, localization_lr=0.1)
+    optimizer = make_optimizer(network, replace(RECIPE, lr=0.2, weight_decay=0.0, localization_lr=0.1))
     scheduler = one_cycle(optimizer, steps=10, warmup=0.3)
     rates = []
     for _ in range(11):
         rates.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         scheduler.step()
-    # Three steps of warm-up towards the peak in the fourth, then a cosine of seven steps.
+    # Three steps of warm-up, the peak in the fourth step, then a cosine of seven steps.
     expected = [0.05, 0.1, 0.15] + [0.1 * (1 + math.cos(math.pi * step / 7)) for step in range(8)]
     assert [classifier for classifier, _ in rates] == pytest.approx(expected, abs=1e-9)
     assert [localization for _, localization in rates] == pytest.approx([0.1 * rate for rate in expected], abs=1e-9)
@@ -175,10 +195,11 @@ def test_one_cycle_never_exceeds_its_peak_and_every_step_learns(steps, warmup):
 
 def test_the_localization_network_learns_at_its_own_rate():
     network = moved_network()
-    optimizer = make_optimizer(network, lr=0.2, momentum=0.0, weight_decay=0.0, localization_lr=0.0)
+    recipe = replace(RECIPE, lr=0.2, momentum=0.0, weight_decay=0.0, localization_lr=0.0)
+    optimizer = make_optimizer(network, recipe)
     before = copy.deepcopy(network.state_dict())
-    images, labels = next(random_batches(8).shuffled(8, 0, 0))
-    train_epoch(network, [(images, labels)], 8, optimizer, one_cycle(optimizer, 1, 0.0), torch.float32)
+    batch = next(random_batches(8).shuffled(8, 0, 0))
+    train_epoch(network, [batch], optimizer, one_cycle(optimizer, 1, 0.0), recipe, precision=torch.float32)
     moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if name.startswith("classifier")}
     everything = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
@@ -186,8 +207,8 @@ def test_the_localization_network_learns_at_its_own_rate():
 
 
 def test_a_network_without_transformer_has_one_group():
-    network = build_network(SHAPE, 4, None)
-    (group,) = make_optimizer(network, lr=0.2, momentum=0.9, weight_decay=0.1, localization_lr=0.0).param_groups
+    network = build_network(PLAIN)
+    (group,) = make_optimizer(network, replace(RECIPE, lr=0.2, weight_decay=0.1, localization_lr=0.0)).param_groups
     assert (group["lr"], len(group["params"])) == (0.2, 8)
 
 
@@ -198,7 +219,7 @@ def test_check_finite_names_the_first_bad_step(bad, word):
         check_finite(torch.tensor([2.0, 1.0, bad, 1.0, float("nan")]))
 
 
-def test_predict_and_metric_sums_are_those_of_direct_computation():
+def test_predict_and_metric_sums_equal_direct_computation():
     network, batches = moved_network(), random_batches(23)
     outputs = predict(network.train(), batches.ordered(5))
     network.eval()
@@ -226,23 +247,23 @@ def test_predict_and_metric_sums_are_those_of_direct_computation():
 
 
 def test_theta_is_described_at_the_size_of_the_images():
-    # Just the outer columns leave an image 20 pixels wide; at any other width it would be another share.
+    # Only the outermost column leaves an image that is 20 pixels wide. Another width would give another share.
     images = torch.zeros(2, 1, 18, 20, dtype=torch.uint8)
-    batches = Batches(images, torch.zeros(2, dtype=torch.int64), [0.5], [0.3], CPU)
-    network = build_network((1, 18, 20), 2, {"localization": {}})
+    batches = Batches(images, torch.zeros(2, dtype=torch.int64), Normalization([0.5], [0.3]), CPU)
+    network = build_network(NetworkSettings((1, 18, 20), 2, TransformerSettings()))
     theta = torch.tensor([[1.0, 0.0, 0.1, 0.0, 1.0, 0.0]] * 2)
     sums = metric_sums(network, batches, (torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64), theta))
     assert sums["theta_outside"].item() == pytest.approx(2 * 1 / 20)
 
 
 def test_without_transformer_there_is_no_theta():
-    network, batches = build_network(SHAPE, 4, None), random_batches(6)
+    network, batches = build_network(PLAIN), random_batches(6)
     outputs = predict(network, batches.ordered(4))
     assert outputs[2] is None
     assert set(metric_sums(network, batches, outputs)) == {"count", "loss", "accuracy"}
 
 
-def test_precision_set_by_hand_or_taken_from_the_hardware(monkeypatch):
+def test_precision_is_set_by_hand_or_chosen_for_the_hardware(monkeypatch):
     assert choose_precision("fp32", CPU) == (torch.float32, "set by hand")
     assert choose_precision("bf16", CPU) == (torch.bfloat16, "set by hand")
     for capabilities, dtype in [
@@ -263,7 +284,7 @@ def test_precision_set_by_hand_or_taken_from_the_hardware(monkeypatch):
 
 
 def s_and_z() -> torch.Tensor:
-    """The letter Z and its mirror image, uint8 (2, 1, 20, 20)."""
+    """Draw the letter Z and its mirror image, uint8 (2, 1, 20, 20)."""
     z = torch.zeros(1, 20, 20, dtype=torch.uint8)
     for top, bottom, left, right in [(4, 6, 5, 11), (4, 16, 9, 11), (14, 16, 9, 15)]:
         z[:, top:bottom, left:right] = 255
@@ -271,24 +292,26 @@ def s_and_z() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_turned_glyphs_that_only_a_transformer_can_tell_apart(seed):
-    # Half a turn leaves both letters as they are. Turned by up to a quarter to either side, they pass through all
-    # their positions, so that both have the same mean image: a linear classifier alone can do little but guess.
-    turn = Distortion(rotation=90)
+def test_rotated_glyphs_that_only_a_transformer_can_tell_apart(seed):
+    # A rotation by 180 degrees leaves both letters unchanged. Rotations by up to 90 degrees to either side cover all
+    # orientations, so that both letters have the same mean image: a linear classifier alone can only guess.
+    rotation = Distortion(rotation=90)
     letters, labels = s_and_z().repeat(256, 1, 1, 1), torch.arange(512) % 2
-    batches = Batches(letters, labels, [0.15], [0.35], CPU, Augmentation(distortion=turn))
-    matrices = turn.draw(512, 20, 20, torch.Generator().manual_seed(1000 + seed))
-    unseen = Batches(distort(letters.float(), matrices, "zeros"), labels, [0.15], [0.35], CPU)
+    normalization = Normalization([0.15], [0.35])
+    batches = Batches(letters, labels, normalization, CPU, Augmentation(distortion=rotation))
+    matrices = rotation.draw(512, 20, 20, torch.Generator().manual_seed(1000 + seed))
+    unseen = Batches(distort(letters.float(), matrices, "zeros"), labels, normalization, CPU)
 
     def accuracy(localization_lr: float) -> float:
         torch.manual_seed(seed)
         localization = Localization(SHAPE, Affine.identity, channels=(8, 12), kernel_sizes=(5, 3), hidden=32)
         network = Network(nn.Sequential(nn.Flatten(), nn.Linear(400, 2)), SpatialTransformer(localization))
-        optimizer = make_optimizer(network, 0.02, 0.9, 0.0, localization_lr)
+        recipe = Recipe(epochs=12, batch_size=64, lr=0.02, momentum=0.9, localization_lr=localization_lr)
+        optimizer = make_optimizer(network, recipe)
         scheduler = one_cycle(optimizer, 12 * 8, 0.2)
         for epoch in range(12):
             shuffled = batches.shuffled(64, seed, epoch)
-            check_finite(train_epoch(network, shuffled, 64, optimizer, scheduler, torch.float32))
+            check_finite(train_epoch(network, shuffled, optimizer, scheduler, recipe, precision=torch.float32))
         outputs = predict(network, unseen.ordered(256))
         if localization_lr == 0:
             assert outputs[2] is not None
@@ -296,15 +319,15 @@ def test_turned_glyphs_that_only_a_transformer_can_tell_apart(seed):
         sums = metric_sums(network, unseen, outputs)
         return (sums["accuracy"] / sums["count"]).item()
 
-    # Over 38 seeds: 0.41 to 0.62 held at the identity, 1.00 free.
+    # Over 38 seeds: 0.41 to 0.62 with θ held at the identity, 1.00 with a trained θ.
     assert accuracy(0.0) < 0.75
     assert accuracy(0.3) > 0.9
 
 
-def test_muons_steps_are_orthogonal_but_for_vectors_and_last_layers():
+def test_muons_steps_are_orthogonal_except_for_vectors_and_last_layers():
     network = moved_network()
     assert network.transformer is not None
-    optimizer = make_optimizer(network, 0.2, 0.9, 0.01, 0.5, 0.03, kind="muon")
+    optimizer = make_optimizer(network, replace(RECIPE, optimizer="muon", lr=0.2, localization_weight_decay=0.03))
     names = {parameter: name for name, parameter in network.named_parameters()}
     groups = {names[p]: group for group in optimizer.param_groups for p in group["params"]}
     assert groups.keys() == set(names.values())
@@ -320,9 +343,9 @@ def test_muons_steps_are_orthogonal_but_for_vectors_and_last_layers():
     assert {name for name in last if name.endswith("weight")} == last
 
 
-def test_all_networks_of_a_series_learn_at_their_rate_and_none_of_their_last_layers_by_orthogonal_steps():
-    network = build_network(SHAPE, 4, {"localization": {}, "transform": ["similarity", "tps"]})
-    optimizer = make_optimizer(network, 0.2, 0.9, 0.01, 0.5, kind="muon")
+def test_all_networks_of_a_series_have_the_localization_rate_and_their_last_layers_no_orthogonal_steps():
+    network = build_network(NetworkSettings(SHAPE, 4, TransformerSettings(("similarity", "tps"))))
+    optimizer = make_optimizer(network, replace(RECIPE, optimizer="muon", lr=0.2))
     names = {parameter: name for name, parameter in network.named_parameters()}
     groups = {names[p]: group for group in optimizer.param_groups for p in group["params"]}
     assert groups.keys() == set(names.values())
@@ -335,15 +358,16 @@ def test_all_networks_of_a_series_learn_at_their_rate_and_none_of_their_last_lay
         assert not groups[f"{localization}.head.3.weight"]["orthogonal"]
 
 
-def test_a_longer_gradient_is_shortened_to_the_limit():
-    """With plain SGD from the same start, the step is as long as the learning rate times the shortened gradient."""
+def test_a_longer_gradient_is_scaled_down_to_the_limit():
+    """The length of a step of plain SGD is the learning rate times the norm of the clipped gradient."""
     lengths = {}
     for limit in (0.01, 1e6):
         batches, network = random_batches(8), moved_network()
         before = torch.cat([parameter.detach().flatten().clone() for parameter in network.parameters()])
         optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
         scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-        train_epoch(network, batches.shuffled(8, 0, 0), 8, optimizer, scheduler, torch.float32, max_grad_norm=limit)
+        recipe = replace(RECIPE, max_grad_norm=limit)
+        train_epoch(network, batches.shuffled(8, 0, 0), optimizer, scheduler, recipe, precision=torch.float32)
         after = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
         lengths[limit] = (after - before).norm().item()
     assert lengths[0.01] == pytest.approx(0.01, rel=1e-3)

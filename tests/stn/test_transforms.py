@@ -1,4 +1,4 @@
-"""The sampling grid of θ and its description, against coordinates worked out without torch."""
+"""Sampling grids of θ and their description, compared with coordinates computed without torch."""
 
 import math
 
@@ -9,22 +9,22 @@ import torch
 from scipy.interpolate import RBFInterpolator
 
 from stn.transforms import TRANSFORMS, Affine, Attention, Projective, Similarity, ThinPlateSpline, Transform
-from stn.transforms import pixel_centers as pixel_centers_of_torch
+from stn.transforms.coordinates import pixel_centers as pixel_centers_of_torch
 
 
 def pixel_centers(size: int) -> np.ndarray:
-    """Centers of ``size`` pixels that share the interval [-1, 1] evenly: what align_corners=False means."""
+    """Return the centers of ``size`` equal pixels in the interval [-1, 1]: the meaning of align_corners=False."""
     return (2 * np.arange(size) + 1) / size - 1
 
 
 def similarity(scale: float, degrees: float, shift_x: float = 0.0, shift_y: float = 0.0) -> list[float]:
-    """θ of a grid scaled, turned clockwise as displayed (y points down) and shifted."""
+    """Return θ of a grid that is scaled, rotated clockwise as displayed (y points down) and shifted."""
     cos, sin = scale * math.cos(math.radians(degrees)), scale * math.sin(math.radians(degrees))
     return [cos, -sin, shift_x, sin, cos, shift_y]
 
 
 def random_theta(transform: Transform, count: int, spread: float = 0.1) -> torch.Tensor:
-    """θ around the identity, in double precision."""
+    """Draw θ around the identity, in double precision."""
     noise = torch.randn(count, len(transform.identity), generator=torch.Generator().manual_seed(0)).double()
     return torch.tensor(transform.identity).double() + spread * noise
 
@@ -35,7 +35,7 @@ def test_the_identity_grid_lies_on_pixel_centers():
     torch.testing.assert_close(grid, torch.tensor([[[[column, row] for column in x] for row in y]]))
 
 
-def test_a_rotated_grid_worked_out_by_hand():
+def test_a_rotated_grid_computed_by_hand():
     # 90 degrees clockwise and one pixel of four to the right: (x, y) -> (0.5 - y, x).
     grid = Affine()(torch.tensor([[0.0, -1.0, 0.5, 1.0, 0.0, 0.0]]), 2, 4)
     upper = [[1.0, -0.75], [1.0, -0.25], [1.0, 0.25], [1.0, 0.75]]
@@ -49,7 +49,7 @@ def test_the_grid_is_theta_times_the_pixel_centers(height, width):
     y, x = np.meshgrid(pixel_centers(height), pixel_centers(width), indexing="ij")
     expected = np.einsum("bij,hwj->bhwi", theta.numpy().reshape(3, 2, 3), np.stack([x, y, np.ones_like(x)], axis=-1))
     grid = Affine()(theta, height, width)
-    assert grid.dtype == torch.float64  # double precision in, double precision out: gradcheck needs it
+    assert grid.dtype == torch.float64  # gradcheck requires double precision
     np.testing.assert_allclose(grid.numpy(), expected, atol=1e-12)
 
 
@@ -61,7 +61,7 @@ def test_autocast_does_not_round_the_grid():
         of_bf16 = Affine()(theta.bfloat16(), 33, 47)
     assert grid.dtype == of_bf16.dtype == torch.float32
     assert torch.equal(grid, expected)
-    # A localization network under autocast predicts bf16; from there on nothing more is lost.
+    # A localization network under autocast predicts bf16. The grid adds no further rounding.
     assert torch.equal(of_bf16, Affine()(theta.bfloat16().float(), 33, 47))
 
 
@@ -73,7 +73,7 @@ def test_describe_recovers_scale_rotation_and_shift(scale, degrees):
     assert {name: described[name].item() for name in expected} == pytest.approx(expected, abs=1e-4)
 
 
-def test_describe_takes_the_rotation_of_the_polar_decomposition():
+def test_describe_returns_the_rotation_of_the_polar_decomposition():
     matrices = np.random.default_rng(0).normal(size=(200, 2, 2))
     matrices = matrices[np.linalg.det(matrices) > 0.01]
     theta = np.concatenate([matrices, np.zeros((len(matrices), 2, 1))], axis=2).reshape(-1, 6)
@@ -90,7 +90,7 @@ def test_describe_takes_the_rotation_of_the_polar_decomposition():
         (Affine.identity, 0.0),
         ((1.0, 0.0, 1.0, 0.0, 1.0, 0.0), 1 / 2),  # shifted by half an image
         ((1.0, 0.0, 0.0, 0.0, 1.0, -0.5), 1 / 4),  # by a quarter, upward
-        ((2.0, 0.0, 0.0, 0.0, 2.0, 0.0), 3 / 4),  # twice as wide and high
+        ((2.0, 0.0, 0.0, 0.0, 2.0, 0.0), 3 / 4),  # twice as wide and tall
         ((1.0, 0.0, 1.0, 0.0, 1.0, 1.0), 3 / 4),  # a point outside in x and in y counts once
         ((1.0, 0.0, 5.0, 0.0, 1.0, 0.0), 1.0),
     ],
@@ -119,18 +119,18 @@ def test_every_family_starts_at_the_identity(family):
 
 @pytest.mark.parametrize("family", TRANSFORMS.values())
 def test_a_grid_is_the_map_of_the_pixel_centers(family):
-    """The families whose grids are computed another way than point by point, too; each image has points of its own."""
+    """Also with separate points for each image, and for families that do not compute their grids point by point."""
     transform, theta = family().double(), random_theta(family(), 3)
     points = pixel_centers_of_torch((4, 7), theta)
     grid = transform(theta, 4, 7).reshape(3, 28, 2)
     torch.testing.assert_close(transform.map(theta, points), grid)
     torch.testing.assert_close(transform.map(theta, points.repeat(3, 1, 1)), grid)
-    # All of a batch at once as each alone, and no image's θ touches another's grid.
+    # A batch equals its images one by one: the θ of an image does not affect the grids of others.
     torch.testing.assert_close(torch.cat([transform(one[None], 4, 7) for one in theta]).reshape(3, 28, 2), grid)
 
 
 @pytest.mark.parametrize("family", TRANSFORMS.values())
-def test_grids_are_in_fp32_under_autocast_and_in_double_precision_where_theta_is(family):
+def test_grids_are_fp32_under_autocast_and_double_precision_if_theta_is(family):
     transform, theta = family(), random_theta(family(), 3).float()
     expected = transform(theta, 9, 11)
     with torch.autocast("cpu", torch.bfloat16):
@@ -142,7 +142,7 @@ def test_grids_are_in_fp32_under_autocast_and_in_double_precision_where_theta_is
 
 
 @pytest.mark.parametrize("family", TRANSFORMS.values())
-def test_a_bound_keeps_each_number_near_the_identitys_and_changes_nothing_close_to_it(family):
+def test_a_bound_limits_each_parameter_and_changes_nothing_close_to_the_identity(family):
     bounded = family(bound=0.25)
     identity = torch.tensor(bounded.identity)
     far = torch.linspace(-9, 9, len(identity))
@@ -154,7 +154,7 @@ def test_a_bound_keeps_each_number_near_the_identitys_and_changes_nothing_close_
     assert torch.equal(bounded.bounded(start), start)
     (slope,) = torch.autograd.grad(bounded.bounded(start).sum(), start)
     assert torch.equal(slope, torch.ones_like(start))
-    assert torch.equal(family().bounded(predicted), predicted)  # without one nothing is done
+    assert torch.equal(family().bounded(predicted), predicted)  # without a bound θ is unchanged
     with pytest.raises(ValueError, match="bound: 0 given"):
         family(bound=0)
 
@@ -168,7 +168,7 @@ def test_a_similarity_is_a_scaled_rotation_and_a_shift():
     assert described["scale"].item() == pytest.approx(1.3) and described["rotation"].item() == pytest.approx(25)
 
 
-def test_attention_scales_both_axes_alike_and_shifts():
+def test_attention_scales_both_axes_equally_and_shifts():
     theta = torch.tensor([[0.5, 0.25, -0.125]])
     assert Attention().matrix(theta).tolist() == [[[0.5, 0.0, 0.25], [0.0, 0.5, -0.125]]]
 
@@ -179,13 +179,13 @@ def test_attention_with_a_fixed_scale_moves_a_crop():
     assert crop.matrix(torch.tensor([[0.25, -0.125]])).tolist() == [[[0.5, 0.0, 0.25], [0.0, 0.5, -0.125]]]
 
 
-def test_a_homography_worked_out_by_hand():
-    # (x, y, 1) -> (x + 0.5, y, 0.5 x + 1): at x = 0.5 that is (1, y, 1.25).
+def test_a_homography_computed_by_hand():
+    # (x, y, 1) -> (x + 0.5, y, 0.5 x + 1), which is (1, y, 1.25) at x = 0.5.
     theta = torch.tensor([[1.0, 0.0, 0.5, 0.0, 1.0, 0.0, 0.5, 0.0]])
     points = torch.tensor([[0.5, -1.0], [0.0, 0.25], [-1.0, 1.0]])
     expected = torch.tensor([[[0.8, -0.8], [0.5, 0.25], [-1.0, 2.0]]])
     torch.testing.assert_close(Projective().map(theta, points), expected)
-    # At the center it turns nothing: the slope of (x + 0.5) / (0.5 x + 1) is 0.75 there, that of y / w is 1.
+    # At the center there is no rotation: the slope of (x + 0.5) / (0.5 x + 1) is 0.75, and the slope of y / w is 1.
     local = torch.tensor([[[0.75, 0.0, 0.5], [0.0, 1.0, 0.0]]])
     torch.testing.assert_close(Projective().local_matrix(theta), local, atol=1e-4, rtol=0)
     assert Projective().readable(theta).tolist() == [[[1.0, 0.0, 0.5], [0.0, 1.0, 0.0], [0.5, 0.0, 1.0]]]
@@ -201,14 +201,14 @@ def test_a_homographys_denominator_stays_above_zero_smoothly():
     torch.testing.assert_close(w[x > -0.22], 1 + 4 * x[x > -0.22])
     assert (w.diff() > 0).all()
     slope = w.diff() / x.diff()
-    assert slope.diff().abs().max() < 0.5  # no kink, where the slope is 4: its largest step between neighbors is small
+    assert slope.diff().abs().max() < 0.5  # no kink: the slope of 4 changes by little between neighbors
     (gradient,) = torch.autograd.grad(mapped.sum(), theta)
     assert gradient.isfinite().all()
     assert torch.autograd.gradcheck(lambda t: Projective().map(t, torch.stack((x, torch.ones_like(x)), 1)[::50]), theta)
 
 
 @pytest.mark.parametrize("control_points", [2, 3, 4, 6])
-def test_a_thin_plate_spline_is_scipys(control_points):
+def test_a_thin_plate_spline_equals_scipys(control_points):
     spline = ThinPlateSpline(control_points=control_points)
     theta = random_theta(spline, 3, spread=0.2).float()
     points = np.stack(np.meshgrid(pixel_centers(9), pixel_centers(6)), -1).reshape(-1, 2)
@@ -219,7 +219,7 @@ def test_a_thin_plate_spline_is_scipys(control_points):
         np.testing.assert_allclose(one, interpolator(points), atol=2e-5)
 
 
-def test_control_points_lie_where_theta_says():
+def test_theta_is_the_position_of_the_control_points():
     spline = ThinPlateSpline(control_points=3)
     theta = random_theta(spline, 2)
     rows_of_columns = torch.tensor([[x, y] for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0)], dtype=torch.float64)
@@ -230,7 +230,7 @@ def test_control_points_lie_where_theta_says():
 
 
 def test_a_spline_whose_control_points_moved_affinely_is_that_affine_map():
-    """The bending part has nothing to do then, anywhere; described it is that map, too."""
+    """The bending part is zero everywhere, and the description is that of the affine map."""
     matrix = torch.tensor(similarity(1.3, 25, 0.2, -0.4), dtype=torch.float64)[None]
     spline = ThinPlateSpline()
     theta = Affine().map(matrix, torch.tensor(spline.identity, dtype=torch.float64).view(-1, 2)).flatten(1)
@@ -241,7 +241,7 @@ def test_a_spline_whose_control_points_moved_affinely_is_that_affine_map():
 
 
 @pytest.mark.parametrize("family", [Projective, ThinPlateSpline])
-def test_described_is_the_slope_at_the_center(family):
+def test_local_matrix_is_the_slope_at_the_center(family):
     transform, theta = family().double(), random_theta(family(), 4, spread=0.1)
     center = torch.zeros(4, 1, 2, dtype=torch.float64).requires_grad_()
     x, y = transform.map(theta, center).sum(0)[0]
@@ -263,14 +263,14 @@ def test_gradients_of_every_family(family):
     assert torch.autograd.gradcheck(transform.map, (theta, points))
 
 
-def test_the_gradient_of_a_point_on_a_control_point_is_finite():
+def test_the_gradient_of_a_point_at_a_control_point_is_finite():
     spline = ThinPlateSpline(control_points=3)
-    points = torch.zeros(1, 1, 2).requires_grad_()  # the middle one
+    points = torch.zeros(1, 1, 2).requires_grad_()  # the central control point
     (gradient,) = torch.autograd.grad(spline.map(torch.tensor([spline.identity]), points).sum(), points)
     torch.testing.assert_close(gradient, torch.ones(1, 1, 2))
 
 
 @pytest.mark.parametrize("family", TRANSFORMS.values())
-def test_what_is_derived_is_not_saved(family):
-    """A spline's solution and a bound's middle follow from the settings, and weights stored before go on loading."""
+def test_derived_tensors_are_not_saved(family):
+    """A spline's solution and the center of a bound follow from the settings. Stored weights must continue to load."""
     assert family(bound=0.5).state_dict() == {}

@@ -1,4 +1,4 @@
-"""The affine family in three dimensions: against SciPy and torch, there and back, and what it learns."""
+"""The affine family in three dimensions: compared with SciPy and torch, inverted, and trained."""
 
 import numpy as np
 import pytest
@@ -27,13 +27,13 @@ def random_theta(count: int, spread: float = 0.3) -> torch.Tensor:
 
 
 def square(theta: torch.Tensor) -> torch.Tensor:
-    """θ (B, 12) as matrices (B, 4, 4)."""
+    """Return θ (B, 12) as matrices (B, 4, 4)."""
     bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=theta.dtype).expand(len(theta), 1, 4)
     return torch.cat((theta.view(-1, 3, 4), bottom), 1)
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), SIZE, (6, 3, 4)])
-def test_the_grid_is_torchs(size):
+def test_the_grid_equals_torchs(size):
     theta = random_theta(3)
     expected = F.affine_grid(theta.view(-1, 3, 4), [3, 1, *size], align_corners=False)
     torch.testing.assert_close(Affine3d()(theta, *size), expected)
@@ -48,7 +48,7 @@ def test_the_identity_returns_the_volume(padding_mode):
 
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 def test_warping_agrees_with_scipy(padding_mode):
-    """SciPy takes the matrix between indices, in the order of the array's axes: z, y, x."""
+    """SciPy expects a matrix between indices, in the order of the array axes: z, y, x."""
     volumes, theta = random_volumes(4), random_theta(4)
     warped = SpatialTransformer(nn.Identity(), padding_mode, Affine3d()).warp(volumes, theta)
     to_unit = np.diag([2 / size for size in SIZE] + [1.0])
@@ -64,8 +64,8 @@ def test_warping_agrees_with_scipy(padding_mode):
 @pytest.mark.parametrize(
     ("axes", "dims"), [((0, 1), (3, 4)), ((0, 2), (2, 4)), ((1, 2), (2, 3))], ids=["x, y", "x, z", "y, z"]
 )
-def test_quarter_turns_are_torchs(axes, dims):
-    """x is the last dimension, y the one before, z the one before that; the grid turns from one axis to the next."""
+def test_rotations_by_90_degrees_equal_torchs(axes, dims):
+    """x, y and z are the last three dimensions, in reverse order. The grid rotates from one axis to the next."""
     volumes, (one, other) = random_volumes(2, size=(6, 6, 6)), axes
     matrix = torch.eye(3, 4, dtype=torch.float64)
     matrix[one, one] = matrix[other, other] = 0
@@ -76,7 +76,7 @@ def test_quarter_turns_are_torchs(axes, dims):
 
 def test_a_warp_and_its_inverse_return_the_interior():
     z, y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (14, 15, 16)), indexing="ij")
-    volumes = (3 * x - 2 * y + z)[None, None]  # linear, so that sampling loses nothing but at the border
+    volumes = (3 * x - 2 * y + z)[None, None]  # linear, so that sampling is exact except at the border
     theta = IDENTITY + torch.tensor([[-0.1, 0.2, 0, 0.1, -0.15, -0.1, 0.1, 0, 0.1, -0.1, -0.1, -0.1]]).double()
     inverse = torch.linalg.inv(square(theta))[:, :3].reshape(1, 12)
     transformer = SpatialTransformer(nn.Identity(), transform=Affine3d())
@@ -87,7 +87,7 @@ def test_a_warp_and_its_inverse_return_the_interior():
     torch.testing.assert_close(transformer.warp(there, inverse)[interior], volumes[interior], atol=1e-9, rtol=0)
 
 
-def test_two_in_series_are_one_matrix():
+def test_two_transforms_in_series_are_one_matrix():
     first, second = random_theta(4).split(2)
     composed = compose([Affine3d(), Affine3d()])
     together = torch.cat((first, second), 1)
@@ -103,7 +103,7 @@ def test_each_volume_is_warped_by_its_own_theta():
     torch.testing.assert_close(transformer.warp(volumes, theta), torch.cat(alone))
 
 
-def test_two_side_by_side_and_the_mean_of_finer_samples():
+def test_two_parallel_transforms_with_antialiasing():
     volumes, theta = random_volumes(2, channels=1), random_theta(4)
     transformer = SpatialTransformer(nn.Identity(), "border", Parallel(Affine3d(), 2), antialias=2)
     warped = transformer.warp(volumes, theta.view(2, 24))
@@ -126,7 +126,7 @@ def test_gradients_of_grid_and_sampler(padding_mode):
     assert torch.autograd.gradcheck(bounded_warp, (volumes, theta))
 
 
-def test_the_grid_is_in_fp32_under_autocast():
+def test_the_grid_is_fp32_under_autocast():
     theta = random_theta(3).float()
     expected = Affine3d()(theta, *SIZE)
     with torch.autocast("cpu", torch.bfloat16):
@@ -158,8 +158,8 @@ def test_describe_counts_the_points_outside():
     assert Affine3d().describe(half_a_volume_on[None], 6, 2, 3)["outside"].item() == 0.5
 
 
-def test_it_learns_to_undo_turns_and_shifts():
-    """An object of two lumps, turned and shifted at random; the transformer is to bring it back to where it was."""
+def test_a_transformer_learns_to_undo_rotations_and_shifts():
+    """The transformer must move a randomly rotated and shifted object of two blobs back to its original pose."""
     torch.manual_seed(0)
     line = (2 * torch.arange(10) + 1) / 10 - 1
     z, y, x = torch.meshgrid(line, line, line, indexing="ij")
@@ -195,6 +195,6 @@ def test_it_learns_to_undo_turns_and_shifts():
         theta = transformer.theta(unseen)
         before, after = ((v - template).square().mean() for v in (unseen, transformer(unseen)))
     assert after < 0.1 * before
-    # The middle of the volume, through the transformer and then the motion, comes to lie where it was.
+    # The transformer followed by the motion maps the center of the volume close to itself.
     there_and_back = (square(motion) @ square(theta))[:, :3, 3].norm(dim=1).mean()
     assert there_and_back < 0.4 * motion.view(-1, 3, 4)[:, :, 3].norm(dim=1).mean()

@@ -1,4 +1,4 @@
-"""Backup and restore of the tracking server's store: what was registered loads again, from another place, too."""
+"""Backup and restore of the tracking server's store: registered models load afterwards, also from another place."""
 
 import json
 import os
@@ -27,7 +27,7 @@ LOADS = "import mlflow, numpy; print(mlflow.pyfunc.load_model('models:/mine@cham
 
 
 def fill(client: mlflow.MlflowClient, folder: Path, location: str | None = None) -> None:
-    """A run with a metric and a file with an odd name, and a registered model with its champion."""
+    """Create a run with a metric and a file with an unusual name, and a registered model with a champion."""
     experiment = client.create_experiment("mine", location)
     run_id = client.create_run(experiment).info.run_id
     client.log_metric(run_id, "accuracy", 0.5, step=1)
@@ -40,7 +40,7 @@ def fill(client: mlflow.MlflowClient, folder: Path, location: str | None = None)
 
 
 def contents(client: mlflow.MlflowClient) -> list:
-    """What :func:`fill` wrote, as the store tells it."""
+    """Read what :func:`fill` wrote."""
     version = client.get_model_version_by_alias("mine", "champion")
     run = client.get_run(str(version.run_id))
     text = load_text(f"{run.info.artifact_uri}/pictures/what it's like.txt")
@@ -48,7 +48,7 @@ def contents(client: mlflow.MlflowClient) -> list:
 
 
 def run(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess:
-    """A command in the repository, in an environment with these of the variables of servers alone."""
+    """Run a command in the repository; of the servers' variables, the environment has those of ``env`` alone."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_", "PG"))}
     own["PATH"] = f"{Path(sys.executable).parent}:{own['PATH']}"
     return subprocess.run(command, cwd=ROOT, env=own | env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -62,7 +62,7 @@ def make(target: str, env: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A store of sqlite and a folder that was used without a server: its folder, the environment says where."""
+    """The folder of a store that was used without a server; the environment names its database and artifacts."""
     folder = tmp_path_factory.mktemp("store") / "here"
     folder.mkdir()
     store, artifacts = f"sqlite:///{folder}/runs.db", folder / "artifacts"
@@ -76,7 +76,7 @@ def small(tmp_path_factory):
 
 
 def test_a_store_without_a_server_is_restored_elsewhere(small, tmp_path):
-    """Its database has absolute places of artifacts, which move with it."""
+    """The database has absolute places of artifacts, which are changed."""
     before = contents(mlflow.MlflowClient())
     make(f"backup TO={tmp_path}/kept", dict(os.environ))
     small.rename(tmp_path / "gone")
@@ -160,7 +160,7 @@ def test_a_store_that_cannot_be_read_is_told_in_a_line(store, error, named, tmp_
 
 @pytest.mark.slow
 def test_a_teams_store_is_destroyed_and_restored(tmp_path, copy_of_project, make_database, s3, monkeypatch):
-    """PostgreSQL and S3 behind the server: the database is dropped and the bucket emptied."""
+    """PostgreSQL and S3 behind the server: another database is used, and the bucket is emptied."""
     for name, value in ADMIN.items():
         monkeypatch.setenv(name, value)
     artifacts = "s3://bucket/restored"

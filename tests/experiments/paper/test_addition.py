@@ -1,9 +1,10 @@
-"""The addition of digits: which images meet, and what is asked of them. Each image's pixels tell its number here."""
+"""The addition of digits: which images are paired, and their labels. All pixels of an image here are its number."""
 
 import torch
 
-from experiments.paper.addition import Sums, pair
+from experiments.paper.addition import Sums, make_pairs
 from pipelines.outputs.prepared_data import Labeled
+from stn.settings import Normalization
 
 COUNT = 40
 NUMBERS = torch.arange(COUNT)
@@ -12,7 +13,7 @@ LABELS = (NUMBERS * 7) % 10
 
 
 def sums() -> Sums:
-    return Sums(IMAGES, LABELS, [0.0], [1 / 255], torch.device("cpu"))
+    return Sums(IMAGES, LABELS, Normalization(mean=[0.0], std=[1 / 255]), torch.device("cpu"))
 
 
 def numbers(images: torch.Tensor) -> torch.Tensor:
@@ -21,7 +22,7 @@ def numbers(images: torch.Tensor) -> torch.Tensor:
     return images[:, :, 0, 0].round().long()
 
 
-def test_each_image_meets_another_and_their_labels_are_added():
+def test_each_image_is_paired_with_another_and_their_labels_are_added():
     batches = list(sums().shuffled(10, seed=0, epoch=0))
     pairs = torch.cat([numbers(images) for images, _ in batches])
     assert torch.equal(torch.cat([labels for _, labels in batches]), LABELS[pairs].sum(1))
@@ -34,10 +35,10 @@ def test_each_image_meets_another_and_their_labels_are_added():
 
 
 def test_held_out_pairs_are_drawn_once():
-    paired = pair(Labeled(IMAGES, LABELS), seed=3)
+    paired = make_pairs(Labeled(IMAGES, LABELS), seed=3)
     assert paired.images.shape == (COUNT, 2, 4, 4) and paired.images.dtype == torch.uint8
     members = numbers(paired.images.float())
     assert torch.equal(members[:, 0], NUMBERS) and torch.equal(members[:, 1].sort().values, NUMBERS)
     assert torch.equal(paired.labels, LABELS[members].sum(1))
-    assert torch.equal(pair(Labeled(IMAGES, LABELS), seed=3).images, paired.images)
-    assert not torch.equal(pair(Labeled(IMAGES, LABELS), seed=4).images, paired.images)
+    assert torch.equal(make_pairs(Labeled(IMAGES, LABELS), seed=3).images, paired.images)
+    assert not torch.equal(make_pairs(Labeled(IMAGES, LABELS), seed=4).images, paired.images)

@@ -1,6 +1,9 @@
-"""The experiment's settings: a task's own in place of those of all."""
+"""The experiment's settings: overrides of single tasks, and mistakes in them."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,16 +11,18 @@ from experiments.paper import settings
 from experiments.paper.settings import FOLDER, load_params
 from pipelines.runtime.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 def write(tmp_path, monkeypatch, new: str) -> None:
-    """The experiment's params.yaml with something else in place of R's own settings."""
+    """Write the experiment's params.yaml with other overrides of R."""
     text, found = re.subn(r"(?m)^  R: \{.*?\}", f"  {new}", (FOLDER / "params.yaml").read_text())
     assert found == 1
     (tmp_path / "params.yaml").write_text(text)
     monkeypatch.setattr(settings, "FOLDER", tmp_path)
 
 
-def test_a_task_has_its_own_settings_where_it_names_them(tmp_path, monkeypatch):
+def test_overrides_replace_the_settings_of_their_task_alone(tmp_path, monkeypatch):
     write(tmp_path, monkeypatch, "R: {epochs: 77, bound: null}")
     params = load_params()
     params = params.model_copy(update={"train": params.train.model_copy(update={"bound": 0.5})})
@@ -27,7 +32,7 @@ def test_a_task_has_its_own_settings_where_it_names_them(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ("S: {epochs: 15}", "overrides.S: unknown setting"),
         ("R: {epochs: 0}", "overrides.R.epochs: 0 given"),
@@ -36,8 +41,15 @@ def test_a_task_has_its_own_settings_where_it_names_them(tmp_path, monkeypatch):
         ("R: 9", "overrides.R: 9 given"),
     ],
 )
-def test_mistakes_in_them_are_told(tmp_path, monkeypatch, wrong, said):
+def test_mistakes_in_overrides_are_reported(tmp_path, monkeypatch, wrong, message):
     write(tmp_path, monkeypatch, wrong)
     with pytest.raises(UserError) as caught:
         load_params()
-    assert said in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_settings_are_checked_before_torch_is_imported():
+    """The import takes seconds."""
+    stages = "experiments.paper.prepare, experiments.paper.train, experiments.paper.colocalize"
+    command = [sys.executable, "-c", f"import sys, {stages}; sys.exit('torch' in sys.modules)"]
+    subprocess.run(command, check=True, cwd=ROOT)

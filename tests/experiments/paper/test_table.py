@@ -1,19 +1,22 @@
-"""The paper's table: its figures against those worked out by hand."""
+"""The paper's table: its numbers compared with calculations by hand."""
+
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from experiments.paper import table
-from experiments.paper.table import cell, colocalization_table, figure, markdown
+from experiments.paper import result_files
+from experiments.paper.result_files import ColocalizationResult, Result
+from experiments.paper.table import draw_figure, make_cell, make_colocalization_table, make_table
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.files import write_json
 
 
-def result(task: str, network: str, seed: int, error: float) -> dict:
-    return {
-        "task": task, "network": network, "seed": seed, "test_error": error, "parameters": 54321, "epochs": 7,
-        "train_images": 60000, "test_images": 10000, "seconds": 12.3, "device": "CPU", "precision": "float32",
-    }  # fmt: skip
+def result(task: str, network: str, seed: int, error: float) -> Result:
+    return Result(
+        task=task, network=network, seed=seed, test_error=error, validation_error=5.0, parameters=54321, epochs=7,
+        train_images=60000, test_images=10000, seconds=12.3, device="CPU", precision="float32",
+    )  # fmt: skip
 
 
 RESULTS = [result("R", "CNN", seed, error) for seed, error in enumerate((1.0, 2.0, 3.0))]
@@ -21,15 +24,15 @@ RESULTS += [result("TC", "FCN", 0, 20.0), result("addition", "2xST-FCN-tps", 0, 
 
 
 def test_the_interval_is_students():
-    mean, half, n = cell([1.0, 2.0, 3.0])
-    # The standard deviation is 1, and t at 0.975 with two degrees of freedom 4.303, by any table of it.
+    mean, half, n = make_cell([1.0, 2.0, 3.0])
+    # The standard deviation is 1. Student's t at 0.975 with two degrees of freedom is 4.303.
     assert (mean, n) == (2.0, 3) and half == pytest.approx(4.303 / 3**0.5, abs=1e-3)
-    assert str(cell([1.0, 2.0, 3.0])) == "2.00 ± 2.48 (3)" and str(cell([4.5])) == "4.50 (1)"
+    assert str(make_cell([1.0, 2.0, 3.0])) == "2.00 ± 2.48 (3)" and str(make_cell([4.5])) == "4.50 (1)"
 
 
-def test_ours_stands_beside_the_papers():
+def test_our_errors_are_beside_the_papers():
     lines = [
-        [entry.strip() for entry in line.split("|")[1:-1]] for line in markdown(RESULTS).splitlines() if "|" in line
+        [entry.strip() for entry in line.split("|")[1:-1]] for line in make_table(RESULTS).splitlines() if "|" in line
     ]
     assert lines[0] == ["", "R", "paper", "TC", "paper", "addition", "paper", "parameters"]
     assert {len(line) for line in lines} == {8}
@@ -39,20 +42,23 @@ def test_ours_stands_beside_the_papers():
         "CNN": ["2.00 ± 2.48 (3)", "1.2", "", "3.5", "", "14.7", "54,321"],
         "2xST-FCN-tps": ["", "", "", "", "7.50 (1)", "5.8", "54,321"],
     }
-    said = "5 trainings over 60,000 images, 10,000 test images; epochs: R 7, TC 7, addition 7; CPU, float32; 12 to 12 s"
-    assert said in markdown(RESULTS)
+    line = "5 trainings over 60,000 images, 10,000 test images; epochs: R 7, TC 7, addition 7; CPU, float32; 12 to 12 s"
+    assert line in make_table(RESULTS)
 
 
 def test_the_figure_has_a_point_for_each_network():
-    axes = figure(RESULTS).axes
+    axes = draw_figure(RESULTS).axes
     assert [a.get_title() for a in axes] == ["R", "TC", "addition"]
-    shown = {(line.get_marker(), np.asarray(line.get_xdata()).item(0)) for line in axes[0].lines}
-    assert {("o", 2.0), ("D", 1.2)} <= shown and axes[0].get_yticklabels()[0].get_text() == "CNN"
+    points = {(line.get_marker(), np.asarray(line.get_xdata()).item(0)) for line in axes[0].lines}
+    assert {("o", 2.0), ("D", 1.2)} <= points and axes[0].get_yticklabels()[0].get_text() == "CNN"
 
 
-def test_each_digit_has_a_column_and_all_a_mean():
-    found = [{"digit": 3, "T": 100.0, "TC": 75.0}, {"digit": 7, "T": 90.0, "TC": 84.0}]
-    lines = [line for line in colocalization_table(found).splitlines() if line.startswith("| ")]
+def test_each_digit_has_a_column_and_each_row_a_mean():
+    found = [
+        ColocalizationResult(digit, images=100, starts=3, steps=400, T=translated, TC=cluttered)
+        for digit, translated, cluttered in ((3, 100.0, 75.0), (7, 90.0, 84.0))
+    ]
+    lines = [line for line in make_colocalization_table(found).splitlines() if line.startswith("| ")]
     assert lines == [
         "| digit | 3 | 7 | mean | paper |",
         "| translated | 100 | 90 | 95.0 | 100 |",
@@ -60,9 +66,9 @@ def test_each_digit_has_a_column_and_all_a_mean():
     ]
 
 
-def test_without_results_it_says_how_to_make_some(monkeypatch, tmp_path):
-    monkeypatch.setattr(table, "RESULTS", tmp_path)
+def test_without_results_the_error_names_the_command(monkeypatch, tmp_path):
+    monkeypatch.setattr(result_files, "RESULTS", tmp_path)
     with pytest.raises(UserError, match="make paper"):
-        table.load_results()
-    write_json(tmp_path / "R" / "CNN" / "0.json", RESULTS[0])
-    assert table.load_results() == RESULTS[:1]
+        result_files.load_results()
+    write_json(tmp_path / "R" / "CNN" / "0.json", asdict(RESULTS[0]))
+    assert result_files.load_results() == RESULTS[:1]

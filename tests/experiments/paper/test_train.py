@@ -1,15 +1,18 @@
-"""Training one of the paper's networks: killed and gone on with, and the addition of digits, on a few images."""
+"""Training of the paper's networks on a few images: resumption after a kill, the test error, and the addition."""
 
-from typing import Any
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from experiments.paper import train
+from experiments.paper import result_files, training
 from experiments.paper.settings import ADDITION, load_params
+from experiments.paper.training import load_data, train
+from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.files import read_json, write_json
+from pipelines.training.trainer import Trainer
 
 SPLITS = {"train": 96, "validation": 32, "test": 64}
 
@@ -25,49 +28,49 @@ def params():
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """A place of its own, with a few bright squares as RTS: their row on the canvas is what tells the classes apart."""
-    monkeypatch.setattr(train, "FOLDER", tmp_path)
-    monkeypatch.setattr(train, "RESULTS", tmp_path / "results")
+    """A temporary folder with prepared data for RTS: bright squares, whose row on the canvas is their class."""
+    monkeypatch.setattr(training, "FOLDER", tmp_path)
+    monkeypatch.setattr(result_files, "RESULTS", tmp_path / "results")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     data = tmp_path / "data" / "RTS"
-    meta: dict[str, Any] = {
-        "dataset": "mnist", "image_shape": [1, 42, 42], "classes": [str(digit) for digit in range(10)],
-        "counts": SPLITS, "mean": [0.1], "std": [0.3], "digest": "0" * 64,
-        "distortion": {"protocol": "RTS", "rotation": 0, "scale": [1, 1], "shift": 0, "padding_mode": "zeros"},
-    }  # fmt: skip
+    meta = DatasetMeta(
+        dataset="mnist", source="memory", image_shape=(1, 42, 42), classes=[str(digit) for digit in range(10)],
+        counts=SPLITS, mean=[0.1], std=[0.3], duplicates={}, broken={}, digest="0" * 64,
+        distortion={"protocol": "RTS", "rotation": 0, "scale": [1, 1], "shift": 0, "padding_mode": "zeros"},
+    )  # fmt: skip
+    write_json(data / "meta.json", meta.to_json())
     for name, count in SPLITS.items():
         labels = torch.arange(count) % 10
         images = torch.zeros(count, 1, 42, 42, dtype=torch.uint8)
         for i, label in enumerate(labels):
             images[i, 0, 7 + 2 * label : 14 + 2 * label, 18:25] = 255
-        write_json(data / "meta.json", meta)
         save_file({"images": images, "labels": labels}, data / f"{name}.safetensors")
     return tmp_path
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_error(params, folder, monkeypatch):
-    whole = train.train("RTS", "ST-FCN-tps", 1, params)
+def test_a_killed_training_continues_and_ends_with_the_same_error(params, folder, monkeypatch):
+    whole = train("RTS", "ST-FCN-tps", 1, params)
     (path,) = (folder / "results").glob("*/*/*.json")
-    assert path == folder / "results/RTS/ST-FCN-tps/1.json" and read_json(path) == whole
+    assert path == folder / "results/RTS/ST-FCN-tps/1.json" and read_json(path) == asdict(whole)
     path.unlink()
     assert not list((folder / "state/paper").iterdir())
 
-    epochs, fit_epoch = [], train.Trainer.epoch
+    epochs, train_epoch = [], Trainer.train_epoch
 
-    def killed_in_the_second(fit, on_step=None):
-        epochs.append(fit.done)
+    def killed_in_the_second(trainer, on_step=None):
+        epochs.append(trainer.done)
         if len(epochs) == 2:
             raise KeyboardInterrupt
-        return fit_epoch(fit, on_step)
+        return train_epoch(trainer, on_step)
 
-    monkeypatch.setattr(train.Trainer, "epoch", killed_in_the_second)
+    monkeypatch.setattr(Trainer, "train_epoch", killed_in_the_second)
     with pytest.raises(KeyboardInterrupt):
-        train.train("RTS", "ST-FCN-tps", 1, params)
+        train("RTS", "ST-FCN-tps", 1, params)
     assert not path.exists() and len(list((folder / "state/paper").iterdir())) == 1
-    again = train.train("RTS", "ST-FCN-tps", 1, params)
+    again = train("RTS", "ST-FCN-tps", 1, params)
     assert epochs == [0, 1, 1, 2]
-    assert again | {"seconds": 0} == whole | {"seconds": 0}
-    assert train.train("RTS", "ST-FCN-tps", 2, params)["validation_error"] != whole["validation_error"]
+    assert replace(again, seconds=0) == replace(whole, seconds=0)
+    assert train("RTS", "ST-FCN-tps", 2, params).validation_error != whole.validation_error
 
 
 def test_the_error_is_that_of_the_test_images(params, monkeypatch):
@@ -82,24 +85,24 @@ def test_the_error_is_that_of_the_test_images(params, monkeypatch):
         wrong[: len(labels) // 4] += (torch.arange(10) == (labels[: len(labels) // 4, None] + 1) % 10) * 1.0
         return wrong, labels, None
 
-    monkeypatch.setattr(train, "predict", predict)
-    result = train.train("RTS", "CNN", 0, params)
-    assert result["test_error"] == 25.0
+    monkeypatch.setattr(training, "predict", predict)
+    result = train("RTS", "CNN", 0, params)
+    assert result.test_error == 25.0
     assert [len(images) for images in seen] == [SPLITS["test"]]
 
 
 def test_two_digits_are_added(params):
-    meta, training, validation, test = train.load_data(ADDITION, params.train.model_dump())
-    assert meta["image_shape"] == [2, 42, 42] and len(meta["classes"]) == 19
-    images, labels = next(training.shuffled(32, 0, 0))
+    meta, (pairs, validation), test = load_data(ADDITION, params.train)
+    assert meta.image_shape == (2, 42, 42) and len(meta.classes) == 19
+    images, labels = next(pairs.shuffled(32, 0, 0))
     assert images.shape == (32, 2, 42, 42) and labels.max() > 9
     held_out = [torch.cat([labels for _, labels in split.ordered(10)]) for split in (validation, test)]
     assert [len(labels) for labels in held_out] == [32, 64]
-    result = train.train(ADDITION, "2xST-FCN-affine", 0, params)
-    assert result["test_images"] == 64 and 0 <= result["test_error"] <= 100
-    assert result["epochs"] == 2  # its own, where other tasks have 3
+    result = train(ADDITION, "2xST-FCN-affine", 0, params)
+    assert result.test_images == 64 and 0 <= result.test_error <= 100
+    assert result.epochs == 2  # from its overrides; other tasks have 3
 
 
-def test_without_data_it_says_so(params):
+def test_missing_data_are_an_error(params):
     with pytest.raises(UserError, match="no prepared data"):
-        train.train("TC", "CNN", 0, params)
+        train("TC", "CNN", 0, params)

@@ -1,4 +1,4 @@
-"""clean: what is freed and what stays, that it is said before, and that work in progress is left alone."""
+"""clean: what is deleted and what stays, that it is listed before, and that files in use are skipped."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from pyarrow import fs
 from pipelines.commands import clean
 from pipelines.params import set_value
 from pipelines.runtime.files import write_json
-from pipelines.runtime.locks import locked
+from pipelines.runtime.locks import hold_lock
 from pipelines.settings.params import load_params
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,7 +29,7 @@ MADE = ("models/stn/0.safetensors", "models/old/0.safetensors", "data/prepared/m
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """A work tree after many runs; nothing in state/training."""
+    """A work tree after many runs; state/training is empty."""
     for name in (*PRECIOUS, *MADE):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode() * 100)
@@ -43,7 +43,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 class Trainings:
-    """Makes folders of state/training, each later than the one before."""
+    """Creates folders of state/training, each later than the one before."""
 
     def __init__(self, folder: Path):
         self.folder, self.clock, self.made = folder, 1_700_000_000, 0
@@ -59,7 +59,7 @@ class Trainings:
                 os.utime(each, (self.clock, self.clock))
 
     def unfinished(self, variant: str, *starts: int, half_written: bool = False) -> Path:
-        """With so many checkpoints of each of its starts."""
+        """Create an unfinished training with this many checkpoints of each of its starts."""
         path = self._name(variant)
         path.mkdir()
         for start, count in enumerate(starts):
@@ -75,6 +75,7 @@ class Trainings:
         return path
 
     def finished(self, variant: str, recorded: bool = True) -> Path:
+        """Create a finished training; ``recorded`` adds it to DVC's run cache."""
         path = self._name(variant)
         write_json(path / "result/metrics.json", {"speed": self.made})
         if recorded:
@@ -98,25 +99,25 @@ def run(capsys, *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def there(folder: Path) -> dict[str, bytes]:
+def read_all(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("arguments", [(), ("--all",)])
-def test_what_can_be_made_again_goes_and_what_cannot_stays(folder, trainings, capsys, arguments):
+def test_files_that_can_be_recreated_go_and_all_others_stay(folder, trainings, capsys, arguments):
     kept = trainings.unfinished("stn", 2)
     (folder / ".venv").mkdir()
     (folder / ".venv/python").write_bytes(b"x" * 1000)
-    before = there(folder)
-    told = run(capsys, *arguments, "--dry-run")
-    assert there(folder) == before, "a dry run frees something"
+    before = read_all(folder)
+    listed = run(capsys, *arguments, "--dry-run")
+    assert read_all(folder) == before, "a dry run deletes something"
     printed = run(capsys, *arguments)
-    after = there(folder)
+    after = read_all(folder)
     assert {name: after.get(name) for name in PRECIOUS} == {name: before[name] for name in PRECIOUS}
     assert not set(MADE) & set(after)
     everything = bool(arguments)
     assert kept.exists() != everything and (folder / ".venv").exists() != everything
-    assert [line for line in printed.splitlines() if "freed" not in line] == told.splitlines()[:-1]
+    assert [line for line in printed.splitlines() if "freed" not in line] == listed.splitlines()[:-1]
     gone = sum(len(content) for name, content in before.items() if name not in after)
     assert f"{gone / 1e6:.1f} MB  will be freed" in printed and printed.endswith(f"{gone / 1e6:.1f} MB  freed\n")
     assert "with old, no longer in params.yaml" in printed
@@ -124,40 +125,41 @@ def test_what_can_be_made_again_goes_and_what_cannot_stays(folder, trainings, ca
     assert "nothing to free" in run(capsys, *arguments)
 
 
-def test_every_item_is_named_before_anything_goes(folder, capsys, monkeypatch):
-    monkeypatch.setattr(clean, "clean", lambda items: pytest.fail(capsys.readouterr().out))
-    with pytest.raises(pytest.fail.Exception) as told:
+def test_every_item_is_listed_before_any_is_deleted(folder, capsys, monkeypatch):
+    monkeypatch.setattr(clean, "delete_items", lambda items: pytest.fail(capsys.readouterr().out))
+    with pytest.raises(pytest.fail.Exception) as printed:
         run(capsys)
     for name in ("data/prepared", "models", "metrics", "plots", "reports", "registered.json", "1 × __pycache__"):
-        assert name in str(told.value)
+        assert name in str(printed.value)
 
 
-def freed(folder: Path, *settings: str) -> set[Path]:
+def listed_state(folder: Path, *settings: str) -> set[Path]:
+    """What would be deleted in the folder ``state``."""
     for setting in settings:
         set_value(setting)
-    paths = (Path(item.path) for item in clean.plan(load_params()))
+    paths = (Path(item.path) for item in clean.find_items(load_params()))
     return {path for path in paths if path.is_relative_to(folder / "state")}
 
 
 def test_recorded_trainings_beyond_those_to_keep_go(folder, trainings):
-    seeds = [trainings.finished("stn") for _ in range(4)]
+    recorded = [trainings.finished("stn") for _ in range(4)]
     trainings.finished("plain")
-    lost = trainings.finished("stn", recorded=False)  # DVC was killed: the next start takes it over
-    assert freed(folder, "clean.experiments=2") == set(seeds[:2])
-    assert freed(folder, "clean.experiments=9") == set()
-    assert lost not in freed(folder, "clean.experiments=0")
+    unrecorded = trainings.finished("stn", recorded=False)  # DVC was killed; the next start uses the result
+    assert listed_state(folder, "clean.experiments=2") == set(recorded[:2])
+    assert listed_state(folder, "clean.experiments=9") == set()
+    assert unrecorded not in listed_state(folder, "clean.experiments=0")
 
 
 def test_superseded_trainings_beyond_those_to_keep_go(folder, trainings):
     first, second, third = (trainings.unfinished("stn", 1) for _ in range(3))
-    own = trainings.unfinished("seed-own", 1)  # another variant, whose name begins alike
+    own = trainings.unfinished("stn-own", 1)  # another variant, whose name has the same prefix
     trainings.finished("stn")
-    assert freed(folder, "clean.superseded=1") == {first, second}
-    assert freed(folder, "clean.superseded=0") == {first, second, third}
-    assert own not in freed(folder)
+    assert listed_state(folder, "clean.superseded=1") == {first, second}
+    assert listed_state(folder, "clean.superseded=0") == {first, second, third}
+    assert own not in listed_state(folder)
     latest = trainings.unfinished("stn", 1)
-    assert freed(folder, "clean.superseded=1") == {first, second}
-    assert latest not in freed(folder, "clean.superseded=0")
+    assert listed_state(folder, "clean.superseded=1") == {first, second}
+    assert latest not in listed_state(folder, "clean.superseded=0")
 
 
 def test_the_newest_readable_checkpoints_stay(folder, trainings):
@@ -165,18 +167,18 @@ def test_the_newest_readable_checkpoints_stay(folder, trainings):
     checkpoints = training / "checkpoints"
     first, second = checkpoints / "start0", checkpoints / "start1"
     half = second / "checkpoint_2"
-    assert freed(folder, "clean.checkpoints=3") == {first / "checkpoint_0", half}
-    assert freed(folder, "clean.checkpoints=1") == {first / "checkpoint_0", first / "checkpoint_1",
+    assert listed_state(folder, "clean.checkpoints=3") == {first / "checkpoint_0", half}
+    assert listed_state(folder, "clean.checkpoints=1") == {first / "checkpoint_0", first / "checkpoint_1",
                                                     second / "checkpoint_0", half}  # fmt: skip
-    clean.clean(clean.plan(load_params()))
+    clean.delete_items(clean.find_items(load_params()))
     assert [path.parent for path in checkpoints.rglob("state.pt")] == [second / "checkpoint_1"]
 
 
 @pytest.mark.parametrize("shared", ["folder", "s3"])
-def test_of_checkpoints_elsewhere_those_of_the_folders_own_trainings_go(
+def test_checkpoints_elsewhere_go_if_they_belong_to_trainings_of_the_folder(
     folder, trainings, capsys, monkeypatch, request, shared
 ):
-    """They are thinned out, and go with their training; those of somebody else's stay."""
+    """Surplus checkpoints are deleted, and all with their training. Checkpoints of another folder's trainings stay."""
     place = f"{folder}/shared"
     if shared == "s3":
         for name, value in request.getfixturevalue("s3").env.items():
@@ -200,7 +202,7 @@ def test_of_checkpoints_elsewhere_those_of_the_folders_own_trainings_go(
 
     before = left()
     assert len(before) == 6
-    # Copied, they are all of one age: any of the three may be the one beyond those to keep.
+    # The copies have the same age, so any one of the three may be the surplus one.
     assert len(re.findall(rf"{own.name}/start0/checkpoint_\d  \(not among", run(capsys))) == 1
     after = left()
     assert len(after) == 5 and all(name.startswith(own.name) for name in before - after)
@@ -212,7 +214,7 @@ def test_a_training_at_work_is_left_alone(folder, trainings, capsys):
     first = trainings.unfinished("stn", 1)
     trainings.finished("stn")
     set_value("clean.superseded=0")
-    with locked(f"train-{first.name.removeprefix('seed-')}"):
+    with hold_lock(f"train-{first.name.removeprefix('stn-')}"):
         printed = run(capsys)
     assert first.exists() and f"{first.relative_to(folder)} stays: process {os.getpid()} is at work" in printed
     run(capsys)
@@ -220,14 +222,14 @@ def test_a_training_at_work_is_left_alone(folder, trainings, capsys):
 
 
 @pytest.mark.parametrize("left", ["paper/R-CNN-0-0123456789abcdef.pt", "reproduce/tmp_x1y2z3/tree/params.yaml"])
-def test_what_a_killed_one_left_goes_with_all_else_unless_it_is_at_work(folder, capsys, left):
+def test_state_of_a_killed_process_is_deleted_by_all_unless_it_is_in_use(folder, capsys, left):
     file = folder / "state" / left
     file.parent.mkdir(parents=True)
     file.write_bytes(b"x" * 1000)
     kind, name = left.split("/")[:2]
     run(capsys)
     assert file.exists()
-    with locked(f"{kind}-{Path(name).stem}"):
+    with hold_lock(f"{kind}-{Path(name).stem}"):
         assert "is at work" in run(capsys, "--all")
     assert file.exists()
     run(capsys, "--all")
@@ -239,4 +241,4 @@ def test_links_are_removed_and_not_followed(folder, capsys):
     shutil.move(folder / "models", elsewhere)
     (folder / "models").symlink_to(elsewhere)
     run(capsys)
-    assert not (folder / "models").is_symlink() and (elsewhere / "seed/0.safetensors").exists()
+    assert not (folder / "models").is_symlink() and (elsewhere / "stn/0.safetensors").exists()

@@ -1,4 +1,4 @@
-"""summary: the layers of a variant, before there is any data."""
+"""summary: the layers of a variant, without data."""
 
 import sys
 from pathlib import Path
@@ -14,19 +14,19 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def table(tmp_path, monkeypatch, capsys):
-    """Prints the table of a variant for a data set, in a folder that has settings and nothing else."""
+    """Prints the table of a variant for a data set, in a folder that has only settings."""
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     (tmp_path / "variants").symlink_to(ROOT / "variants")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
 
-    def of(variant: str, dataset: str) -> str:
+    def print_table(variant: str, dataset: str) -> str:
         set_value(f"data.dataset={dataset}")
         monkeypatch.setattr(sys, "argv", ["summary", variant])
         summary.main()
         return capsys.readouterr().out
 
-    return of
+    return print_table
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def test_totals(table, variant, dataset, parameters, multiply_adds):
     assert parameters in total and multiply_adds in total
 
 
-def test_the_network_is_that_of_the_canvas(table):
+def test_the_image_shape_is_that_of_the_canvas(table):
     set_value("data.distortion.protocol=TC")
     assert "1×60×60" in table("plain", "mnist")
 
 
-def test_the_classes_of_an_unknown_set_are_said_to_be_assumed(table):
+def test_the_classes_of_an_unknown_data_set_are_marked_as_assumed(table):
     assert "assumed" in table("stn", "flowers")
     with pytest.raises(UserError, match="there are: plain, stn"):
         table("nothing", "cifar10")

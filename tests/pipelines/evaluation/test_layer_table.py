@@ -1,14 +1,15 @@
-"""Multiply-adds of each layer against numbers worked out by hand."""
+"""Multiply-adds of each layer, checked against numbers computed by hand."""
 
 import pytest
 import torch
 from torch import nn
 
 from pipelines.evaluation.layer_table import layers
-from stn import build_network
+from stn.classifiers import build_network
+from stn.settings import NetworkSettings, TransformerSettings
 
-# Per image: outputs x channels in x kernel area of a convolution, inputs x outputs of a linear layer,
-# 6 for each point of the grid (2 rows of 3), 4 for each sampled value (four neighbors).
+# Per image: output values x input channels x kernel area of a convolution, inputs x outputs of a linear layer,
+# 12 per point of an affine grid (half of them with zeros), 4 per sampled value (four neighbors).
 LOCALIZATION = [
     ("transformer.localization.features.0", 8 * 26 * 26 * 3 * 7 * 7),
     ("transformer.localization.features.3", 10 * 9 * 9 * 8 * 5 * 5),
@@ -27,35 +28,44 @@ CLASSIFIER = [
 
 @pytest.mark.parametrize(
     ("transformer", "expected", "total"),
-    [({"localization": {}}, LOCALIZATION + CLASSIFIER, 2_100_364), (None, CLASSIFIER, 1_113_500)],
+    [(TransformerSettings(), LOCALIZATION + CLASSIFIER, 2_100_364), (None, CLASSIFIER, 1_113_500)],
 )
-def test_multiply_adds_worked_out_by_hand(transformer, expected, total):
-    table = layers(build_network((3, 32, 32), 10, transformer), (3, 32, 32))
+def test_multiply_adds_computed_by_hand(transformer, expected, total):
+    table = layers(build_network(NetworkSettings((3, 32, 32), 10, transformer)), (3, 32, 32))
     assert [(row.name, row.multiply_adds) for row in table if row.multiply_adds] == expected
     assert sum(row.multiply_adds for row in table) == total
 
 
 @pytest.mark.parametrize(
-    ("settings", "grids", "samples"),
+    ("transformer", "grids", "samples"),
     [
-        ({"parallel": 2, "output_size": 20}, [12 * 2 * 20 * 20], [4 * 3 * 2 * 20 * 20]),
-        ({"transform": "projective", "output_size": 16, "antialias": 2}, [24 * 32 * 32], [4 * 3 * 32 * 32]),
-        # The first of a series samples what the second sees.
-        ({"transform": ["affine", "affine"]}, [12 * 32 * 32, 12 + 12 * 32 * 32], [4 * 3 * 32 * 32] * 2),
+        (TransformerSettings(parallel=2, output_size=20), [12 * 2 * 20 * 20], [4 * 3 * 2 * 20 * 20]),
+        (
+            TransformerSettings(transform=("projective",), output_size=16, antialias=2),
+            [24 * 32 * 32],
+            [4 * 3 * 32 * 32],
+        ),
+        # In a series the first transform samples the input of the second localization network.
+        (
+            TransformerSettings(transform=("affine", "affine")),
+            [12 * 32 * 32, 12 + 12 * 32 * 32],
+            [4 * 3 * 32 * 32] * 2,
+        ),
     ],
+    ids=["parallel", "projective", "series"],
 )
-def test_grids_and_samples_of_other_kinds_of_transformers(settings, grids, samples):
-    table = layers(build_network((3, 32, 32), 10, {"localization": {}} | settings), (3, 32, 32))
-    sampled = [row.multiply_adds for row in table if row.name == "transformer.sampler"]
+def test_grids_and_samples_of_other_transformers(transformer, grids, samples):
+    table = layers(build_network(NetworkSettings((3, 32, 32), 10, transformer)), (3, 32, 32))
+    of_samplers = [row.multiply_adds for row in table if row.name == "transformer.sampler"]
     of_transforms = [
-        row.multiply_adds for row in table if row.name.startswith(("transformer.transf", "transformer.so"))
+        row.multiply_adds for row in table if row.name.startswith(("transformer.transform", "transformer.prefixes"))
     ]
-    assert (of_transforms, sampled) == (grids, samples)
+    assert (of_transforms, of_samplers) == (grids, samples)
 
 
-def test_a_row_for_each_layer_in_the_order_in_which_they_run():
+def test_one_row_for_each_layer_in_execution_order():
     class Backward(nn.Module):
-        """Its second layer runs first."""
+        """Runs its layers in reverse order of definition."""
 
         def __init__(self):
             super().__init__()
@@ -74,7 +84,7 @@ def test_a_row_for_each_layer_in_the_order_in_which_they_run():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_network_is_left_as_it_was(training):
+def test_the_network_is_unchanged(training):
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten()).train(training)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     random_state = torch.get_rng_state()

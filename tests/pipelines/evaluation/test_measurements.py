@@ -1,77 +1,51 @@
-"""evaluate: what the table says of the figures."""
+"""Results of one variant, checked against predictions whose accuracy is known."""
 
-import re
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from pipelines.evaluation.comparison_table import comparison_table
-from pipelines.evaluation.significance import Difference
-from pipelines.settings.params import EvaluateParams
+from pipelines.evaluation.measurements import Predictions, choose, measure_variant
+from pipelines.outputs.evaluation_results import MOTIONS, SeedResults
+from pipelines.outputs.prepared_data import DatasetMeta
+from pipelines.outputs.trained_models import Trained
+from stn.classifiers import build_network
+from stn.settings import NetworkSettings
 
-EVEN = {"robustness": {"rotation": 0.5, "scale": 0.5, "shift": 0.5}, "calibration_error": 0.1}
-
-
-def how(confidence=0.95) -> EvaluateParams:
-    return EvaluateParams(batch_size=100, resamples=2000, confidence=confidence, robustness_images=50)
-
-
-@pytest.mark.parametrize(("seeds", "confidence"), [(1, 0.9), (3, 0.999)])
-def test_the_table_says_what_was_measured(seeds, confidence):
-    def variant(accuracy: float, parameters: int) -> dict:
-        return {
-            "test_accuracy": accuracy, "test_accuracy_std": 0.0123 if seeds > 1 else None, "test_loss": 0.4321,
-            "validation_accuracy": 0.905, "seeds": {str(seed): {} for seed in range(seeds)},
-            "parameters": parameters, "multiply_adds": 2 * parameters, "final_fit": False,
-            "robustness": {"rotation": accuracy / 2, "scale": accuracy / 3, "shift": accuracy / 4},
-            "calibration_error": 0.025,
-        }  # fmt: skip
-
-    settings = how(confidence=confidence)
-    pair = Difference(0.07, 0.0012, 0.1398, only_first=3, only_second=10, p_value=0.0923)
-    metrics = {
-        "variants": {"plain": variant(0.83, 1234567), "stn": variant(0.9, 2345678)},
-        "pairs": {"stn vs plain": pair._asdict()},
-    }
-    text = comparison_table(metrics, {"dataset": "mine", "counts": {"test": 100}}, settings)
-    assert text.startswith(f"mine: 100 test images, {seeds} training seed(s)")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    assert rows[0] == ["variant", "parameters", "multiply-adds", "validation accuracy", "test accuracy", "test loss"]
-    spread = " ± 1.23" if seeds > 1 else ""
-    assert rows[2] == ["plain", "1,234,567", "2,469,134", "90.50%", f"83.00{spread} %", "0.4321"]
-    assert rows[3][:2] == ["stn", "2,345,678"]
-    assert rows[4][:2] == ["variant", "rotation -90 to 90 °"] and rows[6] == [
-        "plain",
-        "41.50%",
-        "27.67%",
-        "20.75%",
-        "2.50%",
-    ]
-    assert rows[7][0] == "stn" and len(rows) == 8
-    (line,) = [line for line in text.splitlines() if line.startswith("- ")]
-    # Of "stn vs plain" the first is stn, which is right where plain is not on 10 images.
-    assert line.startswith(f"- stn vs plain: +7.00 points, {confidence * 100:g}% interval ")
-    assert "10 images right in the first alone, 3 in the second alone" in line
-    low, high = map(float, re.findall(r"interval (\S+) to (\S+);", line)[0])
-    assert (low, high) == pytest.approx((pair.low * 100, pair.high * 100), abs=0.005)
-    assert "p = 0.092 " in line
+META = DatasetMeta(
+    dataset="mine", source="/data/mine", classes=["cat", "dog"], image_shape=(1, 20, 20),
+    counts={"train": 300, "validation": 50, "test": 4}, mean=[0.5], std=[0.25], distortion={}, duplicates={},
+    broken={}, digest="0",
+)  # fmt: skip
+TRUTH = np.array([0, 0, 0, 1])
 
 
-def test_one_variant_is_compared_with_none():
-    values = {
-        "test_accuracy": 0.9, "test_accuracy_std": None, "test_loss": 0.3, "validation_accuracy": 0.9,
-        "seeds": {"0": {}}, "parameters": 5, "multiply_adds": 6, "final_fit": False, **EVEN,
-    }  # fmt: skip
-    text = comparison_table(
-        {"variants": {"plain": values}, "pairs": {}}, {"dataset": "x", "counts": {"test": 1}}, how()
-    )
-    assert "interval" not in text and "McNemar" not in text and "| plain |" in text
-    assert "says nothing" not in text
+def predictions(seed: int, predicted: list[int], validation_accuracy: float, final_fit: bool = False) -> Predictions:
+    record: Any = SimpleNamespace(train=SimpleNamespace(final_fit=final_fit))
+    history = [{"validation_accuracy": validation_accuracy, "validation_loss": 1.0}]
+    model = Trained("plain", seed, build_network(NetworkSettings((1, 20, 20), 2)), f"run-{seed}", history, record)
+    return Predictions(model, TRUTH, np.array(predicted), np.full(4, 0.75), np.full(4, 0.5 + seed))
 
 
-def test_validation_accuracy_after_a_final_fit_is_said_to_say_nothing():
-    values = {
-        "test_accuracy": 0.9, "test_accuracy_std": None, "test_loss": 0.3, "validation_accuracy": 0.99,
-        "seeds": {"0": {}}, "parameters": 5, "multiply_adds": 6, "final_fit": True, **EVEN,
-    }  # fmt: skip
-    metrics = {"variants": {"plain": values}, "pairs": {}}
-    assert "says nothing" in comparison_table(metrics, {"dataset": "x", "counts": {"test": 1}}, how())
+@pytest.mark.parametrize("final_fit", [False, True])
+def test_results_of_a_variant_with_two_seeds(final_fit):
+    of_seeds = [predictions(0, [0, 0, 1, 1], 0.6, final_fit), predictions(1, [0, 0, 0, 0], 0.8, final_fit)]
+    curves = {motion: {0: [0.5] * len(motion.amounts), 1: [0.7] * len(motion.amounts)} for motion in MOTIONS}
+    results = measure_variant(of_seeds, curves, META)
+    assert (results.test_accuracy, results.test_accuracy_std) == (0.75, 0.0)
+    assert (results.test_loss, results.calibration_error, results.validation_accuracy) == (1.0, 0.0, 0.7)
+    assert results.seeds == {0: SeedResults(0.75, 0.5), 1: SeedResults(0.75, 1.5)}
+    # After a final fit validation accuracies are not comparable, and the first seed is chosen.
+    assert (results.final_fit, results.chosen_seed) == (final_fit, 0 if final_fit else 1)
+    assert results.class_accuracy == ({"cat": 2 / 3, "dog": 1.0} if final_fit else {"cat": 1.0, "dog": 0.0})
+    assert results.robustness == pytest.approx({"rotation": 0.6, "scale": 0.6, "shift": 0.6})
+    network = of_seeds[0].model.network
+    assert results.parameters == sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_a_single_seed_has_no_standard_deviation():
+    only = predictions(0, [0, 0, 0, 1], 0.6)
+    results = measure_variant([only], {motion: {0: [1.0] * len(motion.amounts)} for motion in MOTIONS}, META)
+    assert (results.test_accuracy, results.test_accuracy_std, results.chosen_test_accuracy) == (1.0, None, 1.0)
+    assert choose([only]) is only

@@ -1,4 +1,4 @@
-"""prepare: complete and stratified splits, a digest of what matters alone, and never half a result."""
+"""prepare: complete and stratified splits, a digest of the data alone, and no partial results."""
 
 import json
 import re
@@ -18,10 +18,10 @@ from PIL import Image
 
 from pipelines import prepare as stage
 from pipelines.outputs import prepared_data
-from pipelines.outputs.prepared_data import Labeled, load_arrays, load_meta, load_split
+from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_arrays, load_meta, load_split
 from pipelines.params import set_value
-from pipelines.preparation import run as module
-from pipelines.preparation.dataset import Source
+from pipelines.preparation import run
+from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.run import prepare_source, report
 from pipelines.preparation.splits import split_stratified
 from pipelines.runtime.errors import ExternalError, UserError
@@ -39,18 +39,22 @@ def _folder(tmp_path, monkeypatch):
 
 def data(source: str | Path = "tree", skip_broken: bool = False, **distortion: Any) -> DataParams:
     values = {"rotation": 0.0, "scale": [1.0, 1.0], "shift": 0.0, "padding_mode": "zeros"}
-    still = DistortionParams(**(values | distortion))
     return DataParams(
-        dataset="mine", source=str(source), size=SIZE, channels=1, skip_broken=skip_broken, distortion=still
+        dataset="mine",
+        source=str(source),
+        size=SIZE,
+        channels=1,
+        skip_broken=skip_broken,
+        distortion=DistortionParams(**(values | distortion)),
     )
 
 
-def how(validation=0.25, test=0.2, seed=0) -> PrepareParams:
+def split_settings(validation=0.25, test=0.2, seed=0) -> PrepareParams:
     return PrepareParams(validation=validation, test=test, seed=seed)
 
 
-def give(monkeypatch, counts: list[int], test_counts: list[int] | None = None) -> None:
-    """Let the source hold so many images of each class, each with its own number in its first two pixels."""
+def set_source(monkeypatch, counts: list[int], test_counts: list[int] | None = None) -> None:
+    """Make the source return ``counts[i]`` images of class i. The first two pixels of each image hold its number."""
 
     def labeled(counts: list[int], first: int) -> Labeled:
         images = torch.randint(256, (sum(counts), 1, SIZE, SIZE), generator=torch.Generator().manual_seed(first))
@@ -59,8 +63,8 @@ def give(monkeypatch, counts: list[int], test_counts: list[int] | None = None) -
         return Labeled(images.byte(), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
 
     test = None if test_counts is None else labeled(test_counts, sum(counts))
-    source = Source(labeled(counts, 0), test, [f"class{i}" for i in range(len(counts))], "memory")
-    monkeypatch.setattr(module, "read_source", lambda _: source)
+    raw = RawDataset(labeled(counts, 0), test, [f"class{i}" for i in range(len(counts))], "memory")
+    monkeypatch.setattr(run, "read_source", lambda _: raw)
 
 
 def numbers(split: str) -> list[int]:
@@ -70,32 +74,32 @@ def numbers(split: str) -> list[int]:
 
 def test_splits_are_disjoint_complete_and_stratified(monkeypatch):
     counts = [40, 60, 200]
-    give(monkeypatch, counts)
-    meta = prepare_source(data(), how(validation=0.25, test=0.2))
+    set_source(monkeypatch, counts)
+    meta = prepare_source(data(), split_settings(validation=0.25, test=0.2))
     assert sorted(number for split in SPLITS for number in numbers(split)) == list(range(300))
     shares = {"test": 0.2, "validation": 0.8 * 0.25, "train": 0.8 * 0.75}
     for split, share in shares.items():
         labels = load_split(split).labels.tolist()
-        # An image still has the label that its number had.
+        # Each image kept its label.
         assert labels == [int(np.searchsorted(np.cumsum(counts), number, "right")) for number in numbers(split)]
-        assert meta["counts"][split] == len(labels)
+        assert meta.counts[split] == len(labels)
         assert all(abs(Counter(labels)[label] - share * count) <= 1 for label, count in enumerate(counts))
 
 
-def test_a_test_set_of_the_sources_own_is_kept_whole(monkeypatch):
-    give(monkeypatch, [30, 30], test_counts=[5, 7])
-    prepare_source(data(), how())
+def test_a_test_split_of_the_source_is_kept_whole(monkeypatch):
+    set_source(monkeypatch, [30, 30], test_counts=[5, 7])
+    prepare_source(data(), split_settings())
     assert numbers("test") == list(range(60, 72))
     assert sorted(numbers("train") + numbers("validation")) == list(range(60))
     assert len(numbers("validation")) == 15
 
 
 def test_the_seed_alone_decides_the_split(monkeypatch):
-    give(monkeypatch, [30, 30])
-    first = prepare_source(data(), how(seed=1))
+    set_source(monkeypatch, [30, 30])
+    first = prepare_source(data(), split_settings(seed=1))
     split = {name: set(numbers(name)) for name in SPLITS}
-    assert prepare_source(data(), how(seed=1)) == first
-    assert prepare_source(data(), how(seed=2))["digest"] != first["digest"]
+    assert prepare_source(data(), split_settings(seed=1)) == first
+    assert prepare_source(data(), split_settings(seed=2)).digest != first.digest
     assert all(set(numbers(name)) != split[name] for name in SPLITS)
 
 
@@ -109,19 +113,19 @@ def write_tree(folder: Path) -> None:
 
 def test_the_digest_is_of_the_images_and_not_of_where_they_lie(tmp_path):
     write_tree(tmp_path / "tree")
-    digest = prepare_source(data(), how())["digest"]
-    assert load_meta()["digest"] == digest
+    digest = prepare_source(data(), split_settings()).digest
+    assert load_meta().digest == digest
     shutil.copytree("tree", "elsewhere/set")
     shutil.make_archive("packed", "zip", "tree")
     shutil.make_archive("packed", "gztar", "tree")
     for source in ("elsewhere", tmp_path / "tree", "packed.zip", "packed.tar.gz"):
-        assert prepare_source(data(source), how())["digest"] == digest
+        assert prepare_source(data(source), split_settings()).digest == digest
 
     seen = {digest}
 
-    def assert_new(meta: dict) -> None:
-        assert meta["digest"] not in seen
-        seen.add(meta["digest"])
+    def assert_new(meta: DatasetMeta) -> None:
+        assert meta.digest not in seen
+        seen.add(meta.digest)
 
     changes: list[dict[str, Any]] = [
         {"rotation": 10.0},
@@ -130,36 +134,36 @@ def test_the_digest_is_of_the_images_and_not_of_where_they_lie(tmp_path):
         {"padding_mode": "border"},
     ]
     for change in changes:
-        assert_new(prepare_source(data(**change), how()))
+        assert_new(prepare_source(data(**change), split_settings()))
     image = np.asarray(Image.open("tree/cat/00.png")).copy()
     image[3, 3] ^= 1  # a single bit
     Image.fromarray(image).save("tree/cat/00.png")
-    assert_new(prepare_source(data(), how()))
+    assert_new(prepare_source(data(), split_settings()))
     Path("tree/cat/00.png").rename("tree/dog/00.png")
     Path("tree/dog/01.png").rename("tree/cat/01.png")
-    assert_new(prepare_source(data(), how()))
-    Path("tree/dog").rename("tree/horse")  # the same pixels and numbers, another meaning
-    assert_new(prepare_source(data(), how()))
+    assert_new(prepare_source(data(), split_settings()))
+    Path("tree/dog").rename("tree/horse")  # the same pixels and label numbers, but another class name
+    assert_new(prepare_source(data(), split_settings()))
 
 
 def test_the_digest_is_of_the_labels_too(monkeypatch):
-    """The same images in the same places, two of them called something else."""
-    give(monkeypatch, [30, 30], test_counts=[5, 5])
-    source = module.read_source(data())
-    assert source.test is not None
-    before = prepare_source(data(), how())["digest"]
-    other = source._replace(test=source.test._replace(labels=source.test.labels.flip(0)))
-    monkeypatch.setattr(module, "read_source", lambda _: other)
-    assert prepare_source(data(), how())["digest"] != before
+    """The images stay the same, and some labels change."""
+    set_source(monkeypatch, [30, 30], test_counts=[5, 5])
+    raw = run.read_source(data())
+    assert raw.test is not None
+    before = prepare_source(data(), split_settings()).digest
+    other = raw._replace(test=raw.test._replace(labels=raw.test.labels.flip(0)))
+    monkeypatch.setattr(run, "read_source", lambda _: other)
+    assert prepare_source(data(), split_settings()).digest != before
 
 
 def test_only_validation_and_test_are_stored_distorted(monkeypatch):
-    give(monkeypatch, [40, 40])
-    prepare_source(data(), how())
+    set_source(monkeypatch, [40, 40])
+    prepare_source(data(), split_settings())
     before = {split: load_split(split) for split in SPLITS}
-    meta = prepare_source(data(rotation=40.0, scale=[0.6, 0.9], shift=0.1), how())
+    meta = prepare_source(data(rotation=40.0, scale=[0.6, 0.9], shift=0.1), split_settings())
     after = {split: load_split(split) for split in SPLITS}
-    assert meta["distortion"]["rotation"] == 40
+    assert meta.distortion["rotation"] == 40
     assert torch.equal(before["train"].images, after["train"].images)
     for split in SPLITS:
         assert torch.equal(before[split].labels, after[split].labels)
@@ -169,32 +173,32 @@ def test_only_validation_and_test_are_stored_distorted(monkeypatch):
 
 
 @pytest.mark.parametrize("distortion", [{}, {"rotation": 40.0}, {"protocol": "TC"}], ids=["none", "own", "canvas"])
-def test_a_final_fit_sees_validation_images_undistorted_as_it_does_training_images(distortion, monkeypatch):
-    """They are distorted in training, and would be twice."""
-    give(monkeypatch, [40, 40])
-    prepare_source(data(**distortion), how())
+def test_a_final_fit_gets_undistorted_validation_images(distortion, monkeypatch):
+    """Training distorts them; images that are stored distorted would be distorted twice."""
+    set_source(monkeypatch, [40, 40])
+    prepare_source(data(**distortion), split_settings())
     train, validation = load_split("train"), load_split("validation")
     alone, together = load_arrays(), load_arrays(final_fit=True)
-    assert np.array_equal(alone["train_images"], train.images) and np.array_equal(alone["train_labels"], train.labels)
+    assert np.array_equal(alone.train_images, train.images) and np.array_equal(alone.train_labels, train.labels)
     for arrays in (alone, together):
-        assert np.array_equal(arrays["validation_images"], validation.images)
+        assert np.array_equal(arrays.validation_images, validation.images)
     margin = (train.images.shape[-1] - SIZE) // 2
-    middle = together["train_images"][..., margin : margin + SIZE, margin : margin + SIZE]
+    middle = together.train_images[..., margin : margin + SIZE, margin : margin + SIZE]
     number = middle[:, 0, 0, :2].astype(int) @ [256, 1]
-    assert np.array_equal(together["train_images"][:48], train.images) and len(set(number)) == 64
-    assert np.array_equal(middle, module.read_source(data()).train.images[torch.from_numpy(number)])
-    assert np.array_equal(together["train_labels"], np.concatenate((train.labels, validation.labels)))
+    assert np.array_equal(together.train_images[:48], train.images) and len(set(number)) == 64
+    assert np.array_equal(middle, run.read_source(data()).train.images[torch.from_numpy(number)])
+    assert np.array_equal(together.train_labels, np.concatenate((train.labels, validation.labels)))
 
 
 @pytest.mark.parametrize("protocol", ["R", "RTS", "P", "E", "TC"])
-def test_a_papers_distortion_is_of_validation_and_test_alone_and_the_canvas_of_all(protocol, monkeypatch):
-    give(monkeypatch, [40, 40])
-    prepare_source(data(), how())
+def test_a_protocol_distorts_validation_and_test_and_puts_all_on_the_canvas(protocol, monkeypatch):
+    set_source(monkeypatch, [40, 40])
+    prepare_source(data(), split_settings())
     before = {split: load_split(split) for split in SPLITS}
-    meta = prepare_source(data(protocol=protocol, rotation=90.0), how())  # in place of the rotation
+    meta = prepare_source(data(protocol=protocol, rotation=90.0), split_settings())  # the rotation is ignored
     after = {split: load_split(split) for split in SPLITS}
     size = {"RTS": round(SIZE * 1.5), "TC": round(SIZE * 60 / 28)}.get(protocol, SIZE)
-    assert meta["image_shape"] == [1, size, size]
+    assert meta.image_shape == (1, size, size)
     margin = (size - SIZE) // 2
     for split in SPLITS:
         assert torch.equal(before[split].labels, after[split].labels)
@@ -202,38 +206,38 @@ def test_a_papers_distortion_is_of_validation_and_test_alone_and_the_canvas_of_a
         middle = after[split].images[..., margin : margin + SIZE, margin : margin + SIZE]
         if split == "train":
             assert torch.equal(middle, before[split].images)
-            assert after[split].images.sum() == before[split].images.sum()  # and around it nothing
+            assert after[split].images.sum() == before[split].images.sum()  # the margin is black
         else:
             assert (middle != before[split].images).flatten(1).any(1).all(), "an image was left as it was"
-    assert meta["mean"] == pytest.approx([(after["train"].images.double() / 255).mean().item()], rel=1e-5)
+    assert meta.mean == pytest.approx([(after["train"].images.double() / 255).mean().item()], rel=1e-5)
     other = "E" if protocol == "P" else "P"
-    assert prepare_source(data(protocol=other), how())["digest"] != meta["digest"]
+    assert prepare_source(data(protocol=other), split_settings()).digest != meta.digest
 
 
-def test_without_a_protocol_data_are_what_they_were_before_there_were_any(monkeypatch):
-    """The digest stands on every registered model, and one of another digest is not compared with it."""
-    give(monkeypatch, [40, 40])
-    meta = prepare_source(data(protocol="none", rotation=40.0), how())
-    assert meta["distortion"].keys() == {"rotation", "scale", "shift", "padding_mode"}
-    assert meta["digest"] == prepare_source(data(rotation=40.0), how())["digest"]
+def test_without_a_protocol_the_digest_is_that_of_earlier_versions(monkeypatch):
+    """Registered models carry the digest, and only models with the same digest are compared."""
+    set_source(monkeypatch, [40, 40])
+    meta = prepare_source(data(protocol="none", rotation=40.0), split_settings())
+    assert meta.distortion.keys() == {"rotation", "scale", "shift", "padding_mode"}
+    assert meta.digest == prepare_source(data(rotation=40.0), split_settings()).digest
 
 
 def test_mean_and_std_are_the_training_images(monkeypatch):
-    give(monkeypatch, [50, 50])
-    meta = prepare_source(data(rotation=30.0), how())
+    set_source(monkeypatch, [50, 50])
+    meta = prepare_source(data(rotation=30.0), split_settings())
     train = load_split("train").images.numpy().astype(np.float64) / 255
-    assert meta["mean"] == pytest.approx(train.mean((0, 2, 3)), rel=1e-5)
-    assert meta["std"] == pytest.approx(train.std((0, 2, 3)), rel=1e-3)
+    assert meta.mean == pytest.approx(train.mean((0, 2, 3)), rel=1e-5)
+    assert meta.std == pytest.approx(train.std((0, 2, 3)), rel=1e-3)
 
     flat = Labeled(torch.full((20, 1, SIZE, SIZE), 7, dtype=torch.uint8), torch.arange(20) % 2)
-    monkeypatch.setattr(module, "read_source", lambda _: Source(flat, None, ["a", "b"], "memory"))
-    assert min(prepare_source(data(), how())["std"]) > 0, "a single color would be divided by zero"
+    monkeypatch.setattr(run, "read_source", lambda _: RawDataset(flat, None, ["a", "b"], "memory"))
+    assert min(prepare_source(data(), split_settings()).std) > 0, "a channel with one value would be divided by zero"
 
 
 @pytest.mark.parametrize("broken", [1, 2, 3])
 def test_an_interrupted_run_leaves_the_result_before_it(broken, monkeypatch):
-    give(monkeypatch, [30, 30])
-    prepare_source(data(), how(seed=1))
+    set_source(monkeypatch, [30, 30])
+    prepare_source(data(), split_settings(seed=1))
     before = {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()}
     calls = 0
 
@@ -248,84 +252,84 @@ def test_an_interrupted_run_leaves_the_result_before_it(broken, monkeypatch):
     save_file = prepared_data.save_file
     monkeypatch.setattr(prepared_data, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        prepare_source(data(), how(seed=2))
+        prepare_source(data(), split_settings(seed=2))
     assert {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()} == before
 
     monkeypatch.setattr(prepared_data, "save_file", save_file)
-    again = prepare_source(data(), how(seed=2))
-    assert json.loads(Path("data/prepared/meta.json").read_text()) == again
+    again = prepare_source(data(), split_settings(seed=2))
+    assert json.loads(Path("data/prepared/meta.json").read_text()) == again.to_json()
     assert sorted(number for split in SPLITS for number in numbers(split)) == list(range(60))
 
 
 @pytest.mark.parametrize("size", [300, 900])
 def test_a_full_disk_names_the_folder_and_leaves_the_result_before_it(size, monkeypatch, files_of_at_most):
-    give(monkeypatch, [30, 30])
-    prepare_source(data(), how(seed=1))
+    set_source(monkeypatch, [30, 30])
+    prepare_source(data(), split_settings(seed=1))
     before = {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()}
     assert size < max(map(len, before.values()))
     with files_of_at_most(size), pytest.raises(OSError, match="File too large") as raised:
-        prepare_source(data(), how(seed=2))
+        prepare_source(data(), split_settings(seed=2))
     assert raised.value.filename == "data/prepared"
     assert {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()} == before
     assert [path.name for path in Path("data").iterdir()] == ["prepared"]
-    again = prepare_source(data(), how(seed=2))
+    again = prepare_source(data(), split_settings(seed=2))
     assert load_meta() == again
 
 
 def test_the_second_of_two_preparations_waits(monkeypatch, capsys):
-    give(monkeypatch, [30, 30])
-    write, at_work, most = module.write_prepared, [], []
+    set_source(monkeypatch, [30, 30])
+    write, active, active_counts = run.write_prepared, [], []
 
-    def slow(splits, meta, folder):
-        at_work.append(meta)
-        most.append(len(at_work))
+    def slow(splits, undistorted, meta, folder):
+        active.append(meta)
+        active_counts.append(len(active))
         time.sleep(0.3)
-        write(splits, meta, folder)
-        at_work.pop()
+        write(splits, undistorted, meta, folder)
+        active.pop()
 
-    monkeypatch.setattr(module, "write_prepared", slow)
-    threads = [threading.Thread(target=prepare_source, args=(data(), how(seed=seed))) for seed in (1, 2)]
+    monkeypatch.setattr(run, "write_prepared", slow)
+    threads = [threading.Thread(target=prepare_source, args=(data(), split_settings(seed=seed))) for seed in (1, 2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [1, 1] and "is at work on the same thing" in capsys.readouterr().out
-    assert load_meta()["digest"] and sorted(number for split in SPLITS for number in numbers(split)) == list(range(60))
+    assert active_counts == [1, 1] and "is at work on the same thing" in capsys.readouterr().out
+    assert load_meta().digest and sorted(number for split in SPLITS for number in numbers(split)) == list(range(60))
 
 
 def test_too_few_images_are_refused_by_the_setting_that_asks_for_them(monkeypatch):
-    give(monkeypatch, [30, 1])
+    set_source(monkeypatch, [30, 1])
     with pytest.raises(UserError, match=r"prepare\.test: 0\.2 given; .*the smallest is class1, 1 images"):
-        prepare_source(data(), how())
-    give(monkeypatch, [30, 1], test_counts=[5, 5])
+        prepare_source(data(), split_settings())
+    set_source(monkeypatch, [30, 1], test_counts=[5, 5])
     with pytest.raises(UserError, match=r"prepare\.validation: 0\.25 given; .*the smallest is class1, 1 images"):
-        prepare_source(data(), how())
+        prepare_source(data(), split_settings())
     assert not Path("data/prepared").exists()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(share=st.floats(0.01, 0.99), surplus=st.lists(st.integers(0, 40), min_size=2, max_size=5))
-def test_what_is_said_to_be_enough_is_enough(share, surplus):
+def test_the_stated_number_of_images_per_class_is_enough(share, surplus):
     def split(counts: list[int]) -> tuple[Labeled, Labeled]:
         labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         whole = Labeled(torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8), labels)
         return split_stratified(whole, share, 0, [str(label) for label in range(len(counts))], "prepare.test")
 
-    with pytest.raises(UserError) as told:
-        split([1] * len(surplus))  # two parts of one image
-    found = re.search(r"; (\d+) of each class are enough$", str(told.value))
-    assert found, told.value
+    with pytest.raises(UserError) as caught:
+        split([1] * len(surplus))  # a single image cannot be in both parts
+    found = re.search(r"; (\d+) of each class are enough$", str(caught.value))
+    assert found, caught.value
     for part in split([int(found[1]) + more for more in surplus]):
         assert set(part.labels.tolist()) == set(range(len(surplus)))
 
 
 def test_every_part_holds_every_class_or_nothing_is_prepared(monkeypatch):
-    """A class that the test images lack has no accuracy: the figure would be 0/0, hours later."""
+    """The accuracy of a class without test images is 0/0, which would show only hours later, in the stage evaluate."""
     lacking = {}
     for rare in range(2, 12):
-        give(monkeypatch, [100, rare])
+        set_source(monkeypatch, [100, rare])
         try:
-            prepare_source(data(), how(validation=0.1, test=0.1))
+            prepare_source(data(), split_settings(validation=0.1, test=0.1))
         except UserError:
             continue
         classes = {split: sorted(set(load_split(split).labels.tolist())) for split in SPLITS}
@@ -335,15 +339,15 @@ def test_every_part_holds_every_class_or_nothing_is_prepared(monkeypatch):
 
 
 def test_duplicates_are_counted_and_reported(monkeypatch, capsys):
-    give(monkeypatch, [20, 20], test_counts=[5, 5])
-    source = module.read_source(data())
-    assert source.test is not None
-    source.train.images[7] = source.train.images[6]
-    source.test.images[[0, 4, 9]] = source.train.images[[0, 1, 39]]
-    meta = prepare_source(data(), how())
-    assert meta["duplicates"]["test"] == 3 and load_meta()["duplicates"] == meta["duplicates"]
+    set_source(monkeypatch, [20, 20], test_counts=[5, 5])
+    raw = run.read_source(data())
+    assert raw.test is not None
+    raw.train.images[7] = raw.train.images[6]
+    raw.test.images[[0, 4, 9]] = raw.train.images[[0, 1, 39]]
+    meta = prepare_source(data(), split_settings())
+    assert meta.duplicates["test"] == 3 and load_meta().duplicates == meta.duplicates
     apart = {split: {image.numpy().tobytes() for image in load_split(split).images} for split in SPLITS}
-    assert meta["duplicates"]["validation"] == len(apart["train"] & apart["validation"])
+    assert meta.duplicates["validation"] == len(apart["train"] & apart["validation"])
     report(meta)
     assert "duplicates: 3 of the 10 test images" in capsys.readouterr().out
 
@@ -352,20 +356,20 @@ def test_files_left_out_are_listed(tmp_path, capsys):
     write_tree(tmp_path / "tree")
     for i in range(7):
         Path(f"tree/cat/broken {i}.png").write_bytes(b"")
-    meta = prepare_source(data(skip_broken=True), how())
-    assert load_meta()["broken"] == {f"cat/broken {i}.png": "the file is empty" for i in range(7)}
+    meta = prepare_source(data(skip_broken=True), split_settings())
+    assert load_meta().broken == {f"cat/broken {i}.png": "the file is empty" for i in range(7)}
     report(meta)
     said = capsys.readouterr().out.splitlines()
-    assert "left out: cat/broken 0.png: the file is empty" in said and "left out: 7 files" in said[-1]
+    assert "skipped: cat/broken 0.png: the file is empty" in said and "skipped: 7 files" in said[-1]
 
 
 def test_a_source_that_is_refused_leaves_the_result_before_it(tmp_path):
     write_tree(tmp_path / "tree")
-    prepare_source(data(), how())
+    prepare_source(data(), split_settings())
     before = {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()}
     Path("tree/cat/broken.png").write_bytes(b"")
     with pytest.raises(ExternalError, match=r"cat/broken\.png"):
-        prepare_source(data(), how())
+        prepare_source(data(), split_settings())
     assert {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()} == before
     assert [path.name for path in Path("data").iterdir()] == ["prepared"]
 
@@ -379,6 +383,6 @@ def test_kernels_larger_than_the_image_are_refused_before_anything_is_read(monke
         stage.main()
 
 
-def test_nothing_prepared_is_said_so():
+def test_missing_prepared_data_are_an_error():
     with pytest.raises(UserError, match="dvc repro prepare"):
         load_meta()

@@ -1,4 +1,4 @@
-"""Reading sources: every layout and form gives the same tensors, every kind of image its pixels, every fault a name."""
+"""Sources: all layouts and forms give the same tensors, all kinds of images are decoded, all faults name the file."""
 
 import gzip
 import hashlib
@@ -27,8 +27,7 @@ from scipy.io import savemat
 from sklearn.datasets import load_digits
 from torchvision.datasets import SVHN
 
-from pipelines.preparation import archives, class_folders
-from pipelines.preparation import torchvision_datasets as torchvision_sets
+from pipelines.preparation import archives, class_folders, torchvision_datasets
 from pipelines.preparation.sources import locate, read_source
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.settings.params import DataParams, DistortionParams
@@ -49,7 +48,7 @@ def random_images(count: int, seed: int = 0) -> np.ndarray:
 
 
 def write_tree(folder: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """An image of its own in each of ``names``, as lossless PNG whatever the ending's case."""
+    """Write a different image to each of ``names``, as lossless PNG for any ending."""
     images = dict(zip(names, random_images(len(names)), strict=True))
     for name, pixels in images.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +57,7 @@ def write_tree(folder: Path, names: list[str]) -> dict[str, np.ndarray]:
 
 
 def in_form(folder: Path, form: str) -> Path:
-    """The same files as a folder or an archive, ``nested`` with two folders around all of them."""
+    """Copy the files into a folder or an archive; the ``nested`` forms put two folders around all files."""
     if form.startswith("nested"):
         outer = folder.with_name("nested")
         shutil.copytree(folder, outer / "set" / "images")
@@ -104,8 +103,8 @@ def test_train_and_test_folders_in_any_form(tmp_path, form):
     assert (source.train.labels.tolist(), source.test.labels.tolist()) == ([0, 1, 1], [0, 1])
 
 
-def test_an_archives_own_order_does_not_matter(tmp_path):
-    """zip and tar keep files in the order in which they were added, which is the file system's and not a name's."""
+def test_the_order_in_an_archive_does_not_matter(tmp_path):
+    """zip and tar keep files in the order in which they were added, which is that of the file system."""
     names = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
     images = write_tree(tmp_path, names)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, tarfile.open(tmp_path / "a.tar", "w") as tar:
@@ -119,7 +118,7 @@ def test_an_archives_own_order_does_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar.gz"])
-def test_what_is_no_image_of_a_class_is_left_out(tmp_path, form):
+def test_files_that_are_no_class_images_are_ignored(tmp_path, form):
     tree = tmp_path / "tree"
     images = write_tree(tree, ["cat/1.PNG", "cat/2.Jpg", "dog/1.png"])
     for name in ("cat/._1.png", "__MACOSX/cat/1.png", ".hidden/cat/1.png", ".DS_Store", "cat/Thumbs.db", "notes.txt"):
@@ -132,7 +131,7 @@ def test_what_is_no_image_of_a_class_is_left_out(tmp_path, form):
 
 @pytest.mark.parametrize("stray", ["preview.png", "val/cat/1.png"])
 def test_a_file_beside_train_and_test_does_not_make_them_classes(tmp_path, stray):
-    """Whether it is ignored or refused: a network that tells train from test is never what was wanted."""
+    """The file may be ignored or refused, but train and test must not become the classes."""
     write_tree(tmp_path, ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png", stray])
     classes = None
     with suppress(UserError):
@@ -141,7 +140,7 @@ def test_a_file_beside_train_and_test_does_not_make_them_classes(tmp_path, stray
 
 
 def read_one(tmp_path: Path, image: Image.Image, size: int, channels: Literal[1, 3], ending: str = "png", **options):
-    """What becomes of an image on its way through a file: (C, size, size) as int."""
+    """Write an image to a file and read it as a source: int (C, size, size)."""
     for name in ("a", "b"):
         (tmp_path / "one" / name).mkdir(parents=True, exist_ok=True)
         image.save(tmp_path / "one" / name / f"1.{ending}", **options)
@@ -190,8 +189,8 @@ def test_gray_and_color_become_each_other(tmp_path):
 
 
 @pytest.mark.parametrize("top", [65535, 3000, 255])
-def test_16_bits_are_scaled_to_8_whatever_the_image_shows(tmp_path, top):
-    """A dark image among 16-bit ones stays dark: the scale belongs to the format and not to the brightest pixel."""
+def test_16_bits_are_scaled_to_8_by_the_format(tmp_path, top):
+    """The scale depends on the format and not on the brightest pixel, so that a dark 16-bit image stays dark."""
     deep = np.random.default_rng(0).integers(0, top, (SIZE, SIZE), endpoint=True).astype(np.uint16)
     deep[0, 0] = top
     np.testing.assert_allclose(read_one(tmp_path, Image.fromarray(deep), SIZE, 1)[0], deep / 257, atol=1)
@@ -200,7 +199,7 @@ def test_16_bits_are_scaled_to_8_whatever_the_image_shows(tmp_path, top):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_is_turned_upright_by_its_exif_tag(tmp_path, orientation):
     upright = random_images(1)[0]
-    # How a camera stores it, from the EXIF standard's table of where row 0 and column 0 of the file lie in the scene.
+    # How a camera stores it. The EXIF standard's table gives the side of the scene of the file's row 0 and column 0.
     stored = {
         1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
         5: upright.swapaxes(0, 1), 6: np.rot90(upright, 1), 7: upright[::-1, ::-1].swapaxes(0, 1),
@@ -216,7 +215,7 @@ def test_sides_are_resized_independently(tmp_path):
     wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 33, 3), dtype=np.uint8))
     expected = np.asarray(wide.resize((12, 12), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     assert np.array_equal(read_one(tmp_path, wide, 12, 3), expected)
-    # PIL's filter widens when it shrinks: a checkerboard turns gray, where one without antialiasing keeps extremes.
+    # PIL's filter widens when it shrinks an image: a checkerboard turns gray. Without antialiasing it keeps extremes.
     board = Image.fromarray(np.uint8(np.indices((64, 64)).sum(0) % 2 * 255))
     assert np.ptp(read_one(tmp_path, board, 8, 1)) < 20
 
@@ -233,11 +232,11 @@ def test_a_truncated_image_is_named(tmp_path, ending):
     for cut in range(0, len(whole), len(whole) // 40):
         (tree / f"dog/2.{ending}").write_bytes(whole[:cut])
         try:
-            read_source(data(tree))  # a format may do without its last bytes
+            read_source(data(tree))  # some formats do not need their last bytes
         except ExternalError as error:
             refused.append(str(error))
     assert len(refused) > 20
-    assert all(f"{tree}: dog/2.{ending}: " in said for said in refused)
+    assert all(f"{tree}: dog/2.{ending}: " in message for message in refused)
 
 
 def test_an_image_that_claims_to_be_huge_is_named(tmp_path):
@@ -256,7 +255,7 @@ def test_a_truncated_archive_is_named(tmp_path, form):
     path = in_form(tmp_path / "tree", form)
     whole = path.read_bytes()
     cuts = [int(len(whole) * share) for share in (0.1, 0.3, 0.5, 0.7, 0.95)]
-    if form == "tar":  # which has no checksum: cut between two files it is a shorter archive
+    if form == "tar":  # tar has no checksum; cut between two files, it is a valid shorter archive
         with tarfile.open(path) as archive:
             members = [member for member in archive if member.isfile()]
         cuts = [member.offset_data + member.size // 2 for member in members]
@@ -270,7 +269,7 @@ def test_a_truncated_archive_is_named(tmp_path, form):
 
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst"])
 def test_a_damaged_archive_is_refused_or_reads_as_before(tmp_path, form):
-    """Wherever a byte is wrong: one line, or, where nothing depends on the byte, the same pixels."""
+    """A wrong byte at any place gives a one-line error, or the same pixels if nothing depends on the byte."""
     write_tree(tmp_path / "tree", [f"{label}/{i}.png" for label in ("cat", "dog") for i in range(2)])
     path = in_form(tmp_path / "tree", form)
     whole, before = path.read_bytes(), read_source(data(path))
@@ -281,14 +280,15 @@ def test_a_damaged_archive_is_refused_or_reads_as_before(tmp_path, form):
             after = read_source(data(path))
         except (UserError, ExternalError) as error:
             refused.append(str(error))
-        else:  # a plain tar's contents and the names in a zip's directory have no checksum
+        else:  # contents in a tar and names in a zip's directory have no checksum
             assert form in ("tar", "zip") or torch.equal(after.train.images, before.train.images)
-    assert len(refused) > 20 and all(len(said.splitlines()) == 1 and str(path) in said for said in refused)
+    assert len(refused) > 20
+    assert all(len(message.splitlines()) == 1 and str(path) in message for message in refused)
 
 
 @pytest.mark.parametrize("form", ["tar.gz", "tar.bz2", "tar.xz"])
 def test_an_archives_checksum_is_read_to_its_end(tmp_path, form):
-    """It stands behind everything that a reader of files needs."""
+    """The checksum follows the last file, so that a reader of files alone would not see it."""
     write_tree(tmp_path / "tree", ["cat/1.png", "dog/1.png"])
     path = in_form(tmp_path / "tree", form)
     content = bytearray(path.read_bytes())
@@ -299,7 +299,7 @@ def test_an_archives_checksum_is_read_to_its_end(tmp_path, form):
 
 
 def write_tar(path: Path, *odd: tarfile.TarInfo) -> Path:
-    """Two images, and members as they are given."""
+    """Write a tar with two images and the given members."""
     with tarfile.open(path, "w") as archive:
         for name in ("cat/1.png", "dog/1.png"):
             stream = io.BytesIO()
@@ -313,7 +313,7 @@ def write_tar(path: Path, *odd: tarfile.TarInfo) -> Path:
 
 
 def write_zip(path: Path, *odd: zipfile.ZipInfo) -> Path:
-    """As write_tar."""
+    """Write a zip with two images and the given members."""
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("cat/1.png", "dog/1.png"):
             stream = io.BytesIO()
@@ -361,7 +361,7 @@ def test_an_encrypted_zip_is_refused(tmp_path):
 
 @pytest.mark.parametrize("member", ["cat/2.png", "notes.txt"])
 def test_a_bomb_is_refused_by_what_it_declares(tmp_path, member, monkeypatch):
-    """A file of many zeros packs 1,000 times smaller; the limit is lowered so that the test need not make a GiB."""
+    """Zeros compress by a factor of 1,000. The limit is lowered, so that the test does not have to write a GiB."""
     monkeypatch.setattr(archives, "MAX_SMALL", 2**20)
     zeros = tarfile.TarInfo(member)
     zeros.size = 2**24
@@ -401,14 +401,14 @@ def test_names_in_any_script(tmp_path, form):
 
 
 class Unmarked(zipfile.ZipInfo):
-    """A member whose name is written as UTF-8, but without the flag that says so."""
+    """A member whose name is written as UTF-8 without the flag for UTF-8."""
 
     def _encodeFilenameFlags(self) -> tuple[bytes, int]:
         return self.filename.encode(), 0
 
 
 def test_a_zip_of_macos_or_old_windows_is_understood(tmp_path):
-    """The one packs UTF-8 and does not say so, é as e and an accent; the other separates folders by backslashes."""
+    """macOS writes UTF-8 without the flag, and é as e with a combining accent. Old Windows writes backslashes."""
     images = [random_images(1, seed)[0] for seed in range(4)]
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         names = ["train\\chat \u00e9\\1.png", "train\\b\\1.png", "test/chat e\u0301/1.png", "test/b/1.png"]
@@ -459,7 +459,7 @@ def test_a_broken_file_is_named_or_left_out(tmp_path, form, kind):
 
 
 def test_a_file_that_would_be_run_is_no_image(tmp_path):
-    """PIL hands PostScript to Ghostscript, whatever the file's name says."""
+    """PIL passes PostScript to Ghostscript, for any file name."""
     write_tree(tmp_path, ["cat/1.png", "dog/1.png", "dog/2.png"])
     (tmp_path / "dog/2.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
     with pytest.raises(ExternalError, match=r"dog/2\.png: not a readable image \(its content is no image\)"):
@@ -479,7 +479,7 @@ def test_a_class_folder_without_images_is_refused(tmp_path, form, folder):
         read_source(data(in_form(tree, form)))
 
 
-def test_splits_may_be_called_in_upper_case_and_validation_lie_beside_them(tmp_path):
+def test_split_folders_may_be_upper_case_and_validation_folders_are_ignored(tmp_path):
     images = write_tree(tmp_path, ["Train/cat/1.png", "Train/dog/1.png", "val/cat/1.png", "val/dog/1.png"])
     source = read_source(data(tmp_path))
     assert source.classes == ["cat", "dog"] and source.test is None
@@ -523,7 +523,7 @@ def test_more_pixels_than_memory_are_refused_before_one_is_read(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         ([], "0 images in 0 classes"),
         (["cat/1.png", "cat/2.png"], "2 images in 1 classes"),
@@ -533,22 +533,23 @@ def test_more_pixels_than_memory_are_refused_before_one_is_read(tmp_path, monkey
         (["test/cat/1.png", "test/dog/1.png"], "test/ alone"),
     ],
 )
-def test_a_folder_that_cannot_be_used_says_why(tmp_path, names, said):
+def test_a_folder_that_cannot_be_used_says_why(tmp_path, names, message):
     write_tree(tmp_path, names)
     with pytest.raises(UserError) as caught:
         read_source(data(tmp_path))
-    assert str(caught.value).startswith(f"data.source: {str(tmp_path)!r} ") and said in str(caught.value)
+    assert str(caught.value).startswith(f"data.source: {str(tmp_path)!r} ") and message in str(caught.value)
 
 
-def test_what_is_no_source_is_refused(tmp_path):
+def test_a_path_that_is_no_source_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no archive")
-    for path, said in ((tmp_path / "notes.txt", "neither a folder nor a zip"), (tmp_path / "nothing", "no such file")):
-        with pytest.raises(UserError, match=said) as caught:
+    cases = ((tmp_path / "notes.txt", "neither a folder nor a zip"), (tmp_path / "nothing", "no such file"))
+    for path, message in cases:
+        with pytest.raises(UserError, match=message) as caught:
             read_source(data(path))
         assert str(caught.value).startswith(f"data.source: {str(path)!r} given")
 
 
-def test_an_empty_folder_of_a_temporary_work_tree_gives_way_to_the_homes(tmp_path, monkeypatch):
+def test_an_empty_folder_in_a_temporary_work_tree_falls_back_to_the_home(tmp_path, monkeypatch):
     home, clone = tmp_path / "home", tmp_path / "clone"
     for folder in (home, clone):
         (folder / "data/raw").mkdir(parents=True)
@@ -559,12 +560,12 @@ def test_an_empty_folder_of_a_temporary_work_tree_gives_way_to_the_homes(tmp_pat
     (clone / "data/raw/cat").mkdir()
     assert locate("data/raw").resolve() == clone / "data/raw"
     (clone / "data/raw/cat").rmdir()
-    (clone / "data/raw/train_32x32.mat").touch()  # SVHN has no folder of its own
+    (clone / "data/raw/train_32x32.mat").touch()  # SVHN has no subfolder
     assert locate("data/raw").resolve() == clone / "data/raw"
 
 
 def write_idx(path: Path, array: np.ndarray, zipped: bool = False) -> None:
-    """Yann LeCun's format: magic number with type (8: bytes) and rank, each side length, the bytes; big-endian."""
+    """Write the IDX format of MNIST: a magic number with type (8: bytes) and rank, the shape, the bytes; big-endian."""
     content = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(content) if zipped else content)
@@ -601,7 +602,7 @@ def test_torchvisions_mnist(name, tmp_path):
 
 
 def write_svhn(folder: Path, split: str, count: int) -> tuple[np.ndarray, str]:
-    """Matlab's file as Stanford has it: images (32, 32, 3, N), digits from 1 to 10; returned: images, and its MD5."""
+    """Write a Matlab file like Stanford's: images (32, 32, 3, N), digits 1 to 10. Returns the images and its MD5."""
     images = np.random.default_rng(count).integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
     path = folder / f"{split}_32x32.mat"
     savemat(path, {"X": images, "y": (np.arange(count) % 10 + 1).astype(np.uint8)[:, None]})
@@ -622,8 +623,8 @@ def test_torchvisions_svhn(tmp_path, monkeypatch):
 
 @pytest.fixture
 def served(tmp_path, monkeypatch) -> Iterator[dict[str, bytes]]:
-    """SVHN's two files on a server of this machine, to be changed; torchvision knows the whole ones' checksums."""
-    (tmp_path / "there").mkdir()
+    """Serve SVHN's two files locally. A test may change them; torchvision knows the checksums of the originals."""
+    (tmp_path / "originals").mkdir()
     files: dict[str, bytes] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -633,7 +634,7 @@ def served(tmp_path, monkeypatch) -> Iterator[dict[str, bytes]]:
                 self.send_error(404)
                 return
             self.send_response(200)
-            self.send_header("Content-Length", str(whole[self.path[1:]]))
+            self.send_header("Content-Length", str(sizes[self.path[1:]]))
             self.end_headers()
             self.wfile.write(content)
 
@@ -645,10 +646,10 @@ def served(tmp_path, monkeypatch) -> Iterator[dict[str, bytes]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     for split, count in (("train", 20), ("test", 10)):
         name = f"{split}_32x32.mat"
-        _, md5 = write_svhn(tmp_path / "there", split, count)
-        files[name] = (tmp_path / "there" / name).read_bytes()
+        _, md5 = write_svhn(tmp_path / "originals", split, count)
+        files[name] = (tmp_path / "originals" / name).read_bytes()
         monkeypatch.setitem(SVHN.split_list, split, [f"http://127.0.0.1:{server.server_port}/{name}", name, md5])
-    whole = {name: len(content) for name, content in files.items()}
+    sizes = {name: len(content) for name, content in files.items()}
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield files
@@ -667,9 +668,9 @@ def test_a_download_that_fails_leaves_nothing_broken_and_can_be_repeated(tmp_pat
         del served[name]
     with pytest.raises(ExternalError, match=r"svhn is not in .* and could not be downloaded") as caught:
         read_source(data(root, "svhn", size=32))
-    said = str(caught.value)
-    assert len(said.splitlines()) == 1
-    assert ("404" in said) if fault == "not found" else (f"{name} broke off or has the wrong checksum" in said)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert ("404" in message) if fault == "not found" else (f"{name} broke off or has the wrong checksum" in message)
     assert [path.name for path in root.iterdir()] == ["train_32x32.mat"]
     served[name] = whole
     source = read_source(data(root, "svhn", size=32))
@@ -677,7 +678,7 @@ def test_a_download_that_fails_leaves_nothing_broken_and_can_be_repeated(tmp_pat
 
 
 def test_torchvisions_cifar10(tmp_path, monkeypatch):
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)  # of the real files' MD5
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)  # the MD5 of the real files
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     names = ["airplane", "automobile", *"cdefghij"]
@@ -694,7 +695,7 @@ def test_torchvisions_cifar10(tmp_path, monkeypatch):
     assert source.test.labels.tolist() == [5, 1, 2, 9]
 
 
-@pytest.mark.parametrize("dataset", torchvision_sets.NAMES)
+@pytest.mark.parametrize("dataset", torchvision_datasets.NAMES)
 def test_without_a_network_the_message_says_what_to_do(dataset, tmp_path, monkeypatch):
     def unreachable(*_args, **_options):
         raise URLError("Name or service not known")
@@ -706,7 +707,7 @@ def test_without_a_network_the_message_says_what_to_do(dataset, tmp_path, monkey
     assert dataset in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
-def test_a_known_name_may_lie_in_class_folders(tmp_path):
+def test_a_torchvision_data_set_may_be_in_class_folders(tmp_path):
     images = write_tree(tmp_path, ["cat/1.png", "dog/1.png"])
     assert_equal(read_source(data(tmp_path, "cifar10")).train.images, stacked(images, "cat/1.png", "dog/1.png"))
 

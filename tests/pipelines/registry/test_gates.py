@@ -1,29 +1,29 @@
-"""The gates, each alone, by models whose answers are made up."""
+"""The gates, each on its own, for models with made-up predictions."""
 
 import numpy as np
 import pytest
 
-from pipelines.registry.gates import Candidate, Verdict, judge
+from pipelines.registry.gates import Candidate, GroundTruth, Verdict, check_gates
 from pipelines.settings.params import EvaluateParams, PromoteParams
 
-CLASSES = ["cat", "dog", "eel", "fox"]
-TRUTH = np.arange(400) % 4
-HOW = EvaluateParams(batch_size=100, resamples=2000, confidence=0.95, robustness_images=50)
+LABELS = np.arange(400) % 4
+TRUTH = GroundTruth(LABELS, ["cat", "dog", "eel", "fox"])
+EVALUATE = EvaluateParams(batch_size=100, resamples=2000, confidence=0.95, robustness_images=50)
 NO_GATES = {
     "minimum_accuracy": "none", "margin": "none", "level": "none", "class_level": "none", "rotation_margin": "none",
     "max_parameters": "none", "variants": "any",
 }  # fmt: skip
 
 
-def model(right: np.ndarray | int, parameters=100, variant="stn", area=0.5) -> Candidate:
-    """One with the given images right, or so many of each class alike."""
-    if isinstance(right, int):
-        right = np.arange(400) < right
-    return Candidate("1", variant, parameters, right, area, 1.0)
+def model(correct: np.ndarray | int, parameters=100, variant="stn", area=0.5) -> Candidate:
+    """A model that classifies the given images correctly; a number stands for the first images."""
+    if isinstance(correct, int):
+        correct = np.arange(400) < correct
+    return Candidate("1", variant, parameters, correct, area, 1.0)
 
 
 def verdict(challenger: Candidate, champion: Candidate | None, **gates) -> Verdict:
-    return judge(PromoteParams.model_validate(NO_GATES | gates), HOW, challenger, champion, TRUTH, CLASSES)
+    return check_gates(PromoteParams.model_validate(NO_GATES | gates), EVALUATE, challenger, champion, TRUTH)
 
 
 def test_without_gates_anything_passes():
@@ -45,14 +45,14 @@ def test_variants():
     assert not verdict(model(1, variant="plain"), None, variants=["stn", "tuned"]).passed
 
 
-@pytest.mark.parametrize(("right", "passes"), [(300, False), (301, False), (304, False), (305, True), (400, True)])
-def test_better_at_the_level(right, passes):
-    """Five images more and none less have p = 1/32, four 1/16."""
-    assert verdict(model(right), model(300), level=0.05).passed == passes
+@pytest.mark.parametrize(("correct", "passes"), [(300, False), (301, False), (304, False), (305, True), (400, True)])
+def test_better_at_the_level(correct, passes):
+    """Five images gained and none lost have p = 1/32; four have p = 1/16."""
+    assert verdict(model(correct), model(300), level=0.05).passed == passes
 
 
-def test_the_margin_is_about_the_intervals_lower_end():
-    """12 of 400 images lost: 3 points, the interval's lower end about 1.7 points lower."""
+def test_the_margin_is_compared_with_the_lower_end_of_the_interval():
+    """12 of 400 images lost are 3 points; the lower end of the interval is about 1.7 points below."""
     challenger, champion = model(288), model(300)
     assert verdict(challenger, champion, margin=0.06).passed
     assert not verdict(challenger, champion, margin=0.035).passed
@@ -61,9 +61,9 @@ def test_the_margin_is_about_the_intervals_lower_end():
 
 def test_a_better_model_that_is_worse_in_one_class_is_refused_for_that_class():
     champion = model(320)
-    right = np.ones(400, dtype=bool)
-    right[(TRUTH == 2) & (np.arange(400) < 160)] = False  # 40 eels lost and 20 gained; in all 80 images gained
-    challenger = model(right)
+    correct = np.ones(400, dtype=bool)
+    correct[(LABELS == 2) & (np.arange(400) < 160)] = False  # 40 eels lost and 20 gained; 80 images gained in total
+    challenger = model(correct)
     assert verdict(challenger, champion, level=0.05).passed
     refused = verdict(challenger, champion, level=0.05, class_level=0.05)
     assert [gate.passed for gate in refused.gates] == [True, False]
@@ -76,12 +76,12 @@ def test_the_area_over_rotations():
     assert not verdict(model(300, area=0.57), champion, rotation_margin=0.025).passed
 
 
-def test_without_a_champion_the_comparisons_are_left_out():
+def test_without_a_champion_the_comparisons_are_omitted():
     first = verdict(model(300), None, minimum_accuracy=0.5, level=0.05, class_level=0.05, margin=0.0)
     assert [gate.name for gate in first.gates] == ["minimum_accuracy"] and first.difference is None
 
 
-def test_one_refusal_refuses_the_whole():
+def test_one_refusing_gate_is_enough():
     found = verdict(model(400, parameters=9), model(300), level=0.05, max_parameters=8)
     assert {gate.name: gate.passed for gate in found.gates} == {"max_parameters": False, "level": True}
     assert not found.passed

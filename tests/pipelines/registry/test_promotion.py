@@ -1,11 +1,11 @@
-"""promote, from the registry to the alias: versions of the registry in conftest.py against each other."""
+"""promote, from the registry to the alias: comparisons of the versions in the registry of conftest.py."""
 
 from pathlib import Path
 
 import mlflow
 import pytest
 
-from pipelines.registry import champion
+from pipelines.registry.champion import Outcome, read_history
 from pipelines.registry.promotion import promote
 from pipelines.runtime.errors import ExternalError, UserError
 
@@ -14,73 +14,73 @@ NAME = "stn-mine"
 
 @pytest.mark.parametrize(
     ("version", "outcome"),
-    [("2", champion.PROMOTED), ("3", champion.REFUSED), ("4", champion.REFUSED), ("5", champion.REFUSED)],
+    [("2", Outcome.PROMOTED), ("3", Outcome.REFUSED), ("4", Outcome.REFUSED), ("5", Outcome.REFUSED)],
     ids=["better", "equal", "worse", "biased"],
 )
-def test_each_challenger_gets_the_right_answer(store, version, outcome):
+def test_each_challenger_gets_the_correct_outcome(store, version, outcome):
     decision = store.promote(version)
     assert decision.outcome == outcome
-    assert store.champion == (version if outcome == champion.PROMOTED else "1")
+    assert store.champion == (version if outcome == Outcome.PROMOTED else "1")
     if version == "5":
         assert decision.gates.startswith("level passed") and "class_level refused: eel -34.0 points" in decision.gates
 
 
-def test_the_biased_one_passes_where_no_gate_looks_at_classes(store):
-    assert store.promote("5", "promote.class_level=none").outcome == champion.PROMOTED
+def test_the_biased_version_passes_without_the_gate_for_classes(store):
+    assert store.promote("5", "promote.class_level=none").outcome == Outcome.PROMOTED
 
 
-def test_what_is_recorded(store):
+def test_a_promotion_is_recorded(store):
     store.promote("2")
-    (decision,) = champion.history(store.client, NAME)
+    (decision,) = read_history(store.client, NAME)
     assert (decision.before, decision.after) == ("1", "2") and "level passed: +7.50 points" in decision.gates
     tags = store.client.get_model_version(NAME, "2").tags
-    assert tags["promotion"] == champion.PROMOTED and tags["previous_champion"] == "1"
+    assert tags["promotion"] == "promoted" and tags["previous_champion"] == "1"
     run = store.client.get_run(tags["promotion_run"])
     expected = {"challenger_test_accuracy": 0.825, "champion_test_accuracy": 0.75, "difference": 0.075, "passed": 1.0}
     assert {key: run.data.metrics[key] for key in expected} == pytest.approx(expected)
     assert run.data.metrics["low"] < 0.075 < run.data.metrics["high"] and run.data.metrics["challenger_latency_ms"] > 0
     report = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/promotion.md")  # pyright: ignore[reportPrivateImportUsage]
-    assert "| challenger | 2 | seed | 100 | 82.50% |" in report and "| level |" in report
+    assert "| challenger | 2 | stn | 100 | 82.50% |" in report and "| level |" in report
 
 
 def test_a_dry_run_leaves_no_trace(store):
-    assert store.promote("2", dry_run=True).outcome == champion.PROMOTED
-    assert store.champion == "1" and not champion.history(store.client, NAME)
+    assert store.promote("2", dry_run=True).outcome == Outcome.PROMOTED
+    assert store.champion == "1" and not read_history(store.client, NAME)
     assert "promotion" not in store.client.get_model_version(NAME, "2").tags
 
 
-def test_force_overrides_and_says_why(store):
-    assert store.promote("4", force="the fair is tomorrow").outcome == champion.FORCED
-    assert store.champion == "4" and champion.history(store.client, NAME)[0].reason == "the fair is tomorrow"
-    assert store.promote("1", force="over").outcome == champion.PROMOTED, "what passes needs no force"
+def test_force_overrides_the_gates_and_records_the_reason(store):
+    assert store.promote("4", force="the fair is tomorrow").outcome == Outcome.FORCED
+    assert store.champion == "4" and read_history(store.client, NAME)[0].reason == "the fair is tomorrow"
+    assert store.promote("1", force="over").outcome == Outcome.PROMOTED, "a version that passes is not forced"
 
 
-def test_the_challenger_is_taken_where_no_version_is_given(store):
+def test_without_a_version_the_challenger_is_promoted(store):
     with pytest.raises(UserError, match="VERSION: 'challenger' given"):
         promote(NAME, store.params())
     store.client.set_registered_model_alias(NAME, "challenger", "2")
     assert promote(NAME, store.params()) is not None and store.champion == "2"
-    assert promote(NAME, store.params()) is None, "it is the champion already"
+    assert promote(NAME, store.params()) is None, "it is already the champion"
 
 
-def test_without_a_champion_the_first_to_pass_becomes_it(store):
+def test_without_a_champion_the_first_version_that_passes_becomes_it(store):
     store.client.delete_registered_model_alias(NAME, "champion")
-    assert store.promote("4", "promote.minimum_accuracy=0.7").outcome == champion.REFUSED
-    assert store.promote("4", "promote.minimum_accuracy=0.6").outcome == champion.PROMOTED
+    assert store.promote("4", "promote.minimum_accuracy=0.7").outcome == Outcome.REFUSED
+    assert store.promote("4", "promote.minimum_accuracy=0.6").outcome == Outcome.PROMOTED
     assert store.champion == "4"
 
 
-def test_what_the_user_gets_wrong(store):
+def test_an_unknown_model_or_version_is_refused(store):
     with pytest.raises(UserError, match=r"'stn-other' given.*stn-mine"):
         promote("stn-other", store.params())
     with pytest.raises(UserError, match="VERSION: '9' given; stn-mine has champion, 1, 2, 3, 4, 5"):
         store.promote("9")
 
 
-def test_versions_made_from_other_data_are_not_compared(store):
+def test_versions_trained_on_other_data_are_not_compared(store):
     meta = Path("data/prepared/meta.json")
     meta.write_text(meta.read_text().replace('"d1"', '"d2"'))
-    with pytest.raises(UserError, match="version 2 of stn-mine was made from data d1, data/prepared holds d2"):
+    with pytest.raises(UserError, match="version 2 of stn-mine was trained on data d1, data/prepared holds d2"):
         store.promote("2", force="I insist")
     assert store.champion == "1"
 
@@ -91,7 +91,7 @@ def test_a_version_whose_files_are_not_those_registered_is_not_loaded(store, reg
     source = store.client.get_model_version(NAME, "2").source.rsplit("/", 1)[-1]
     (place,) = (path for path in (registry / "state/artifacts").rglob(file) if source in path.parts)
     kept = place.read_bytes()
-    monkeypatch.setattr(mlflow.pyfunc, "load_model", lambda *_: pytest.fail("loaded all the same"))
+    monkeypatch.setattr(mlflow.pyfunc, "load_model", lambda *_: pytest.fail("the model was loaded"))
     try:
         if how == "gone":
             place.unlink()
@@ -104,9 +104,9 @@ def test_a_version_whose_files_are_not_those_registered_is_not_loaded(store, reg
     assert store.champion == "1"
 
 
-def test_the_area_over_rotations_is_asked_for_by_its_gate(store):
-    """Turned images have no number in their first pixel: both versions answer them as they answer image 0."""
-    assert store.promote("2", "promote.rotation_margin=0.0").outcome == champion.PROMOTED
+def test_the_area_over_rotations_is_measured_for_its_gate(store):
+    """The first pixel of a rotated image is black, so both versions predict the class of image 0."""
+    assert store.promote("2", "promote.rotation_margin=0.0").outcome == Outcome.PROMOTED
     metrics = store.client.get_run(store.client.get_model_version(NAME, "2").tags["promotion_run"]).data.metrics
-    # Thirteen angles, of which only that of 0 tells the two apart; the first pixel of a turned image is black.
+    # The versions differ at one of thirteen angles, 0.
     assert metrics["challenger_rotation_area"] - metrics["champion_rotation_area"] == pytest.approx(0.075 / 12)

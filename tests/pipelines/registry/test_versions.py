@@ -1,4 +1,4 @@
-"""Versions found by number or alias, and files that are checked before they are loaded; see test_promote.py, too."""
+"""Lookup of versions by number or alias, and verification of their files; see also test_promotion.py."""
 
 import mlflow
 import pytest
@@ -18,14 +18,14 @@ def test_found_by_number_and_by_alias(store):
 
 
 @pytest.mark.parametrize("wanted", ["6", "0", "best", ""])
-def test_what_there_is_not_is_refused_with_what_there_is(store, wanted):
+def test_an_unknown_version_is_refused_with_the_known_ones(store, wanted):
     with pytest.raises(UserError, match=f"VERSION: '{wanted}' given; {NAME} has champion, 1, 2, 3, 4, 5"):
         find_version(store.client, NAME, wanted)
     with pytest.raises(UserError, match=rf"MODEL: 'other' given.*{NAME}"):
         find_version(store.client, "other", "1")
 
 
-def test_what_is_fetched_is_what_mlflow_loads(store, tmp_path):
+def test_mlflow_loads_the_fetched_files(store, tmp_path):
     path = fetch_files(find_version(store.client, NAME, "2"), tmp_path / "new")
     model = mlflow.pyfunc.load_model(str(path))
     assert model.metadata.metadata is not None

@@ -1,4 +1,4 @@
-"""The environment: .env.example against the code, what wins, what is refused, and what is never shown."""
+"""The environment: .env.example against the code, precedence, refusals, and secrets that are never printed."""
 
 import os
 import re
@@ -9,29 +9,29 @@ import pathspec
 import pytest
 
 from pipelines.runtime import environment
-from pipelines.runtime.errors import ExternalError, run
+from pipelines.runtime.errors import ExternalError, run_main
 from pipelines.tracking.client import connect
 from pipelines.training import cluster
 
 ROOT = Path(__file__).resolve().parents[3]
-# Read, and no business of the user's: DVC sets the one, the others are MLflow's, set here for its own calls.
-INTERNAL = {"DVC_ROOT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"}
+# Read by the code, and not for .env: DVC sets DVC_ROOT, and FORCE=1 is meant for one command.
+NOT_FOR_DOTENV = {"DVC_ROOT", "FORCE"}
 
 
 @pytest.fixture
 def dotenv(tmp_path, monkeypatch) -> Path:
-    """A repository's ``.env``, not there yet; nothing of the real environment is set."""
+    """The path of the home's ``.env``, which does not exist yet; the real environment's variables are not set."""
     for name in environment.VARIABLES:
-        monkeypatch.setenv(name, "")  # so that what the test leaves there is taken out again
+        monkeypatch.setenv(name, "")  # makes monkeypatch delete what the test sets
         monkeypatch.delenv(name)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     return tmp_path / ".env"
 
 
 def refusal(capsys) -> str:
-    """What is said, in a line, of an environment with which nothing is begun."""
+    """The one-line error for an environment with which no work starts."""
     with pytest.raises(SystemExit) as ended:
-        run(lambda: pytest.fail("work was begun"))
+        run_main(lambda: pytest.fail("work started"))
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.count("\n") == 1
     return error
@@ -42,19 +42,19 @@ def test_the_example_names_every_variable_that_the_code_reads():
     named = [match[1] for line in lines if (match := re.fullmatch(r"# ([A-Z_]+)=", line))]
     assert named == list(environment.VARIABLES)
     for name, line in zip(named, [line for line in lines if line], strict=False):
-        assert line.startswith("#"), (name, line)  # a copy changes nothing
-    code = {path: path.read_text() for path in (ROOT / "pipelines").glob("*.py")}
-    asked = {name for text in code.values() for name in re.findall(r'environment\.value\("(\w+)"\)', text)}
-    assert asked <= set(named)
-    elsewhere = {
+        assert line.startswith("#"), (name, line)  # a plain copy of the file sets nothing
+    code = {path: path.read_text() for path in (ROOT / "pipelines").rglob("*.py")}
+    read = {name for text in code.values() for name in re.findall(r'environment\.get\("(\w+)"\)', text)}
+    assert {"RAY_ADDRESS", "MLFLOW_TRACKING_URI"} < read <= set(named)
+    directly = {
         (path.name, name)
         for path, text in code.items()
-        for name in re.findall(
+        for names in re.findall(
             r'environ(?:\.get\(|\.pop\(|\[)"(\w+)"|getenv\("(\w+)"|"(\w+)" (?:not )?in os\.environ', text
         )
-        for name in filter(None, name)
+        for name in filter(None, names)
     }
-    assert {name for _, name in elsewhere} <= INTERNAL, elsewhere
+    assert {name for _, name in directly} <= NOT_FOR_DOTENV, directly
 
 
 def test_every_variable_of_the_example_has_its_default_beside_it():
@@ -72,16 +72,16 @@ def test_what_is_set_outside_wins_and_what_is_empty_is_not_set(dotenv, monkeypat
     dotenv.write_text("RAY_ADDRESS=head:6379\nMLFLOW_TRACKING_URI='http://a:1' # ours\nexport OPTUNA_STORAGE=\n")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://b:2")
     assert environment.read() is None
-    assert environment.value("RAY_ADDRESS") == "head:6379"
-    assert environment.value("MLFLOW_TRACKING_URI") == "http://b:2"
-    assert environment.value("OPTUNA_STORAGE") is None
+    assert environment.get("RAY_ADDRESS") == "head:6379"
+    assert environment.get("MLFLOW_TRACKING_URI") == "http://b:2"
+    assert environment.get("OPTUNA_STORAGE") is None
     monkeypatch.setenv("RAY_ADDRESS", "")
-    assert environment.read() is None and environment.value("RAY_ADDRESS") is None
+    assert environment.read() is None and environment.get("RAY_ADDRESS") is None
 
 
-def test_a_dollar_in_a_password_stays_one(dotenv):
+def test_a_dollar_sign_in_a_password_is_not_expanded(dotenv):
     dotenv.write_text("MLFLOW_TRACKING_USERNAME=me\nMLFLOW_TRACKING_PASSWORD=a${HOME}b\n")
-    assert environment.read() is None and environment.value("MLFLOW_TRACKING_PASSWORD") == "a${HOME}b"
+    assert environment.read() is None and environment.get("MLFLOW_TRACKING_PASSWORD") == "a${HOME}b"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_value_that_cannot_be_right_is_refused_before_anything_is_done(dotenv,
         {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000", "AWS_DEFAULT_REGION": "eu-central-1"},
     ],
 )  # fmt: skip
-def test_what_can_be_right_is_taken(dotenv, monkeypatch, settings):
+def test_valid_values_are_accepted(dotenv, monkeypatch, settings):
     for name, given in settings.items():
         monkeypatch.setenv(name, given)
     assert environment.read() is None
@@ -148,35 +148,35 @@ def test_secrets_are_not_shown(dotenv, monkeypatch, capsys):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     with pytest.raises(SystemExit):
-        run(fail)
+        run_main(fail)
     assert "hush" not in capsys.readouterr().err
 
 
 def test_secrets_travel_neither_with_the_code_nor_into_a_run(project, monkeypatch):
-    """Ray is sent the code alone; MLflow's run and the registered diff know nothing of ``.env``."""
+    """Ray ships only the code; the diff that MLflow keeps does not contain ``.env``."""
     secrets = {"AWS_ACCESS_KEY_ID": "an-id", "AWS_SECRET_ACCESS_KEY": "hush-key"}
     (project.folder / ".env").write_text("".join(f"{name}={given}\n" for name, given in secrets.items()))
     monkeypatch.chdir(project.folder)
-    kept_back = pathspec.PathSpec.from_lines("gitwildmatch", cluster.excludes())  # as Ray reads them
+    excluded = pathspec.PathSpec.from_lines("gitwildmatch", cluster.excludes())  # as Ray reads them
     tracked = project.run("git", "ls-files").stdout.splitlines()
-    travels = {name for name in [*tracked, ".env", ".git/config", "data/x"] if not kept_back.match_file(name)}
-    assert travels == {name for name in tracked if name.startswith(("pipelines/", "stn/", ".dvcignore"))}
-    assert sum(Path(name).stat().st_size for name in travels) < 1e6
-    said = "from pipelines.runtime import environment; from pipelines.tracking.lineage import current_commit; "
-    said += "environment.read(); print(current_commit())"
-    printed = project.run(sys.executable, "-c", said).stdout
+    shipped = {name for name in [*tracked, ".env", ".git/config", "data/x"] if not excluded.match_file(name)}
+    assert shipped == {name for name in tracked if name.startswith(("pipelines/", "stn/", ".dvcignore"))}
+    assert sum(Path(name).stat().st_size for name in shipped) < 1e6
+    code = "from pipelines.runtime import environment; from pipelines.tracking.lineage import current_commit; "
+    code += "environment.read(); print(current_commit())"
+    printed = project.run(sys.executable, "-c", code).stdout
     assert "Commit(" in printed and "hush-key" not in printed
     assert project.run("git", "status", "--porcelain").stdout == ""
 
 
 def test_the_store_named_in_dotenv_is_the_one_used(dotenv, tmp_path):
     dotenv.write_text(f"MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/elsewhere.db\n")
-    run(lambda: connect())
+    run_main(lambda: connect())
     assert (tmp_path / "elsewhere.db").exists() and not (tmp_path / "state/mlflow.db").exists()
 
 
 def test_make_gives_dvc_what_dotenv_says(project):
-    """To whom the credentials of a remote come from the environment; what is set outside wins."""
+    """DVC takes a remote's credentials from the environment; a variable set outside ``.env`` wins."""
     (project.folder / ".env").write_text("AWS_ACCESS_KEY_ID=of-the-file\nAWS_SECRET_ACCESS_KEY=hush\n")
     tools = project.folder / "tools-of-the-test"
     tools.mkdir()

@@ -1,34 +1,34 @@
-"""The exit code of each kind of failure, and what is printed of it."""
+"""The exit code of each kind of failure, and its message."""
 
 import errno
 import shutil
 
 import pytest
 
-from pipelines.runtime.errors import ExternalError, UserError, run
+from pipelines.runtime.errors import ExternalError, UserError, run_main
 
 
 @pytest.mark.parametrize(
-    ("raised", "code", "said"),
+    ("raised", "code", "message"),
     [
         (ExternalError("no network"), 1, "error: no network\n"),
         (UserError("train.lr: -1 given"), 2, "error: train.lr: -1 given\n"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
-def test_a_told_failure_has_its_code_and_no_traceback(raised, code, said, capsys):
+def test_a_failure_has_its_exit_code_and_no_traceback(raised, code, message, capsys):
     def main():
         raise raised
 
     with pytest.raises(SystemExit) as ended:
-        run(main)
+        run_main(main)
     out, err = capsys.readouterr()
     assert ended.value.code == code
-    assert out == "" and err.startswith(said) and err.count("\n") == 1
+    assert out == "" and err.startswith(message) and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "a/b.json"), "a/b.json: No space left on device; make room"),
         (OSError(errno.ENOSPC, "No space left on device"), "here, in the state's home or among temporary files: No s"),
@@ -39,27 +39,27 @@ def test_a_told_failure_has_its_code_and_no_traceback(raised, code, said, capsys
         (shutil.Error([("from/a", "to/a", "[Errno 28] No space left on device")]), "to/a: [Errno 28] No space left"),
     ],
 )
-def test_what_the_system_refuses_is_told_in_a_line(error, said, capsys):
+def test_what_the_system_refuses_is_told_in_a_line(error, message, capsys):
     def main():
         raise error
 
     with pytest.raises(SystemExit) as ended:
-        run(main)
+        run_main(main)
     _, err = capsys.readouterr()
     assert ended.value.code == 1
-    assert err.startswith(f"error: {said}") and err.count("\n") == 1
+    assert err.startswith(f"error: {message}") and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("bug", [ZeroDivisionError("a bug"), OSError("a bug, and no word of the system's")])
+@pytest.mark.parametrize("bug", [ZeroDivisionError("a bug"), OSError("a bug, without an errno")])
 def test_a_bug_keeps_its_traceback(bug):
     def main():
         raise bug
 
     with pytest.raises(type(bug), match="a bug"):
-        run(main)
+        run_main(main)
 
 
-def test_success_goes_on():
+def test_success_does_not_exit():
     done = []
-    run(lambda: done.append(True))
+    run_main(lambda: done.append(True))
     assert done == [True]

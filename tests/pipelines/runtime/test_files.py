@@ -1,4 +1,4 @@
-"""State: its one home, files that are never half written, and locks that end with their holder."""
+"""The home of state, files that are never half written, and locks that end with their holder."""
 
 import json
 import os
@@ -13,16 +13,15 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.runtime.errors import ExternalError
-from pipelines.runtime.files import read_json, replacing, write_json
+from pipelines.runtime.files import read_json, replace_atomically, write_json
 from pipelines.runtime.home import home, state_dir
-from pipelines.runtime.keys import key_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The current folder, in no repository; git looks no further up."""
+    """The current folder, outside any git repository."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.delenv("DVC_ROOT", raising=False)
@@ -36,7 +35,7 @@ def test_the_home_of_state(folder, monkeypatch):
     assert home() == inner
     subprocess.run(["git", "init", "-q", folder / "clone"], check=True)
     assert home() == folder / "clone"
-    # DVC_ROOT points out of a temporary clone to the user's repository.
+    # In a temporary clone, DVC_ROOT is the user's repository.
     monkeypatch.setenv("DVC_ROOT", str(folder))
     assert home() == folder
     assert state_dir("a", "b") == folder / "state/a/b" and (folder / "state/a/b").is_dir()
@@ -58,7 +57,7 @@ def test_safetensors_own_exception_names_the_file_too(folder, files_of_at_most):
     with (
         pytest.raises(OSError, match=r"File too large: 'model\.safetensors'"),
         files_of_at_most(1000),
-        replacing(Path("model.safetensors")) as beside,
+        replace_atomically(Path("model.safetensors")) as beside,
     ):
         save_file({"w": torch.zeros(10_000)}, beside)
     assert not list(folder.iterdir())
@@ -91,17 +90,10 @@ def test_a_reader_never_sees_half_a_file(folder):
     assert seen == {40_000}
 
 
-def test_a_key_depends_on_every_part_and_on_no_order_of_names():
-    base = key_of({"a": 1, "b": [1, 2]}, "digest")
-    assert key_of({"b": [1, 2], "a": 1}, "digest") == base
-    changed = [({"a": 2, "b": [1, 2]}, "digest"), ({"a": 1, "b": [2, 1]}, "digest"), ({"a": 1, "b": [1, 2]}, "other")]
-    assert len({base, *(key_of(*parts) for parts in changed)}) == 4
-
-
 HOLD = """
 import sys
-from pipelines.runtime.locks import locked
-with locked(sys.argv[1]):
+from pipelines.runtime.locks import hold_lock
+with hold_lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.readline()
 print("left", flush=True)
@@ -109,7 +101,7 @@ print("left", flush=True)
 
 
 class Holder:
-    """A process that takes a lock and keeps it until it is told to go on."""
+    """A process that takes a lock and holds it until :meth:`release`."""
 
     def __init__(self, name: str):
         self.process = subprocess.Popen(
@@ -121,7 +113,7 @@ class Holder:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def go_on(self) -> str:
+    def release(self) -> str:
         return self.process.communicate("\n", timeout=300)[0].strip()
 
 
@@ -144,18 +136,18 @@ def test_a_second_process_says_who_holds_the_lock_and_waits_for_it(hold, end):
     first = hold("training")
     assert first.line() == "held"
     second = hold("training")
-    said = second.line()
-    assert str(first.process.pid) in said and "training" in said and "waiting" in said
+    message = second.line()
+    assert str(first.process.pid) in message and "training" in message and "waiting" in message
     other = hold("another")
-    assert other.line() == "held", "a lock of another name was waited for"
+    assert other.line() == "held", "it waited for a lock of another name"
     assert second.process.poll() is None
     if end == "done":
-        assert first.go_on() == "left"
+        assert first.release() == "left"
     else:
         first.process.send_signal(signal.SIGKILL)
     assert second.line() == "held"
-    # The pid shown is the new holder's, not that of the process killed.
+    # The message has the pid of the new holder, not of the killed process.
     third = hold("training")
     assert str(second.process.pid) in third.line()
-    assert second.go_on() == "left"
+    assert second.release() == "left"
     assert third.line() == "held"

@@ -1,4 +1,4 @@
-"""The tracking store: out of reach, read-only, damaged or full; and what MLflow makes of a clock that was set back."""
+"""The tracking store: unreachable, read-only, damaged or full; and metrics after the clock was set back."""
 
 import os
 import re
@@ -9,21 +9,23 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import mlflow
 import pytest
+from mlflow import MlflowClient
 from mlflow.entities import RunTag
+from mlflow.exceptions import MlflowException
+from PIL import Image
 
 from pipelines.commands import history, predict, promote, provenance, reproduce, rollback, serve
-from pipelines.runtime.errors import ExternalError, run
+from pipelines.runtime.errors import ExternalError, run_main
 from pipelines.tracking.client import TrainingRun, connect, experiment_id, log_metrics, store_errors_explained
 from pipelines.tracking.outbox import Outbox
 
-READ_ONLY = 18  # in the header of a sqlite file: the version of the format that it is written in; only read if unknown
+WRITE_VERSION = 18  # offset in the header of a sqlite file; sqlite opens an unknown version read-only
 
 
 @pytest.fixture
 def place(new_store, tmp_path, monkeypatch) -> Path:
-    """Where the default store lies, which holds nothing yet."""
+    """The database file of the default store, an empty one."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "state").mkdir()
@@ -32,12 +34,12 @@ def place(new_store, tmp_path, monkeypatch) -> Path:
 
 def make_read_only(database: Path) -> None:
     content = bytearray(database.read_bytes())
-    content[READ_ONLY] = 9
+    content[WRITE_VERSION] = 9
     database.write_bytes(content)
 
 
 def damage(database: Path, how: str) -> None:
-    """Let a store's file be no store."""
+    """Turn the database file into something that is not a database."""
     content = database.read_bytes()
     if how == "a folder":
         database.unlink()
@@ -45,14 +47,14 @@ def damage(database: Path, how: str) -> None:
     elif how == "half":
         database.write_bytes(content[: len(content) // 2])
     elif how == "other content":
-        database.write_bytes(b"no database at all " * 500)
+        database.write_bytes(b"not a database " * 500)
     else:
         database.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
 
 
 @contextmanager
-def told():
-    """The block ends by a fault of the world, which is told in one line; given as a list of that line."""
+def one_line_error():
+    """Expect an :class:`ExternalError` with a message of one line; the list holds that line after the block."""
     line: list[str] = []
     with pytest.raises(ExternalError) as raised:
         yield line
@@ -64,32 +66,32 @@ def told():
 def test_a_damaged_store_is_told_in_a_line(place, how):
     damage(place, how)
     started = time.monotonic()
-    with told() as line:
+    with one_line_error() as line:
         connect()
     assert str(place) in line[0] and "move it away: dvc repro -f -s register" in line[0]
     assert time.monotonic() - started < 60, "MLflow would try for hours"
 
 
 @pytest.fixture
-def nobody() -> str:
-    """An address of this machine at which nobody listens."""
+def closed_port() -> str:
+    """A loopback address at which no server listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return "{}:{}".format(*probe.getsockname())
 
 
 @pytest.mark.parametrize("address", ["http://me:secret@{}", "postgresql://me:secret@{}/mlflow"])
-def test_a_server_out_of_reach_is_told_soon_and_without_its_password(place, nobody, monkeypatch, address):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(nobody))
+def test_a_server_out_of_reach_is_told_soon_and_without_its_password(place, closed_port, monkeypatch, address):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(closed_port))
     started = time.monotonic()
-    with told() as line:
+    with one_line_error() as line:
         connect()
     assert time.monotonic() - started < 60, "MLflow would try for four minutes, and a database for hours"
-    assert "MLFLOW_TRACKING_URI" in line[0] and nobody in line[0] and "start it, or name another" in line[0]
+    assert "MLFLOW_TRACKING_URI" in line[0] and closed_port in line[0] and "start it, or name another" in line[0]
     assert "secret" not in line[0] and "me:***@" in line[0]
 
 
-def test_a_run_is_given_mlflows_own_patience(place, monkeypatch):
+def test_timeouts_are_short_within_connect_alone(place, monkeypatch):
     connect()
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
@@ -98,14 +100,14 @@ def test_a_run_is_given_mlflows_own_patience(place, monkeypatch):
 
 
 @contextmanager
-def open_run(client: mlflow.MlflowClient):
-    """A run of the store, told of within the block."""
-    with Outbox(client, "key", patience=1.0) as delivery:
-        yield TrainingRun(delivery, experiment_id(client, "stn-mine"), "key", "name")
+def open_run(client: MlflowClient):
+    """A run that can be updated within the block."""
+    with Outbox(client, "key", patience=1.0) as outbox:
+        yield TrainingRun(outbox, experiment_id(client, "stn-mine"), "key", "name")
 
 
-def logged(client: mlflow.MlflowClient) -> list[int]:
-    """The epochs that the run has, in the order in which MLflow tells them."""
+def logged(client: MlflowClient) -> list[int]:
+    """The run's epochs, in the order in which MLflow returns them."""
     with open_run(client) as found:
         return [metric.step for metric in client.get_metric_history(found.run_id, "train_loss")]
 
@@ -116,10 +118,10 @@ def test_a_store_that_cannot_be_written_is_told_in_a_line_and_keeps_what_it_has(
         found.log_epoch({"epoch": 1, "timestamp": 1000, "train_loss": 0.5})
     writable = place.read_bytes()
     make_read_only(place)
-    with told() as line, store_errors_explained("the model is kept"):
+    with one_line_error() as line, store_errors_explained("the model is kept"):
         log_metrics(connect(), found.run_id, {"test_accuracy": 0.5})
     assert "readonly database" in line[0] and "the model is kept; the next start goes on from here" in line[0]
-    assert not caplog.records, "MLflow prints the SQL of it"
+    assert not caplog.records, "MLflow printed SQL"
     place.write_bytes(writable)
     with open_run(client) as found:
         found.log_epoch({"epoch": 2, "timestamp": 2000, "train_loss": 0.4})
@@ -130,7 +132,7 @@ def test_a_full_disk_under_the_store_is_told_in_a_line(place, files_of_at_most):
     with open_run(connect()) as found:
         client = found.client
     tags = [RunTag("long", "x" * 3000), RunTag("longer", "y" * 4000)]
-    with files_of_at_most(4096), told() as line, store_errors_explained("the model is kept"):
+    with files_of_at_most(4096), one_line_error() as line, store_errors_explained("the model is kept"):
         client.log_batch(found.run_id, tags=tags)
     assert "disk" in line[0]
     with files_of_at_most(1000), pytest.raises(OSError, match="File too large"):
@@ -146,19 +148,18 @@ def test_a_full_disk_under_the_store_is_told_in_a_line(place, files_of_at_most):
     ids=lambda main: main.__module__,
 )
 def test_every_command_tells_of_a_store_that_fails_while_it_works(store, monkeypatch, capsys, main):
-    """The store answers at first, and then no more."""
+    """The store answers when the command connects, and fails later."""
 
     def fail(*_, **__):
-        raise mlflow.MlflowException("the store has gone\nand this is a page about it")  # pyright: ignore[reportPrivateImportUsage]
+        raise MlflowException("the store has gone\nfollowed by a page of details")
 
-    for module in [module for name, module in sys.modules.items() if name.startswith("pipelines.")]:
-        for name in {"list_versions", "aliases_of"} & vars(module).keys():
-            monkeypatch.setattr(module, name, fail)
-    monkeypatch.setattr(predict, "read_images", lambda _: {})
+    for name in ("search_model_versions", "get_registered_model"):
+        monkeypatch.setattr(MlflowClient, name, fail)
+    Image.new("L", (8, 8)).save("a.png")
     images = ["a.png"] if main is predict.main else []
     monkeypatch.setattr(sys, "argv", ["command", "stn-mine", *images])
     with pytest.raises(SystemExit) as ended:
-        run(main)
+        run_main(main)
     error = capsys.readouterr().err
     assert ended.value.code == 1 and error.count("\n") == 1
     assert re.match(r"error: tracking store sqlite:///\S+: the store has gone; .*; the next start goes on", error)

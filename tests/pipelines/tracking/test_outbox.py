@@ -1,4 +1,4 @@
-"""Delivery: whatever the store does, it has in the end what it was told, each once and in order."""
+"""Outbox: whatever the store does, in the end it has every update once and in order."""
 
 import json
 import os
@@ -23,21 +23,28 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
 
-from pipelines.tracking import outbox as delivery
+from pipelines.tracking import outbox as module
 from pipelines.tracking.client import TrainingRun, connect, experiment_id
-from pipelines.tracking.outbox import Outbox, Run
+from pipelines.tracking.outbox import Outbox, Run, deliver_pending
+from pipelines.tracking.updates import LogEpoch, Update
 
 EXPERIMENT = "1"
 
 
 class Store:
-    """MLflow's ways in small: a metric that it has is dropped. ``faults`` says what becomes of each request to come."""
+    """A fake of MLflow's client: a metric that it has is dropped.
+
+    ``faults`` names what happens to each of the next requests: ``away`` and ``broken`` refuse it, ``lost`` carries it
+    out and loses the answer.
+    """
 
     tracking_uri = "http://me:secret@store"
 
     def __init__(self, faults=()):
         self.faults = list(faults)
         self.runs: dict[str, SimpleNamespace] = {}
+        self.files: dict[str, bytes] = {}
+        self.batches: list[int] = []  # the number of metrics in each log_batch
         self.requests = 0
 
     def _request(self, apply=lambda: None):
@@ -59,7 +66,9 @@ class Store:
         def apply():
             run_id = str(len(self.runs))
             info = SimpleNamespace(run_id=run_id)
-            self.runs[run_id] = SimpleNamespace(info=info, tags=tags, name=name, start=start, metrics=[], status=[])
+            self.runs[run_id] = SimpleNamespace(
+                info=info, tags=tags, name=name, start=start, metrics=[], params={}, status=[], end=None
+            )
             return self.runs[run_id]
 
         return self._request(apply)
@@ -68,10 +77,13 @@ class Store:
         return self._request(lambda: [metric for metric in self.runs[run_id].metrics if metric.key == name])
 
     def log_batch(self, run_id, metrics=(), params=(), tags=()):
+        self.batches.append(len(metrics))
+
         def apply():
             have = [tuple(dict(metric).values()) for metric in self.runs[run_id].metrics]
             new = [metric for metric in metrics if tuple(dict(metric).values()) not in have]
             self.runs[run_id].metrics += new
+            self.runs[run_id].params |= {param.key: param.value for param in params}
             self.runs[run_id].tags |= {tag.key: tag.value for tag in tags}
 
         self._request(apply)
@@ -81,28 +93,41 @@ class Store:
 
     def set_terminated(self, run_id, status, end):
         self.update_run(run_id, status)
+        self.runs[run_id].end = end
+
+    def log_artifact(self, run_id, file, folder):
+        self.files[f"{run_id}/{folder}/{Path(file).name}"] = Path(file).read_bytes()
+
+
+def make_outbox(store: Store, name: str = "one", **options) -> Outbox:
+    return Outbox(store, name, **options)  # pyright: ignore[reportArgumentType]
+
+
+def deliver(store: Store) -> None:
+    deliver_pending(store)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setattr(delivery, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.001)
     return tmp_path
 
 
 def kept(home: Path) -> list[Path]:
+    """The files of pending updates."""
     return list(home.glob("state/delivery/*/*.jsonl"))
 
 
-def die(told: Outbox) -> None:
-    """What a kill leaves: the file as it is, half a line at its end, and no lock."""
-    with told.changed:
-        told.stopped = True
-        told.ending.set()
-        told.changed.notify_all()
-        told.file.write(b'{"do": "ep')
-        told.held.close()
-    told.join()
+def kill(outbox: Outbox) -> None:
+    """Leave what a killed process leaves: the file as it is, half a line at its end, and no lock."""
+    with outbox.changed:
+        outbox.stopped = True
+        outbox.ending.set()
+        outbox.changed.notify_all()
+        outbox.file.file.write(b'{"do": "ep')
+        outbox.resources.close()
+    outbox.join()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -112,36 +137,36 @@ def die(told: Outbox) -> None:
 )
 def test_after_any_faults_and_kills_the_store_has_what_the_driver_told(home, faults, work):
     store, name = Store(faults), os.urandom(8).hex()
-    told: dict[str, list] = {key: [] for key in ("a", "b")}
-    at_work = Outbox(store, name)  # pyright: ignore[reportArgumentType]
-    at_work.__enter__()
+    expected: dict[str, list] = {key: [] for key in ("a", "b")}
+    outbox = make_outbox(store, name)
+    outbox.__enter__()
     for number, key in enumerate(["a", "b", *work, "b", "a"]):
         if key == "kill":
-            die(at_work)
-            at_work = Outbox(store, name)  # pyright: ignore[reportArgumentType]
-            at_work.__enter__()
+            kill(outbox)
+            outbox = make_outbox(store, name)
+            outbox.__enter__()
             continue
-        run = Run(at_work, EXPERIMENT, "a" if key == "sample" else key)
+        run = Run(outbox, EXPERIMENT, "a" if key == "sample" else key)
         if number < 2:
             run.open(f"the run {key}", "parent")
             run.status("RUNNING")
         elif key == "sample":
             run.log_sample({"system/load": 0.5}, number)
         else:
-            told[key].append((len(told[key]) + 1, 1000 - number, 1 / (number + 1)))
-            step, timestamp, value = told[key][-1]
+            expected[key].append((len(expected[key]) + 1, 1000 - number, 1 / (number + 1)))
+            step, timestamp, value = expected[key][-1]
             run.log_epoch({"epoch": step, "timestamp": timestamp, "train_loss": value, "validation_accuracy": value})
-    for key in told:
-        Run(at_work, EXPERIMENT, key).describe(tags={"state": "finished"})
-        Run(at_work, EXPERIMENT, key).status("FINISHED")
-    at_work.__exit__(None)
+    for key in expected:
+        Run(outbox, EXPERIMENT, key).describe(tags={"state": "finished"})
+        Run(outbox, EXPERIMENT, key).status("FINISHED")
+    outbox.__exit__(None)
 
     assert sorted(run.name for run in store.runs.values()) == ["the run a", "the run b"]
     for run in store.runs.values():
         key = run.tags["training_key"]
         for metric in ("train_loss", "validation_accuracy"):
             logged = [(one.step, one.timestamp, one.value) for one in run.metrics if one.key == metric]
-            assert logged == told[key]
+            assert logged == expected[key]
         assert run.status[-1] == "FINISHED" and run.tags["state"] == "finished"
         assert run.tags["mlflow.parentRunId"] == "parent"
         samples = [one.step for one in run.metrics if one.key == "system/load"]
@@ -150,43 +175,102 @@ def test_after_any_faults_and_kills_the_store_has_what_the_driver_told(home, fau
     assert kept(home) == []
 
 
-def test_who_trains_does_not_wait_and_what_is_not_delivered_is_kept(home, capsys):
-    """Told of once; the next command delivers it, in its order and under its own timestamps."""
+def test_training_does_not_wait_and_undelivered_updates_are_kept(home, capsys):
+    """The outage is reported once; the next command delivers the updates in order with their own timestamps."""
     store = Store(["away"] * 10**6)
-    with Outbox(store, "one", patience=0.2) as told:  # pyright: ignore[reportArgumentType]
-        run = Run(told, EXPERIMENT, "a")
+    with make_outbox(store, patience=0.2) as outbox:
+        run = Run(outbox, EXPERIMENT, "a")
         run.open("a", "parent")
         for epoch in range(1, 4):
             run.log_epoch({"epoch": epoch, "timestamp": 1000 + epoch, "train_loss": 0.5})
         assert store.runs == {}
         while store.requests < 3:
             time.sleep(0.01)
-    said = capsys.readouterr().out
-    assert said.count("does not answer (the store is away)") == 1
-    assert "4 entries could not be delivered" in said and str(kept(home)[0]) in said and "make doctor" in said
+    output = capsys.readouterr().out
+    assert output.count("does not answer (the store is away)") == 1
+    assert "4 updates could not be delivered" in output and str(kept(home)[0]) in output and "make doctor" in output
     assert "secret" not in (kept(home)[0].parent / "store").read_text()
 
     store.faults = []
-    delivery.deliver_pending(store)  # pyright: ignore[reportArgumentType]
-    assert "4 entries that had waited are delivered" in capsys.readouterr().out
+    deliver(store)
+    assert "4 updates that had waited are delivered" in capsys.readouterr().out
     assert [(metric.step, metric.timestamp) for metric in store.runs["0"].metrics] == [(1, 1001), (2, 1002), (3, 1003)]
     assert kept(home) == []
+
+
+# What Run of pipelines/delivery.py at commit 835a76f wrote.
+EARLIER_LINES = b"""\
+{"experiment": "1", "key": "a", "do": "open", "time": 100, "name": "trial-3", "parent": "p"}
+{"experiment": "1", "key": "a", "do": "describe", "time": 101, "params": {"train.lr": "0.1"}, "tags": {}}
+{"experiment": "1", "key": "a", "do": "status", "time": 102, "status": "RUNNING"}
+{"experiment": "1", "key": "a", "do": "epoch", "time": 1001, "metrics": {"train_loss": 0.5, "lr": 0.1}, "step": 1}
+{"experiment": "1", "key": "a", "do": "epoch", "time": 1002, "metrics": {"train_loss": 0.4, "lr": 0.1}, "step": 2}
+{"experiment": "1", "key": "a", "do": "sample", "time": 103, "metrics": {"system/cpu": 7.0}, "step": 0}
+{"experiment": "1", "key": "a", "do": "describe", "time": 104, "params": {}, "tags": {"state": "finished"}}
+{"experiment": "1", "key": "a", "do": "figures", "time": 105, "metrics": {"final_accuracy_seed": 0.9}}
+{"experiment": "1", "key": "a", "do": "file", "time": 106, "name": "c.png", "folder": "study", "content": "zrg="}
+{"experiment": "1", "key": "a", "do": "status", "time": 107, "status": "FINISHED"}
+{"experiment": "1", "key": "a", "do": "epo"""
+
+
+def test_updates_that_an_earlier_version_left_are_delivered(home, capsys):
+    store = Store()
+    with make_outbox(store):
+        pass
+    (folder,) = home.glob("state/delivery/*")
+    (folder / "stn-digits-0123.jsonl").write_bytes(EARLIER_LINES)
+    deliver(store)
+    assert "10 updates that had waited are delivered" in capsys.readouterr().out
+    (run,) = store.runs.values()
+    assert (run.name, run.start, run.end, run.status) == ("trial-3", 100, 107, ["RUNNING", "FINISHED"])
+    assert run.tags == {"training_key": "a", "mlflow.parentRunId": "p", "state": "finished"}
+    assert run.params == {"train.lr": "0.1"}
+    assert [(metric.key, metric.value, metric.timestamp, metric.step) for metric in run.metrics] == [
+        ("train_loss", 0.5, 1001, 1), ("lr", 0.1, 1001, 1), ("train_loss", 0.4, 1002, 2), ("lr", 0.1, 1002, 2),
+        ("system/cpu", 7.0, 103, 0), ("final_accuracy_seed", 0.9, 105, 0),
+    ]  # fmt: skip
+    assert store.files == {"0/study/c.png": "θ".encode()}
+    assert kept(home) == []
+
+
+def test_the_lines_have_the_form_that_an_earlier_version_reads():
+    """A home may be shared by work trees of different versions."""
+    lines = EARLIER_LINES.splitlines(keepends=True)[:-1]
+    for line in lines:
+        assert json.loads(Update.from_line(line).to_line()) == json.loads(line)
+
+
+def test_an_hours_updates_take_few_requests():
+    """Epochs of one run share a request up to MLflow's limit of metrics; another run or kind begins a new one."""
+    store = Store(["away"])
+    with make_outbox(store) as outbox:
+        run, other = Run(outbox, EXPERIMENT, "a"), Run(outbox, EXPERIMENT, "b")
+        with outbox.changed:  # the thread sees all updates at once
+            run.open("a", "parent")
+            other.open("b", "parent")
+            for step in range(1, 251):
+                metrics = {f"metric_{number}": 0.5 for number in range(8)}
+                outbox.put(Update(EXPERIMENT, "a", step, LogEpoch(metrics, step)))
+            other.log_sample({"system/load": 1.0}, 0)
+    assert [len(run.metrics) for run in store.runs.values()] == [2000, 1]
+    batches = [size for size in store.batches if size]
+    assert batches == [1000, 1000, 1]
 
 
 def test_another_store_is_not_told_what_was_kept_for_the_first(home):
     first, second = Store(["away"] * 10**6), Store()
     second.tracking_uri = "http://second"
-    with Outbox(first, "one", patience=0.05) as told:  # pyright: ignore[reportArgumentType]
-        Run(told, EXPERIMENT, "a").open("a", "parent")
-    delivery.deliver_pending(second)  # pyright: ignore[reportArgumentType]
+    with make_outbox(first, patience=0.05) as outbox:
+        Run(outbox, EXPERIMENT, "a").open("a", "parent")
+    deliver(second)
     assert second.runs == {} and len(kept(home)) == 1
 
 
-def test_what_is_being_delivered_is_left_to_who_delivers_it(home):
+def test_updates_of_a_running_process_are_left_to_it(home):
     store = Store(["away"] * 10**6)
-    with Outbox(store, "one", patience=0.05) as told:  # pyright: ignore[reportArgumentType]
-        Run(told, EXPERIMENT, "a").open("a", "parent")
-        delivery.deliver_pending(Store())  # pyright: ignore[reportArgumentType]
+    with make_outbox(store, patience=0.05) as outbox:
+        Run(outbox, EXPERIMENT, "a").open("a", "parent")
+        deliver(Store())
         assert len(kept(home)) == 1
         store.faults = []
     assert kept(home) == [] and len(store.runs) == 1
@@ -195,21 +279,21 @@ def test_what_is_being_delivered_is_left_to_who_delivers_it(home):
 def test_what_the_store_refuses_is_said_once_and_holds_nothing_up(capsys):
     store = Store()
     store.log_batch = lambda *_, **__: (_ for _ in ()).throw(MlflowException("deleted", RESOURCE_DOES_NOT_EXIST))
-    with Outbox(store, "one") as told:  # pyright: ignore[reportArgumentType]
-        run = Run(told, EXPERIMENT, "a")
+    with make_outbox(store) as outbox:
+        run = Run(outbox, EXPERIMENT, "a")
         run.open("a", "parent")
         for epoch in (1, 2):
             run.log_epoch({"epoch": epoch, "timestamp": 1, "train_loss": 0.5})
             run.describe(tags={"b": "c"})
         run.status("FINISHED")
-    assert capsys.readouterr().out.count("is refused, and left out") == 1
+    assert capsys.readouterr().out.count("updates of the run a are refused and dropped: deleted") == 1
     assert store.runs["0"].status == ["FINISHED"]
 
 
 def test_a_full_disk_keeps_no_half_entries(home, files_of_at_most):
     store = Store(["away"] * 10**6)
-    with Outbox(store, "one", patience=0.05) as told:  # pyright: ignore[reportArgumentType]
-        run = Run(told, EXPERIMENT, "a")
+    with make_outbox(store, patience=0.05) as outbox:
+        run = Run(outbox, EXPERIMENT, "a")
         run.open("a", "parent")
         with files_of_at_most(kept(home)[0].stat().st_size + 30), pytest.raises(OSError, match=r"one\.jsonl"):
             run.describe(tags={"too": "long"})
@@ -219,13 +303,13 @@ def test_a_full_disk_keeps_no_half_entries(home, files_of_at_most):
 
 
 class Proxy(ThreadingHTTPServer):
-    """Before a real server, to which it passes requests on, save where ``fault`` says otherwise."""
+    """A proxy of a real server. ``fault`` is what happens to requests: none, slow, 5xx or lost answer."""
 
     daemon_threads = True
 
     def __init__(self, port: int):
-        super().__init__(("127.0.0.1", 0), Passing)
-        self.to, self.fault = port, "none"
+        super().__init__(("127.0.0.1", 0), ProxyHandler)
+        self.server_port_behind, self.fault = port, "none"
         self.requests: list[str] = []
 
     @property
@@ -233,13 +317,13 @@ class Proxy(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
-class Passing(BaseHTTPRequestHandler):
+class ProxyHandler(BaseHTTPRequestHandler):
     """One connection to the proxy."""
 
     server: Proxy  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
 
-    def _pass(self) -> None:
+    def _forward(self) -> None:
         fault = self.server.fault
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append(f"{fault} {self.path.rpartition('/')[2]}")
@@ -248,17 +332,17 @@ class Passing(BaseHTTPRequestHandler):
             return
         if fault == "slow":
             time.sleep(1)
-        there = HTTPConnection("127.0.0.1", self.server.to, timeout=60)
+        behind = HTTPConnection("127.0.0.1", self.server.server_port_behind, timeout=60)
         try:
-            there.request(self.command, self.path, body, dict(self.headers))
-            answer = there.getresponse()
+            behind.request(self.command, self.path, body, dict(self.headers))
+            answer = behind.getresponse()
             content = answer.read()
         except OSError:
             self.send_error(502)
             return
         finally:
-            there.close()
-        if fault == "lost answer":  # the request is taken, the connection cut
+            behind.close()
+        if fault == "lost answer":  # the request was carried out
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return
@@ -268,14 +352,14 @@ class Passing(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_POST = do_PUT = do_PATCH = _pass
+    do_GET = do_POST = do_PUT = do_PATCH = _forward
 
     def log_message(self, format, *args):
         pass
 
 
 class Server:
-    """MLflow's server on a database of its own, that can be killed and started again at the same port."""
+    """MLflow's server on its own database; it can be killed and started again at the same port."""
 
     def __init__(self, folder: Path):
         self.folder, self.process = folder, None
@@ -329,13 +413,13 @@ SEEDS, EPOCHS, METRICS = 2, 45, 6
 
 @contextmanager
 def training(address: str, name: str, monkeypatch):
-    """The driver's side of a training, epochs without images: ``train(n)`` trains n more epochs of a seed."""
+    """The driver's side of a training without images: ``train(seed, n)`` logs n more epochs of a training seed."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     client = connect()
     experiment = experiment_id(client, name)
-    with Outbox(client, name) as told:
-        runs = [TrainingRun(told, experiment, f"{name}-{seed}", f"seed-{seed}") for seed in range(SEEDS)]
+    with Outbox(client, name) as outbox:
+        runs = [TrainingRun(outbox, experiment, f"{name}-{seed}", f"seed-{seed}") for seed in range(SEEDS)]
 
         def train(seed: int, epochs: int) -> None:
             runs[seed].start()
@@ -347,7 +431,7 @@ def training(address: str, name: str, monkeypatch):
                 runs[seed].log_epoch({"epoch": epoch, "timestamp": 10**12 + epoch, "train_loss": 1 / epoch} | metrics)
                 waited += time.monotonic() - started
                 time.sleep(0.02)
-            assert waited < 3 + epochs / 3, "training waited for the store, if only for the second of a slow one"
+            assert waited < 3 + epochs / 3, "training waited for the store"
 
         yield train, runs, client
         for run in runs:
@@ -355,7 +439,7 @@ def training(address: str, name: str, monkeypatch):
 
 
 def delivered(runs: list, client: MlflowClient) -> int:
-    """How many metrics of epochs the store has of those logged; each is there once, and in the order of its steps."""
+    """Number of metrics in the store; asserts that each epoch is there once and in order."""
     count = 0
     for run in runs:
         assert client.get_run(run.run_id).info.status == "FINISHED"
@@ -384,7 +468,7 @@ def test_faults_of_a_server_lose_no_metric_and_double_none(proxy, monkeypatch, f
 
 @pytest.mark.slow
 def test_a_server_restarted_three_times_has_every_metric_once(server, monkeypatch, home, capsys):
-    """Killed in mid-run, away while epochs go by, and started again."""
+    """The server is killed in the middle of a run, stays away for some epochs, and starts again."""
     with training(f"http://127.0.0.1:{server.port}", "restarts", monkeypatch) as (train, runs, client):
         for part in range(3):
             train(part % SEEDS, 10)
@@ -394,19 +478,19 @@ def test_a_server_restarted_three_times_has_every_metric_once(server, monkeypatc
             server.start()
         for seed in range(SEEDS):
             train(seed, EPOCHS - len(runs[seed].logged))
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     count = delivered(runs, client)
     print(f"delivered {count} of {SEEDS * EPOCHS * METRICS} metrics through three restarts")
     assert count == SEEDS * EPOCHS * METRICS
-    assert 1 <= said.count("does not answer") == said.count("that had waited are delivered") <= 3, said
+    assert 1 <= output.count("does not answer") == output.count("that had waited are delivered") <= 3, output
     assert kept(home) == []
 
 
-# A stage that waits less long at its end.
+# Runs a stage that waits two seconds, not a minute, at its end.
 IMPATIENT = """
 import runpy, sys
-from pipelines import delivery
-delivery.Outbox.__init__.__defaults__ = (2.0, True)
+from pipelines.tracking.outbox import Outbox
+Outbox.__init__.__kwdefaults__["patience"] = 2.0
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
@@ -414,7 +498,7 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 @pytest.mark.slow
 def test_a_store_that_never_comes_back_costs_no_result_and_the_next_start_delivers_all(project, server):
-    """train and tune begin with a server and end without one; a command without Ray then tells it everything."""
+    """train and tune start with a server and end without one; a command without Ray then delivers everything."""
     project.set(
         "data.dataset=digits", "train.epochs=12", "train.threads=1", "tune.epochs=2", "tune.trials=3",
         "tune.finalists=1", "tune.max_parameters=none",
@@ -461,11 +545,11 @@ def test_a_store_that_never_comes_back_costs_no_result_and_the_next_start_delive
         assert run.info.status == "FINISHED" and steps == list(range(1, len(steps) + 1))
         assert len(steps) == 12 or run in trials
         assert len(steps) == 2 or run in finals or run.data.tags["state"] == "pruned"
-    assert parent.info.status == "FINISHED" and "final_accuracy_seed" in parent.data.metrics
+    assert parent.info.status == "FINISHED" and "final_accuracy_stn" in parent.data.metrics
     assert [file.path for file in client.list_artifacts(parent.info.run_id, "study")]
 
 
 def runs_of_stn(client: MlflowClient) -> list:
-    """The runs of the experiment stn-digits."""
+    """Runs of the experiment stn-digits."""
     experiment = client.get_experiment_by_name("stn-digits")
     return list(client.search_runs([experiment.experiment_id])) if experiment else []

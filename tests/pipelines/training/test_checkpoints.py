@@ -1,27 +1,26 @@
-"""storage: a folder or S3, seen by all hosts or refused, emptied when a training is done."""
+"""Checkpoint storage: a folder or S3, refused if a host cannot read it, deleted when a training is done."""
 
 from pathlib import Path
 
 import pytest
-import torch
 
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.training import checkpoints as storage
 from pipelines.training.checkpoints import (
     STATE_FILE,
     FileSystem,
-    _sees,
+    _read_error,
     check_reachable,
-    load_state,
     remove,
     storage_of,
 )
+from pipelines.training.state import TrainingState, load_state, save_state
 
 
 @pytest.fixture
 def alone(monkeypatch):
-    """A cluster of the driver's host alone."""
-    monkeypatch.setattr(storage, "on_other_hosts", lambda *_: {})
+    """A cluster that consists of the driver's host."""
+    monkeypatch.setattr(storage, "run_on_other_hosts", lambda *_: {})
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -48,32 +47,32 @@ def test_what_is_written_there_is_found_and_removed(shared, alone, tmp_path):
     check_reachable(place)
     assert load_state(place) == (None, [])  # the check has left nothing behind
     filesystem, root = FileSystem.from_uri(place)
-    torch.save({"finished": {}, "current": {"epoch": 3}}, tmp_path / STATE_FILE)
+    save_state(TrainingState(seed=0, trainer={"epoch": 3}), tmp_path / STATE_FILE)
     filesystem.create_dir(f"{root}/start/checkpoint_0")  # in S3 an object that stands for a folder, as Ray makes them
     with filesystem.open_output_stream(f"{root}/start/checkpoint_0/{STATE_FILE}") as file:
         file.write((tmp_path / STATE_FILE).read_bytes())
     state, notes = load_state(place)
-    assert state is not None and state["current"]["epoch"] == 3 and notes == []
+    assert state is not None and state.epochs_done == 3 and notes == []
     remove(place)
     assert load_state(place) == (None, [])
 
 
 def test_a_host_that_does_not_see_it_is_named(shared, monkeypatch):
-    monkeypatch.setattr(storage, "on_other_hosts", lambda *_: {"10.0.0.2": "", "10.0.0.3": "No such file"})
+    monkeypatch.setattr(storage, "run_on_other_hosts", lambda *_: {"10.0.0.2": "", "10.0.0.3": "No such file"})
     with pytest.raises(UserError, match=r"CHECKPOINT_STORAGE: .*1 host\(s\) .* 10\.0\.0\.3 for one \(No such file\)"):
         check_reachable(storage_of("stn-1"))
 
 
 def test_what_another_host_says(shared, alone, tmp_path):
-    """``_sees`` as it runs there: the file, no file, and a file of somebody else's."""
+    """``_read_error`` as another host runs it: for the file, for another file, and for none."""
     place = storage_of("stn-1")
     check_reachable(place)
     filesystem, root = FileSystem.from_uri(place)
     for content, expected in ((b"seen", ""), (b"other", "it is another one")):
         with filesystem.open_output_stream(f"{root}/mark") as file:
             file.write(content)
-        assert _sees(place, f"{root}/mark") == expected
-    assert _sees(place, f"{root}/missing")
+        assert _read_error(place, f"{root}/mark") == expected
+    assert _read_error(place, f"{root}/missing")
 
 
 @pytest.mark.parametrize("wrong", ["bucket", "key"])

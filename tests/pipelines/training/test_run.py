@@ -58,7 +58,7 @@ def train(project, **options):
 
 
 def weights(project) -> dict[str, dict[str, torch.Tensor]]:
-    """Of each training seed, and as ``<seed>.course`` the θ of some images after each of its epochs."""
+    """Tensors of each file: ``<seed>`` is a network, ``<seed>.theta_history`` the θ of some images after each epoch."""
     return {file.stem: load_file(file) for file in sorted(project.folder.glob("models/stn/*.safetensors"))}
 
 
@@ -187,7 +187,7 @@ def test_without_its_controller_a_training_ends_in_a_line_and_goes_on_from_s3(pr
 def test_without_its_mailbox_a_training_goes_on_and_all_epochs_are_logged_at_the_end(project):
     project.set(*SMALL, "train.epochs=30", "train.seeds=[0]")
     project.stage("prepare")
-    driver = start_and_kill(project, "Mailbox", when=lambda: checkpoints(project))
+    driver = start_and_kill(project, "MessageQueue", when=lambda: checkpoints(project))
     output = driver.communicate()[0]
     assert driver.returncode == 0 and "Traceback" not in output, output
     assert "will be logged at the end" in output
@@ -267,8 +267,8 @@ def test_two_workers_train_what_one_trains(make_project):
         history = json.loads((project.folder / "models/stn/training.json").read_text())["runs"]["0"]["history"]
         results.append((weights(project), history))
     (one, history_one), (two, history_two) = results
-    assert one.keys() == {"0", "0.course"}
-    assert one["0.course"]["theta"].shape == (3, 10, 6)
+    assert one.keys() == {"0", "0.theta_history"}
+    assert one["0.theta_history"]["theta"].shape == (3, 10, 6)
     torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-4)
     for first, second in zip(history_one, history_two, strict=True):
         assert second["train_loss"] == pytest.approx(first["train_loss"], rel=1e-3)

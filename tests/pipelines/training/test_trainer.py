@@ -1,4 +1,6 @@
-"""Fit: which images are watched, and that their θ after each epoch is that of the network of that epoch."""
+"""Trainer: the choice of watched images, and their θ after each epoch, which is that of the network of that epoch."""
+
+from functools import partial
 
 import numpy as np
 import pytest
@@ -6,30 +8,28 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.training import trainer as fit_module
-from pipelines.training.trainer import WATCHED, Trainer, spread_over_classes
+from pipelines.training import trainer as trainer_module
+from pipelines.training.trainer import WATCHED, Trainer, TrainingData, gather_rows, spread_over_classes
 from stn.batches import Batches
+from stn.classifiers import build_network
+from stn.settings import LocalizationSettings, NetworkSettings, Normalization, Recipe, TransformerSettings
 from stn.training import predict
 
-META = {"image_shape": [1, 16, 16], "classes": ["a", "b", "c"], "mean": [0.5], "std": [0.25]}
-RECIPE = {
-    "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0, "optimizer": "sgd", "dropout": 0.2, "epochs": 3, "batch_size": 8,
-    "warmup": 0.2, "max_grad_norm": 1.0,
-}  # fmt: skip
-VARIANT = {
-    "transformer": {"transform": "similarity", "localization": {"channels": [3], "kernel_sizes": [3], "hidden": 4}},
-    "classifier": None, "localization_lr": 1.0, "localization_weight_decay": None, "theta_penalty": 0.0,
-}  # fmt: skip
+RECIPE = Recipe(epochs=3, batch_size=8, lr=0.05, max_grad_norm=1.0)
+LOCALIZATION = LocalizationSettings(channels=(3,), kernel_sizes=(3,), hidden=(4,))
+TRANSFORMER = TransformerSettings(transform=("similarity",), localization=LOCALIZATION)
 
 
 def batches() -> Batches:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (31, 1, 16, 16), dtype=torch.uint8, generator=generator)
-    return Batches(images, torch.arange(31) // 4 % 3, [0.5], [0.25], torch.device("cpu"))
+    return Batches(images, torch.arange(31) // 4 % 3, Normalization([0.5], [0.25]), torch.device("cpu"))
 
 
-def make_fit(variant: dict = VARIANT, **ranks) -> Trainer:
-    return Trainer(RECIPE, variant, META, batches(), batches(), seed=0, precision=torch.float32, **ranks)
+def make_trainer(transformer: bool = True) -> Trainer:
+    settings = NetworkSettings((1, 16, 16), classes=3, transformer=TRANSFORMER if transformer else None, dropout=0.2)
+    data = TrainingData(batches(), batches())
+    return Trainer(partial(build_network, settings), RECIPE, data, seed=0, precision=torch.float32)
 
 
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=60), st.integers(1, 20))
@@ -46,47 +46,46 @@ def test_examples_are_spread_over_the_classes(labels, count):
         assert labels[chosen[0]] == min(labels) and labels[chosen[-1]] == max(labels)
 
 
-def test_the_course_is_what_the_network_says_after_each_epoch():
-    fit = make_fit()
+def test_the_theta_history_is_what_the_network_predicts_after_each_epoch():
+    trainer = make_trainer()
     expected = []
-    while fit.done < fit.epochs:
-        fit.epoch()
-        _, _, theta = predict(fit.network, fit.validation.ordered(7))
+    while trainer.done < trainer.epochs:
+        trainer.train_epoch()
+        _, _, theta = predict(trainer.network, trainer.validation.ordered(7))
         assert theta is not None
-        expected.append(theta[fit.watched])
-    assert len(fit.watched) == WATCHED
-    torch.testing.assert_close(torch.stack(fit.course), torch.stack(expected))
-    assert not torch.equal(fit.course[0], fit.course[1])
+        expected.append(theta[trainer.watched])
+    assert len(trainer.watched) == WATCHED
+    torch.testing.assert_close(torch.stack(trainer.theta_history), torch.stack(expected))
+    assert not torch.equal(trainer.theta_history[0], trainer.theta_history[1])
 
 
-def test_a_fit_that_goes_on_has_the_course_of_one_that_was_not_stopped():
-    whole, first, second = make_fit(), make_fit(), make_fit()
+def test_a_resumed_trainer_has_the_theta_history_of_an_undisturbed_one():
+    whole, first, second = make_trainer(), make_trainer(), make_trainer()
     for _ in range(3):
-        whole.epoch()
-    first.epoch()
+        whole.train_epoch()
+    first.train_epoch()
     second.load_state_dict(first.state_dict())
-    second.epoch()
-    second.epoch()
-    assert torch.equal(torch.stack(second.course), torch.stack(whole.course))
+    second.train_epoch()
+    second.train_epoch()
+    assert torch.equal(torch.stack(second.theta_history), torch.stack(whole.theta_history))
 
 
-def test_without_a_transformer_there_is_no_course():
-    fit = make_fit(VARIANT | {"transformer": None})
-    fit.epoch()
-    assert fit.course == []
+def test_without_a_transformer_there_is_no_theta_history():
+    trainer = make_trainer(transformer=False)
+    trainer.train_epoch()
+    assert trainer.theta_history == []
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 def test_any_number_of_workers_gathers_the_same_rows(world_size, monkeypatch):
-    """Each rank puts in the rows of its own share of the validation images, zeros elsewhere: their sum is complete."""
-    fit = make_fit()
-    everything = torch.randn(31, 4)
-    monkeypatch.setattr(fit_module, "all_reduce", lambda rows: rows)
+    """Each rank fills in the rows of its own share of the images and zeros elsewhere; their sum is complete."""
+    monkeypatch.setattr(trainer_module, "all_reduce", lambda rows: rows)
+    everything, chosen = torch.randn(31, 4), spread_over_classes(batches().labels, WATCHED)
+    numbered = Batches(
+        torch.zeros(31, 1, 4, 4, dtype=torch.uint8), torch.arange(31), Normalization([0.5], [0.25]), torch.device("cpu")
+    )
     total = torch.zeros(WATCHED, 4)
     for rank in range(world_size):
-        fit.rank, fit.world_size = rank, world_size
-        shares = [labels for _, labels in Batches(
-            fit.validation._originals().permute(0, 3, 1, 2), torch.arange(31), [0.5], [0.25], torch.device("cpu")
-        ).ordered(5, rank, world_size)]  # fmt: skip
-        total += fit._of_watched(everything[torch.cat(shares)])
-    np.testing.assert_array_equal(total, everything[fit.watched])
+        share = torch.cat([indices for _, indices in numbered.ordered(5, rank, world_size)])
+        total += gather_rows(everything[share], chosen, rank, world_size)
+    np.testing.assert_array_equal(total, everything[chosen])

@@ -1,4 +1,4 @@
-"""tune: the study on Ray, killed at any moment, raised, and in a space where nothing can be trained."""
+"""tune: the study on Ray, killed at random moments, extended, and in a space in which nothing can be trained."""
 
 import contextlib
 import os
@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 
 from pipelines.runtime.files import read_json
 from pipelines.settings.variants import VariantParams
+from pipelines.tuning.study import REJECTED, RETRIES, RETRY_OF
 from tests.servers import free_port
 
 SMALL = (
@@ -29,7 +30,7 @@ SMALL = (
 )  # fmt: skip
 
 
-# What asks for a pebibyte of memory in every epoch, in the place of a check of the losses.
+# Replaces the check of the losses: allocates a pebibyte of memory in every epoch.
 ASK_FOR_TOO_MUCH = """
 
 def check_finite(losses):
@@ -60,12 +61,12 @@ def tuned(project) -> VariantParams:
 
 @pytest.mark.slow
 def test_a_killed_study_ends_with_all_its_trials_and_one_run_for_each(small):
-    """Killed with -9 at random moments, then raised."""
+    """Killed with SIGKILL at random moments, then extended by four trials."""
     trials, dice = 24, random.Random(1)
     small.set(f"tune.trials={trials}")
     for kill in range(3):
         driver = small.start(sys.executable, "-m", "pipelines.tune")
-        # The first time before a worker has begun, which takes seconds, then while they train.
+        # First before a worker has started, which takes seconds; then while workers train.
         wait_for(b"param_name" if kill == 0 else b"intermediate_value", small, driver)
         time.sleep(dice.uniform(0, 2))
         assert driver.poll() is None, f"over before it could be killed: {driver.communicate()[0]}"
@@ -73,23 +74,23 @@ def test_a_killed_study_ends_with_all_its_trials_and_one_run_for_each(small):
         driver.wait()
     printed = small.stage("tune").stdout
     study = study_of(small)
-    again = {trial.user_attrs["retry_of"] for trial in study.trials if "retry_of" in trial.user_attrs}
-    counted = [trial for trial in study.trials if trial.number not in again and "refused" not in trial.user_attrs]
+    again = {trial.user_attrs[RETRY_OF] for trial in study.trials if RETRY_OF in trial.user_attrs}
+    counted = [trial for trial in study.trials if trial.number not in again and REJECTED not in trial.user_attrs]
     assert len(counted) == trials
-    # One that was hit by all three kills, which no clock rules out, is given up.
+    # A trial that all three kills hit is given up; the timing does not rule that out.
     given_up = [trial for trial in counted if trial.state == TrialState.FAIL]
-    assert all(trial.user_attrs["retries"] == 2 for trial in given_up)
+    assert all(trial.user_attrs[RETRIES] == 2 for trial in given_up)
     finished = [trial for trial in counted if trial not in given_up]
     assert len(finished) >= trials - 2, "two run at once"
     assert again, "no kill hit a running trial"
     assert "left unfinished" in printed
 
-    # MLflow: one parent, one run for each trial that a worker began, each epoch once.
+    # MLflow: one parent, one run for each trial that a worker has started, each epoch once.
     runs = runs_of(small)
     (parent,) = [run for run in runs if run.info.run_name == "tune-digits"]
     assert parent.info.status == "FINISHED"
     children = {run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
-    assert len(children) == len(runs) - 1, "a run stands twice"
+    assert len(children) == len(runs) - 1, "two runs have one name"
     client = mlflow.MlflowClient(f"sqlite:///{small.folder}/state/mlflow.db")
     for trial in finished:
         run = children[f"trial-{trial.number}"]
@@ -100,7 +101,7 @@ def test_a_killed_study_ends_with_all_its_trials_and_one_run_for_each(small):
         assert len(logged) == len(trial.intermediate_values)
     assert all(children[f"trial-{number}"].data.tags["state"] == "failed" for number in again)
 
-    # The winner is the best at full length, and what stands in the file is what was tried.
+    # The winner is the best at full length, and its file holds the values of its trial.
     metrics = read_json(small.folder / "metrics/tune.json")
     winner = metrics["winner"]
     assert len(metrics["finalists"]) == 3
@@ -111,7 +112,7 @@ def test_a_killed_study_ends_with_all_its_trials_and_one_run_for_each(small):
         assert transformer is not None and transformer.localization.hidden == params["hidden"]
     assert (small.folder / "plots/tune/history.png").stat().st_size > 1000
 
-    # Nothing is left to do, and then four trials more, of which one loses its worker.
+    # A start without work left, then one with four more trials, of which one loses its worker.
     assert "at once" not in small.stage("tune").stdout
     small.set(f"tune.trials={trials + 4}")
     driver = small.start(sys.executable, "-m", "pipelines.tune")
@@ -126,24 +127,24 @@ def test_a_killed_study_ends_with_all_its_trials_and_one_run_for_each(small):
     metrics = read_json(small.folder / "metrics/tune.json")
     assert (metrics["finished"] + metrics["pruned"], metrics["failed"]) == (len(finished) + 3, len(given_up) + 1)
 
-    # Another search space is another study, and that is said.
+    # A changed search space starts another study, and the stage prints that.
     small.set("tune.search_space.hidden={low: 8, high: 16, log: false}", "tune.trials=2", "tune.finalists=1")
     printed = small.stage("tune").stdout
     assert "tune.search_space changed" in printed and "0 of 2 trials done" in printed
 
 
 def ray_workers(driver) -> list[psutil.Process]:
-    """The processes that are training a trial's epoch."""
+    """Processes that are training an epoch of a trial."""
     found = []
     for child in psutil.Process(driver.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "Worker.epoch" in " ".join(child.cmdline()):
+            if "Worker.train_epoch" in " ".join(child.cmdline()):
                 found.append(child)
     return found
 
 
 def wait_for(what: bytes, project, driver) -> None:
-    """Wait until the driver has written ``what`` once more to the study's journal."""
+    """Wait until the driver has written ``what`` to the study's journal once more."""
 
     def written() -> int:
         return sum(journal.read_bytes().count(what) for journal in (project.folder / "state/tuning").glob("*.log"))
@@ -156,7 +157,7 @@ def wait_for(what: bytes, project, driver) -> None:
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_while_tuning(small, small_disk):
-    """With room again no trial is lost and none counts twice."""
+    """Once the disk has room again, no trial is lost and none counts twice."""
     small.set("tune.trials=8")
     disk = small_disk(small.folder / "state")
     driver = small.start(sys.executable, "-m", "pipelines.tune")
@@ -171,7 +172,7 @@ def test_a_disk_that_fills_up_while_tuning(small, small_disk):
     metrics = read_json(small.folder / "metrics/tune.json")
     assert metrics["finished"] + metrics["pruned"] == 8 and metrics["failed"] == 0
     names = [run.info.run_name for run in runs_of(small)]
-    assert len(names) == len(set(names)), "a run stands twice"
+    assert len(names) == len(set(names)), "two runs have one name"
 
 
 @pytest.mark.slow
@@ -211,9 +212,9 @@ def test_where_every_trial_fails_the_stage_says_why(small):
 
 def test_without_trials_the_baseline_network_is_the_winner(small):
     small.set("tune.trials=0")
-    assert "the winner is seed" in small.stage("tune").stdout
-    seed = YAML(typ="safe").load((small.folder / "variants/stn.yaml").read_text())
-    assert tuned(small) == VariantParams.model_validate(seed)
+    assert "the winner is stn" in small.stage("tune").stdout
+    baseline = YAML(typ="safe").load((small.folder / "variants/stn.yaml").read_text())
+    assert tuned(small) == VariantParams.model_validate(baseline)
     tables = [small.command("summary", name).stdout.splitlines()[1:] for name in ("tuned", "stn")]
     assert tables[0] == tables[1]
 
@@ -233,7 +234,7 @@ def test_what_cannot_be_tuned_is_refused(small):
 
 
 def test_the_dashboard_has_the_study_and_ps_not_its_address(small):
-    place = f"sqlite:///{small.folder}/hush.db"  # in another address a password would stand
+    place = f"sqlite:///{small.folder}/hush.db"  # another address could contain a password
     small.env["OPTUNA_STORAGE"] = place
     optuna.create_study(storage=place, study_name="mine")
     port = free_port()

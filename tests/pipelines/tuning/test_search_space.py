@@ -1,19 +1,39 @@
-"""The search space: what is drawn lies in it, fits the image, and changes what is trained."""
+"""Search space: drawn variants lie in it, fit the image, and change what is trained."""
 
-from typing import Any, get_args
+from typing import get_args
 
 import optuna
 import pytest
 import torch
 
+from pipelines.networks.build import count_parameters
+from pipelines.outputs.prepared_data import DatasetMeta, Labeled
 from pipelines.settings.params import SearchSpaceParams, load_params
 from pipelines.settings.variants import ClassifierParams, Transform, VariantParams, load_variant
-from pipelines.training.trainer import Trainer
-from pipelines.tuning.search_space import count_parameters, draw, draw_only, from_variant, inside, misfit, to_variant
-from stn.batches import Batches
+from pipelines.training.recipe import recipe_of
+from pipelines.training.trainer import Trainer, TrainingData
+from pipelines.tuning.search_space import (
+    draw,
+    draw_only,
+    find_misfit,
+    from_variant,
+    restrict_to_space,
+    to_variant,
+)
 
 CLASSIFIER = ClassifierParams(channels=[12], kernel_sizes=[3], hidden=[])
-CIFAR = {"image_shape": (3, 32, 32), "classes": range(10)}
+
+
+def describe(image_shape: tuple[int, int, int], classes: int) -> DatasetMeta:
+    """Description of a data set with images of this shape."""
+    channels = image_shape[0]
+    return DatasetMeta(
+        dataset="mine", source="nowhere", classes=[str(label) for label in range(classes)], image_shape=image_shape,
+        counts={}, mean=[0.5] * channels, std=[0.3] * channels, distortion={}, duplicates={}, broken={}, digest="d",
+    )  # fmt: skip
+
+
+CIFAR = describe((3, 32, 32), 10)
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +49,9 @@ def drawn(space, count: int) -> list[tuple[optuna.Trial, VariantParams]]:
 def test_what_is_drawn_lies_in_the_space_and_is_what_is_recorded(space):
     trials = drawn(space, 200)
     for trial, variant in trials:
-        assert inside(trial.params, space) == trial.params
+        assert restrict_to_space(trial.params, space) == trial.params
         assert to_variant(trial.params, CLASSIFIER) == variant
-        # Back again: the variant says all that was drawn, and nothing else.
+        # Back again: the variant holds every drawn value and nothing else.
         assert from_variant(variant, weight_decay=0.5) == trial.params
     assert {len(variant.transformer.localization.channels) for _, variant in trials if variant.transformer} == {1, 2}
 
@@ -43,13 +63,13 @@ def test_settings_of_a_layer_are_drawn_only_where_there_is_that_layer(space):
 
 def test_the_baseline_network_lies_in_the_default_space(space):
     values = from_variant(load_variant("stn"), weight_decay=load_params().train.weight_decay)
-    assert inside(values, space) == values
+    assert restrict_to_space(values, space) == values
 
 
 def test_of_a_network_outside_the_space_only_what_it_contains_is_recorded(space):
     values = from_variant(load_variant("stn"), weight_decay=0.0005)
     narrow = space.model_copy(update={"kernel_size": [3], "hidden": space.hidden.model_copy(update={"high": 31})})
-    kept = inside(values, narrow)
+    kept = restrict_to_space(values, narrow)
     assert values.keys() - kept.keys() == {"kernel_size_1", "kernel_size_2", "hidden"}
     study = optuna.create_study()
     study.enqueue_trial(kept)
@@ -59,14 +79,14 @@ def test_of_a_network_outside_the_space_only_what_it_contains_is_recorded(space)
 
 
 def test_what_does_not_fit_is_refused_and_says_why():
-    seeds = load_variant("stn")
-    assert count_parameters(seeds, CIFAR) == 39_884
-    assert misfit(seeds, CIFAR, 39_884) is None
-    assert misfit(seeds, CIFAR, None) is None
-    assert misfit(seeds, CIFAR, 39_883) == "39,884 parameters, more than 39,883"
-    halved = seeds.model_dump()
+    baseline = load_variant("stn")
+    assert count_parameters(CIFAR.network_settings(baseline)) == 39_884
+    assert find_misfit(baseline, CIFAR, 39_884) is None
+    assert find_misfit(baseline, CIFAR, None) is None
+    assert find_misfit(baseline, CIFAR, 39_883) == "39,884 parameters, more than 39,883"
+    halved = baseline.model_dump()
     halved["transformer"]["localization"] |= {"downsample": 4}
-    reason = misfit(VariantParams.model_validate(halved), CIFAR, None)
+    reason = find_misfit(VariantParams.model_validate(halved), CIFAR, None)
     assert reason is not None and "too small for kernels [7, 5]" in reason
 
 
@@ -90,22 +110,24 @@ def leaves(tree: dict, prefix: str = "") -> set[str]:
     }
 
 
-def trained(variant: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights after one epoch on noise."""
+def trained(variant: VariantParams) -> dict[str, torch.Tensor]:
+    """Weights after one epoch on noise."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (64, 1, 40, 40), generator=generator, dtype=torch.uint8)
     labels = torch.randint(3, (64,), generator=generator)
-    batches = Batches(images, labels, [0.5], [0.3], torch.device("cpu"))
-    recipe = load_params().train.model_dump() | {"epochs": 1, "batch_size": 16, "flip": False, "shift": 0, "lr": 0.1}
-    meta = {"image_shape": (1, 40, 40), "classes": range(3)}
-    fit = Trainer(recipe, variant, meta, batches, batches, seed=0, precision=torch.float32)
-    fit.epoch()
-    return fit.weights()
+    meta = describe((1, 40, 40), 3)
+    batches = meta.batches(Labeled(images, labels), torch.device("cpu"))
+    changes = {"epochs": 1, "batch_size": 16, "flip": False, "shift": 0, "lr": 0.1}
+    train = load_params().train.model_copy(update=changes)
+    make_network, recipe = meta.network_builder(variant, train.dropout), recipe_of(train, variant)
+    trainer = Trainer(make_network, recipe, TrainingData(batches, batches), seed=0, precision=torch.float32)
+    trainer.train_epoch()
+    return trainer.weights()
 
 
 def test_every_tuned_setting_is_checked_below(space):
     ((_, variant),) = drawn(space, 1)
-    # Where a variant comes from is told of it, and builds nothing.
+    # The origin of a variant is a record and has no effect on its network.
     assert leaves(variant.model_dump()) == CHANGES.keys() | {"origin"}
 
 
@@ -120,17 +142,18 @@ def test_a_tuned_setting_changes_what_train_builds(leaf):
     for section in sections:
         place = place[section]
     place[key] = CHANGES[leaf]
-    one, other = trained(before), trained(after)
+    settings = VariantParams.model_validate(before)
+    one, other = trained(settings), trained(VariantParams.model_validate(after))
     same_shapes = {name: tensor.shape for name, tensor in one.items()} == {n: t.shape for n, t in other.items()}
     assert not same_shapes or any(not torch.equal(tensor, other[name]) for name, tensor in one.items())
-    again = trained(before)
-    assert all(torch.equal(tensor, again[name]) for name, tensor in one.items()), "it changes without a change"
+    again = trained(settings)
+    assert all(torch.equal(tensor, again[name]) for name, tensor in one.items()), "training is not deterministic"
 
 
 @pytest.mark.parametrize("family", get_args(Transform))
 def test_every_family_may_be_tuned(family, space):
-    """By its name in the list; what is drawn then is that family, and fits."""
+    """A family is selected by its name in the list; the drawn networks are of that family and fit."""
     narrow = SearchSpaceParams.model_validate(space.model_dump() | {"transform": [family], "layers": [1]})
     for _, variant in drawn(narrow, 3):
         assert variant.transformer is not None and variant.transformer.transform == family
-        assert misfit(variant, CIFAR, None) is None
+        assert find_misfit(variant, CIFAR, None) is None

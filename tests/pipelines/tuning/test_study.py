@@ -1,4 +1,4 @@
-"""The study: what counts after kills, who may work on it, and where it is kept."""
+"""Study: which trials count after kills, which driver may run it, and its storage."""
 
 import os
 import re
@@ -12,12 +12,12 @@ from optuna.trial import TrialState
 
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.settings.params import TuneParams, load_params
-from pipelines.tuning import study
+from pipelines.tuning import heartbeat, study
 
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch) -> TuneParams:
-    """The default settings, with the state in a new home."""
+    """Default settings, with a new state folder."""
     tune = load_params().tune
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
@@ -32,7 +32,7 @@ def drawn(opened: optuna.Study) -> optuna.Trial:
 
 
 def crash(settings: TuneParams, name: str = "s") -> None:
-    """Begin a trial and go without telling of it, as a killed driver does."""
+    """Start a trial and leave it running, as a killed driver does."""
     with study.open_study(name, settings) as opened:
         drawn(opened)
 
@@ -42,9 +42,9 @@ def test_an_orphan_is_tried_again_with_its_values(settings):
         opened.tell(drawn(opened), 0.5)
         lost = drawn(opened)
     with study.open_study("s", settings) as opened:
-        assert [trial.number for trial in study.recover(opened)] == [lost.number]
+        assert [trial.number for trial in study.recover_orphans(opened)] == [lost.number]
         assert opened.trials[lost.number].state == TrialState.FAIL
-        assert len(study.finished_trials(opened)) == 1, "it is to be tried again and must not count"
+        assert len(study.finished_trials(opened)) == 1, "it is retried and must not count"
         again = drawn(opened)
         assert again.params == lost.params and again.number != lost.number
         opened.tell(again, 0.6)
@@ -55,7 +55,7 @@ def test_an_orphan_is_tried_again_at_most_twice(settings):
     crash(settings)
     for _ in range(5):
         with study.open_study("s", settings) as opened:
-            list(study.recover(opened))
+            list(study.recover_orphans(opened))
             waiting = [trial for trial in opened.trials if trial.state == TrialState.WAITING]
         if not waiting:
             break
@@ -63,7 +63,7 @@ def test_an_orphan_is_tried_again_at_most_twice(settings):
     with study.open_study("s", settings) as opened:
         assert len(opened.trials) == 3
         (counted,) = study.finished_trials(opened)
-        assert counted.state == TrialState.FAIL and "killed" in study.reason(counted)
+        assert counted.state == TrialState.FAIL and "killed" in study.failure_reason(counted)
 
 
 def test_a_kill_in_the_middle_of_recovery_loses_and_doubles_nothing(settings, monkeypatch):
@@ -74,13 +74,13 @@ def test_a_kill_in_the_middle_of_recovery_loses_and_doubles_nothing(settings, mo
         with monkeypatch.context() as patch:
             patch.setattr(opened, "tell", lambda number, **_: tell(number, state=TrialState.FAIL) and 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                list(study.recover(opened))
+                list(study.recover_orphans(opened))
         with monkeypatch.context() as patch:
-            patch.setattr(opened, "tell", lambda *_, **__: 1 / 0)  # between queuing the other and telling of it
+            patch.setattr(opened, "tell", lambda *_, **__: 1 / 0)  # between enqueuing the retry and marking the orphan
             with pytest.raises(ZeroDivisionError):
-                list(study.recover(opened))
+                list(study.recover_orphans(opened))
     with study.open_study("s", settings) as opened:
-        list(study.recover(opened))
+        list(study.recover_orphans(opened))
         states = [trial.state for trial in opened.trials]
         assert states == [TrialState.FAIL] * 2 + [TrialState.WAITING] * 2
         assert study.finished_trials(opened) == []
@@ -88,21 +88,21 @@ def test_a_kill_in_the_middle_of_recovery_loses_and_doubles_nothing(settings, mo
 
 def test_an_orphan_killed_before_its_values_were_suggested_keeps_them(settings):
     with study.open_study("s", settings) as opened:
-        study.queue(opened, {"x": 0.25, "kind": "b"}, **{study.BASELINE_TRIAL: True})
+        study.enqueue_trial(opened, {"x": 0.25, "kind": "b"}, {study.BASELINE_TRIAL: True})
         opened.ask()
     with study.open_study("s", settings) as opened:
-        list(study.recover(opened))
+        list(study.recover_orphans(opened))
         again = drawn(opened)
         assert again.params == {"x": 0.25, "kind": "b"} and again.user_attrs[study.BASELINE_TRIAL]
 
 
 def test_a_refused_combination_does_not_count(settings):
     with study.open_study("s", settings) as opened:
-        study.refuse(opened, drawn(opened), "too large")
+        study.reject_trial(opened, drawn(opened), "too large")
         failed = drawn(opened)
-        failed.set_user_attr("reason", "not finite")
+        failed.set_user_attr(study.FAILURE, "not finite")
         opened.tell(failed, state=TrialState.FAIL)
-        assert [study.reason(trial) for trial in study.finished_trials(opened)] == ["not finite"]
+        assert [study.failure_reason(trial) for trial in study.finished_trials(opened)] == ["not finite"]
 
 
 def test_a_resumed_sampler_does_not_repeat_itself(settings):
@@ -133,7 +133,7 @@ def test_a_driver_on_another_machine_holds_the_study_while_it_beats(settings):
     held_by("elsewhere", 123, ago=5)
     with pytest.raises(ExternalError, match="process 123 on elsewhere"), study.open_study("s", settings):
         pass
-    # One that has not been heard of for long, and one of this machine that is dead.
+    # A driver whose last heartbeat is old, and a dead one on this machine.
     for host, pid, ago in (("elsewhere", 123, 121), (socket.gethostname(), 2**22 + 1, 5)):
         held_by(host, pid, ago)
         with study.open_study("s", settings) as opened:
@@ -144,9 +144,11 @@ def test_a_driver_that_was_silent_for_too_long_and_is_displaced_stops(settings):
     with study.open_study("s", settings) as opened:
         opened.set_user_attr("driver", {"host": "elsewhere", "pid": 123, "started": 1.0, "time": time.time()})
         with pytest.raises(ExternalError, match="process 123 on elsewhere"):
-            study.beat(opened)
+            heartbeat.send_heartbeat(opened)
     storage = study._storage("s")
-    assert optuna.load_study(study_name="s", storage=storage).user_attrs["driver"]["pid"] == 123, "not its own to clear"
+    assert optuna.load_study(study_name="s", storage=storage).user_attrs["driver"]["pid"] == 123, (
+        "the mark of another driver stays"
+    )
 
 
 def test_what_a_kill_leaves_of_the_journal_is_mended(settings):
@@ -186,7 +188,7 @@ def test_a_full_disk_loses_no_trial_and_counts_none_twice(settings, files_of_at_
 
     def work(room: int) -> None:
         with files_of_at_most(journal.stat().st_size + room), study.open_study("s", settings) as opened:
-            list(study.recover(opened))
+            list(study.recover_orphans(opened))
             for _ in range(20):
                 drawn(opened)
 
@@ -194,34 +196,34 @@ def test_a_full_disk_loses_no_trial_and_counts_none_twice(settings, files_of_at_
         with pytest.raises(OSError, match="File too large"):
             work(room)
         with study.open_study("s", settings) as opened:
-            list(study.recover(opened))
+            list(study.recover_orphans(opened))
             values = [trial.value for trial in study.finished_trials(opened) if trial.state == TrialState.COMPLETE]
             assert values == [0.5]
             states = [trial.state for trial in opened.trials]
             assert TrialState.RUNNING not in states
-            assert len(study._superseded(opened)) == len(
-                [trial for trial in opened.trials if "retry_of" in trial.user_attrs]
-            ), "queued twice"
+            assert len(study._retried(opened)) == len(
+                [trial for trial in opened.trials if study.RETRY_OF in trial.user_attrs]
+            ), "enqueued twice"
 
 
 def test_a_clock_set_back_takes_the_study_from_no_one(settings, monkeypatch):
-    """Neither from the driver at work, nor from whoever comes after one that has gone; and all trials stay."""
+    """The running driver keeps the study, a driver started after a dead one gets it, and all trials stay."""
     now = time.time()
     clock = {"now": now}
-    monkeypatch.setattr(study.time, "time", lambda: clock["now"])
-    monkeypatch.setattr(study.psutil.Process, "create_time", lambda _: clock["now"] - 10)  # moves with the clock
+    monkeypatch.setattr(heartbeat.time, "time", lambda: clock["now"])
+    monkeypatch.setattr(heartbeat.psutil.Process, "create_time", lambda _: clock["now"] - 10)  # moves with the clock
     with study.open_study("s", settings) as opened:
         opened.tell(drawn(opened), 0.5)
         clock["now"] = now - 7200
-        study.beat(opened)
+        heartbeat.send_heartbeat(opened)
         opened.tell(drawn(opened), 0.6)
         mark = {"host": "elsewhere", "pid": 123, "started": 1.0}
-        opened.set_user_attr("driver", {**mark, "time": now})  # left before, by one that has gone
+        opened.set_user_attr("driver", {**mark, "time": now})  # sent before the change, by a driver that is dead
     with study.open_study("s", settings) as opened:
         assert [trial.value for trial in study.finished_trials(opened)] == [0.5, 0.6]
         opened.set_user_attr("driver", {**mark, "time": now - 7200})
         with pytest.raises(ExternalError, match="process 123 on elsewhere"):
-            study.beat(opened)
+            heartbeat.send_heartbeat(opened)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,7 @@ def test_a_study_in_postgresql(make_database, settings, monkeypatch):
         opened.tell(drawn(opened), 0.5)
         lost = drawn(opened)
     with study.open_study("s", settings) as opened:
-        assert [trial.number for trial in study.recover(opened)] == [lost.number]
+        assert [trial.number for trial in study.recover_orphans(opened)] == [lost.number]
         assert drawn(opened).params == lost.params
         assert opened.best_value == 0.5
     assert study.location("s") == postgresql

@@ -1,4 +1,4 @@
-"""reproduce: the work tree, the data and the settings it trains with; a whole one is in test_demo.py."""
+"""Reproduction: the work tree, the data and the settings of the training; test_demo.py has a complete reproduction."""
 
 import json
 import subprocess
@@ -9,19 +9,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines.commands import reproduce as module
-from pipelines.commands.reproduce import _bring_data, _work_tree, _workers
+from pipelines.registry import reproduction
 from pipelines.registry.export import digest_of
+from pipelines.registry.reproduction import _choose_workers, _copy_data, _work_tree, reproduce
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import write_json
 from pipelines.tracking.lineage import current_commit, libraries
+from stn.settings import Normalization
 
 DATA = {"dataset": "mine", "source": "mine.zip", "digest": "d1"}
 
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch) -> Path:
-    """The current folder, with one commit, DVC's cache and an edited file."""
+    """The current folder as a repository with one commit, DVC's cache and an edited file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     identity = ("-c", "user.name=Tester", "-c", "user.email=tester@example.com", "-c", "commit.gpgsign=false")
@@ -38,7 +39,7 @@ def work_trees() -> int:
     return len(subprocess.run(["git", "worktree", "list"], capture_output=True, text=True).stdout.splitlines())
 
 
-def test_the_work_tree_is_the_commit_with_its_changes_and_then_gone(repository):
+def test_the_work_tree_has_the_commit_with_its_changes_and_is_deleted(repository):
     commit = current_commit()
     with _work_tree(commit.sha, commit.diff) as tree:
         assert (tree / "params.yaml").read_text() == "lr: 2\n" and work_trees() == 2
@@ -61,19 +62,19 @@ def prepared(folder: Path, digest: str) -> None:
 
 
 def test_data_are_found_by_digest_here_or_in_dvcs_cache(repository):
-    """Prepared, kept by DVC, then prepared otherwise: both are found, and no others."""
+    """Data cached by DVC and data that was prepared afterwards are both found, and no others."""
     prepared(Path("data/prepared"), "d1")
     subprocess.run(["dvc", "add", "-q", "data/prepared"], check=True)
     prepared(Path("data/prepared"), "d2")
     for digest in ("d1", "d2"):
-        _bring_data(DATA | {"digest": digest}, repository / digest)
+        _copy_data(DATA | {"digest": digest}, repository / digest)
         assert json.loads((repository / digest / "meta.json").read_text()) == {"digest": digest}
         assert (repository / digest / "train.safetensors").read_bytes() == digest.encode() * 10
-    with pytest.raises(UserError, match=r"mine from mine.zip of digest d3, are neither in data/prepared nor"):
-        _bring_data(DATA | {"digest": "d3"}, repository / "d3")
+    with pytest.raises(UserError, match=r"mine from mine.zip with digest d3, are neither in data/prepared nor"):
+        _copy_data(DATA | {"digest": "d3"}, repository / "d3")
 
 
-def test_data_of_which_the_cache_has_lost_a_file_are_not_taken(repository):
+def test_cached_data_with_a_missing_file_are_not_used(repository):
     prepared(Path("data/prepared"), "d1")
     subprocess.run(["dvc", "add", "-q", "data/prepared"], check=True)
     for file in Path(".dvc/cache").rglob("*"):
@@ -81,26 +82,26 @@ def test_data_of_which_the_cache_has_lost_a_file_are_not_taken(repository):
             file.unlink()
     prepared(Path("data/prepared"), "d2")
     with pytest.raises(UserError, match="neither"):
-        _bring_data(DATA, repository / "d1")
+        _copy_data(DATA, repository / "d1")
 
 
-def test_the_same_workers_where_they_fit(monkeypatch, capsys):
+def test_the_recorded_workers_are_used_if_they_fit(monkeypatch, capsys):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    monkeypatch.setattr(reproduction.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     auto = {"workers": "auto", "threads": "auto"}
-    assert _workers({"workers": 3, "threads": 1, "gpu": False}) == {"workers": 3, "threads": 1}
+    assert _choose_workers({"workers": 3, "threads": 1, "gpu": False}) == {"workers": 3, "threads": 1}
     assert not capsys.readouterr().out
-    assert _workers({"workers": 2, "threads": 2, "gpu": False}) == auto
-    assert "2 CPU worker(s) of 2 thread(s) do not fit here" in capsys.readouterr().out
+    assert _choose_workers({"workers": 2, "threads": 2, "gpu": False}) == auto
+    assert "2 CPU worker(s) with 2 thread(s) do not fit this machine" in capsys.readouterr().out
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert _workers({"workers": 2, "threads": 1, "gpu": True}) == auto
-    monkeypatch.setenv("RAY_ADDRESS", "auto")  # a cluster has what it has: it is asked when training starts
-    assert _workers({"workers": 2, "threads": 1, "gpu": True}) == {"workers": 2, "threads": 1}
+    assert _choose_workers({"workers": 2, "threads": 1, "gpu": True}) == auto
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # whether the cluster has room is checked when training starts
+    assert _choose_workers({"workers": 2, "threads": 1, "gpu": True}) == {"workers": 2, "threads": 1}
 
 
 @pytest.mark.parametrize("change", [0.0, 1e-7])
-def test_what_came_out_is_compared_with_what_was_registered(store, tmp_path, monkeypatch, change, capsys):
-    """Training is stood in for; what it is told to do, and what is made of its result, are not."""
+def test_the_new_model_is_compared_with_the_registered_one(store, tmp_path, monkeypatch, change, capsys):
+    """A stub replaces training. Its settings, and the comparison of its result, are real."""
     data = {"dataset": "mine", "digest": "d1", "mean": [0.5], "std": [0.2], "classes": ["cat", "dog"]}
     record = {
         "git_commit": "HEAD", "git_diff": "", "data": data, "libraries": libraries() | {"torch": "1.0"},
@@ -108,7 +109,8 @@ def test_what_came_out_is_compared_with_what_was_registered(store, tmp_path, mon
         "workers": 1, "threads": 1, "gpu": False,
     }  # fmt: skip
     weights = {"layer": torch.tensor([1.0, 2.0])}
-    tags = {"variant": "stn", "seed": "5", "test_accuracy": "0.9000", "model_digest": digest_of(weights, data)}
+    digest = digest_of(weights, Normalization([0.5], [0.2]), ["cat", "dog"])
+    tags = {"variant": "stn", "seed": "5", "test_accuracy": "0.9000", "model_digest": digest}
     for key, value in tags.items():
         store.client.set_model_version_tag("stn-mine", "2", key, value)
     ran = []
@@ -118,7 +120,7 @@ def test_what_came_out_is_compared_with_what_was_registered(store, tmp_path, mon
         (tmp_path / "tree/variants").mkdir(parents=True)
         yield tmp_path / "tree"
 
-    def python(tree: Path, module: str, *arguments: str, quiet: bool = False) -> None:
+    def run_module(tree: Path, module: str, *arguments: str, quiet: bool = False) -> None:
         ran.append((module, arguments))
         (tree / "models/stn").mkdir(parents=True, exist_ok=True)
         save_file({"layer": weights["layer"] + torch.tensor([0.0, 2.0 * change])}, tree / "models/stn/5.safetensors")
@@ -127,10 +129,10 @@ def test_what_came_out_is_compared_with_what_was_registered(store, tmp_path, mon
     subprocess.run(["git", "init", "-q"], check=True)
     identity = ("-c", "user.name=Tester", "-c", "user.email=tester@example.com", "-c", "commit.gpgsign=false")
     subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "A start"], check=True)
-    monkeypatch.setattr(module, "record_of", lambda *_: record)
-    monkeypatch.setattr(module, "_work_tree", work_tree)
-    monkeypatch.setattr(module, "_python", python)
-    said = module.reproduce("stn-mine", "2")
+    monkeypatch.setattr(reproduction, "record_of", lambda *_: record)
+    monkeypatch.setattr(reproduction, "_work_tree", work_tree)
+    monkeypatch.setattr(reproduction, "_run_module", run_module)
+    result = reproduce("stn-mine", "2")
     assert "torch: 1.0 then, " in capsys.readouterr().out
     assert json.loads((tmp_path / "tree/variants/stn.yaml").read_text()) == {"transformer": None}
     settings = dict(argument.split("=", 1) for argument in ran[0][1])
@@ -140,15 +142,15 @@ def test_what_came_out_is_compared_with_what_was_registered(store, tmp_path, mon
     }  # fmt: skip
     assert ran[1] == ("pipelines.train", ("--variant", "stn"))
     if change:
-        assert said == "the weights differ; test accuracy 93.00%, registered 90.00%: +3.00 points"
+        assert result == "the weights differ; test accuracy 93.00%, registered 90.00%: +3.00 points"
     else:
-        assert said == "the weights are equal, bit for bit" and len(ran) == 2
+        assert result == "the weights are equal, bit for bit" and len(ran) == 2
 
 
-def test_a_commit_that_is_not_here(store, monkeypatch):
+def test_a_commit_that_the_repository_lacks(store, monkeypatch):
     monkeypatch.setattr(
-        module, "record_of", lambda *_: {"git_commit": "c0ffee" + 34 * "0", "data": {}, "libraries": {}}
+        reproduction, "record_of", lambda *_: {"git_commit": "c0ffee" + 34 * "0", "data": {}, "libraries": {}}
     )
     store.client.set_model_version_tag("stn-mine", "2", "seed", "0")
     with pytest.raises(UserError, match=r"VERSION: 2 given; it was trained at commit c0ffee0+, which this repository"):
-        module.reproduce("stn-mine", "2")
+        reproduce("stn-mine", "2")

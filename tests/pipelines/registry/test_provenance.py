@@ -1,15 +1,17 @@
-"""provenance: from a version to what made it and back, on runs described as the stage train describes them."""
+"""Provenance: from a version to its origin and back, for runs described as the stage train describes them."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipelines.commands import provenance
-from pipelines.registry import champion
-from pipelines.registry.versions import find_version
+from pipelines.commands import provenance as command
+from pipelines.registry.champion import Outcome, apply_decision, make_decision
+from pipelines.registry.provenance import trace_version
+from pipelines.registry.versions import find_version, record_of
 from pipelines.runtime.errors import ExternalError, UserError
-from pipelines.tracking.client import DIFF, TrainingRun, experiment_id
+from pipelines.settings.dotted_names import flatten
+from pipelines.tracking.client import DIFF, Dataset, TrainingRun, experiment_id
 from pipelines.tracking.outbox import Outbox
 
 NAME = "stn-mine"
@@ -31,27 +33,31 @@ RECORD = {
 
 @pytest.fixture
 def described(store):
-    """The store, with version 2 made by a training on record, whose variant comes from a study."""
+    """The store with a sixth version, whose run has a training record and whose variant comes from a study."""
     client = store.client
     experiment = experiment_id(client, NAME)
-    with Outbox(client, "some") as delivery:
-        trained = TrainingRun(delivery, experiment, "some-key", "seed-5")
-        trained.describe_training("stn", 5, RECORD, RECORD["data"])
+    with Outbox(client, "some") as outbox:
+        trained = TrainingRun(outbox, experiment, "some-key", "stn-5")
+        params = flatten({"train": RECORD["train"], "variant": RECORD["variant"]})
+        run_tags = {tag: str(RECORD[tag]) for tag in ("git_commit", "workers", "threads", "gpu")}
+        dataset = Dataset("mine", "d1" * 32, "flowers.zip")
+        trained.describe_now(params, {"variant": "stn", "seed": "5", **run_tags}, dataset, RECORD["git_diff"])
+        trained.log_record(RECORD)
         trained.describe(tags={"device": "cpu", "precision": "bfloat16"})
         trained.log_summary_metrics({"test_accuracy": 0.75, "loss_of_no_interest": 1.0})
-        study = TrainingRun(delivery, experiment, "stn-mine-abc", "tune-mine")
+        study = TrainingRun(outbox, experiment, "stn-mine-abc", "tune-mine")
         study.describe(tags={"study": "stn-mine-abc"})
-        trial = TrainingRun(delivery, experiment, "stn-mine-abc/trial-7", "trial-7")
+        trial = TrainingRun(outbox, experiment, "stn-mine-abc/trial-7", "trial-7")
     tags = {"variant": "stn", "seed": "5", "parameters": "1234", "model_digest": "m2", "data_digest": "d1" * 32}
     tags |= {"git_commit": RECORD["git_commit"], "git_dirty": "true"}
     version = client.create_model_version(NAME, "runs:/x/stn", trained.run_id, tags)
-    champion.record(client, NAME, champion.decide(champion.FORCED, "1", str(version.version), "why not"))
+    apply_decision(client, NAME, make_decision(Outcome.FORCED, "1", str(version.version), reason="why not"))
     store.version, store.run_ids = str(version.version), (trained.run_id, study.run_id, trial.run_id)
     return store
 
 
-def test_everything_that_made_a_version(described):
-    made = provenance.provenance(described.client, NAME, "champion")
+def test_the_sections_of_a_version(described):
+    made = {section.title: section.entries for section in trace_version(described.client, NAME, "champion")}
     trained, study, trial = described.run_ids
     assert made["version"]["aliases"] == "champion" and made["version"]["parameters"] == "1,234"
     assert made["code"]["git_commit"] == RECORD["git_commit"] and made["code"]["subject"] == "not in this repository"
@@ -65,35 +71,35 @@ def test_everything_that_made_a_version(described):
         "workers": "2", "threads": "3", "gpu": "False", "device": "cpu", "precision": "bfloat16",
     }  # fmt: skip
     assert made["libraries"] == RECORD["libraries"]
-    assert made["study"] == {"study": "stn-mine-abc", "trial": 7, "study_run": study, "trial_run": trial}
+    assert made["study"] == {"study": "stn-mine-abc", "trial": "7", "study_run": study, "trial_run": trial}
     (decision,) = made["decisions"].values()
     assert decision.startswith(f"forced: 1 → {described.version}")
 
 
-def test_the_record_and_the_difference_can_be_had_back(described):
+def test_the_record_and_the_uncommitted_changes_can_be_read_back(described):
     version = find_version(described.client, NAME, described.version)
-    assert provenance.record_of(described.client, version) == RECORD
+    assert record_of(described.client, version) == RECORD
     diff = described.client.download_artifacts(described.run_ids[0], DIFF)
     assert Path(diff).read_text() == RECORD["git_diff"]
 
 
-def test_a_version_whose_run_has_no_record(store):
+def test_a_version_without_a_record_is_refused(store):
     with pytest.raises(ExternalError, match=r"version 2 of stn-mine: run .* has no record of its training"):
-        provenance.provenance(store.client, NAME, "2")
+        trace_version(store.client, NAME, "2")
 
 
-def test_back_from_a_commit_or_data(described, monkeypatch, capsys):
-    def ask(*arguments: str) -> list[str]:
+def test_versions_are_listed_by_commit_or_data(described, monkeypatch, capsys):
+    def run(*arguments: str) -> list[str]:
         monkeypatch.setattr(sys, "argv", ["provenance", *arguments])
-        provenance.main()
+        command.main()
         return capsys.readouterr().out.splitlines()
 
-    (line,) = ask("--commit", "c0ffee")
-    assert line.startswith(f"{NAME} version {described.version}: seed, commit c0ffee0000, with uncommitted changes")
-    assert [line.split(":")[0] for line in ask("--data", "d1")] == [
+    (line,) = run("--commit", "c0ffee")
+    assert line.startswith(f"{NAME} version {described.version}: stn, commit c0ffee0000, with uncommitted changes")
+    assert [line.split(":")[0] for line in run("--data", "d1")] == [
         f"{NAME} version {number}" for number in range(1, 7)
     ]
-    assert ask(NAME, "--data", "d1d1") == [line]
+    assert run(NAME, "--data", "d1d1") == [line]
     for wrong in (("--commit", "ffee"), ("--data", ""), ("another", "--commit", "c0ffee"), ()):
         with pytest.raises(UserError, match=r"given"):
-            ask(*wrong)
+            run(*wrong)

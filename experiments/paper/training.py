@@ -1,0 +1,135 @@
+"""Train one of the paper's networks and measure its test error."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from experiments.paper.addition import SUMS, Sums, make_pairs
+from experiments.paper.networks import paper_network
+from experiments.paper.result_files import Result, write_result
+from experiments.paper.settings import ADDITION, FOLDER, Params, TrainParams
+from pipelines.networks.build import count_parameters
+from pipelines.outputs.prepared_data import DatasetMeta, load_meta, load_split
+from pipelines.runtime.errors import ExternalError
+from pipelines.runtime.home import state_dir
+from pipelines.runtime.keys import digest_code, key_of
+from pipelines.runtime.locks import hold_lock
+from pipelines.runtime.progress import progress
+from pipelines.training.recipe import recipe_of
+from pipelines.training.trainer import Trainer, TrainingData
+from stn.batches import Augmentation, Batches
+from stn.training import NotFiniteError, choose_precision, default_device, predict
+
+# The code that a checkpoint depends on.
+CODE = (
+    "stn", "pipelines/networks", "pipelines/outputs/prepared_data.py", "pipelines/training/recipe.py",
+    "pipelines/training/trainer.py", "experiments/paper/training.py", "experiments/paper/networks.py",
+    "experiments/paper/addition.py",
+)  # fmt: skip
+
+
+class TaskData(NamedTuple):
+    """The images of a task, on the device, and their description."""
+
+    meta: DatasetMeta
+    training: TrainingData
+    test: Batches
+
+
+def train(task: str, network: str, seed: int, params: Params) -> Result:
+    """Train a network, evaluate it on the test images and write the result.
+
+    A training that was killed continues after its last epoch.
+
+    Raises:
+        UserError: the task's data have not been prepared.
+        ExternalError: the loss became infinite or NaN.
+    """
+    settings, device = params.train_of(task), default_device()
+    data = load_data(task, settings)
+    variant = paper_network(network, data.meta.image_shape, len(data.meta.classes), settings)
+    precision, _ = choose_precision(settings.precision, device)
+    make_network = data.meta.network_builder(variant, settings.dropout)
+    trainer = Trainer(make_network, recipe_of(settings, variant), data.training, seed, precision=precision)
+    key = key_of(task, network, seed, settings.model_dump(), data.meta.digest, digest_code(*CODE))
+    checkpoint = state_dir("paper") / f"{task}-{network}-{seed}-{key}.pt"
+    with hold_lock(f"paper-{checkpoint.stem}"):  # make clean-all does not delete a checkpoint that is locked
+        _train_to_end(trainer, checkpoint, f"{task} {network} seed {seed}")
+    logits, labels, _ = predict(trainer.network, data.test.ordered(1000))
+    result = Result(
+        task=task,
+        network=network,
+        seed=seed,
+        test_error=100 * (logits.argmax(1) != labels).double().mean().item(),
+        validation_error=100 * (1 - trainer.history[-1]["validation_accuracy"]),
+        parameters=count_parameters(data.meta.network_settings(variant)),
+        train_images=len(data.training.training),
+        test_images=len(data.test),
+        epochs=trainer.epochs,
+        seconds=round(sum(entry["epoch_seconds"] for entry in trainer.history), 1),
+        device=torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        precision=str(precision).removeprefix("torch."),
+    )
+    write_result(result)
+    checkpoint.unlink(missing_ok=True)  # another process with the same arguments may have deleted it already
+    return result
+
+
+def _train_to_end(trainer: Trainer, checkpoint: Path, title: str) -> None:
+    """Train all remaining epochs, starting from ``checkpoint`` if it exists, and save it after each epoch.
+
+    Raises:
+        ExternalError: the loss became infinite or NaN.
+    """
+    if checkpoint.exists():
+        trainer.load_state_dict(torch.load(checkpoint, map_location=default_device(), weights_only=True))
+    with progress(title, trainer.epochs) as reporter:
+        reporter.update(trainer.done)
+        while trainer.done < trainer.epochs:
+            done = trainer.done
+            try:
+                metrics = trainer.train_epoch(lambda step, done=done: reporter.update(done + step / trainer.steps))
+            except NotFiniteError as error:
+                raise ExternalError(f"{title}: {error}; a smaller train.lr may help") from None
+            _save(trainer, checkpoint)
+            reporter.update(trainer.done, f"validation {metrics['validation_accuracy']:.4f}")
+
+
+def _save(trainer: Trainer, checkpoint: Path) -> None:
+    """Replace a checkpoint atomically, so that a kill leaves the previous one."""
+    # The same stem as the checkpoint's: by it, make clean-all finds the lock.
+    beside = checkpoint.with_suffix(".part")
+    torch.save(trainer.state_dict(), beside)
+    beside.replace(checkpoint)
+
+
+def load_data(task: str, settings: TrainParams) -> TaskData:
+    """Load the training, validation and test images of a task.
+
+    Raises:
+        UserError: they have not been prepared.
+    """
+    if task == ADDITION:
+        return _load_addition()
+    folder, device = FOLDER / "data" / task, default_device()
+    meta = load_meta(folder)
+    training, validation, test = (load_split(name, folder) for name in ("train", "validation", "test"))
+    augmentation = Augmentation(settings.flip, settings.shift, meta.make_distortion())
+    batches = TrainingData(meta.batches(training, device, augmentation), meta.batches(validation, device))
+    return TaskData(meta, batches, meta.batches(test, device))
+
+
+def _load_addition() -> TaskData:
+    """The images of the addition: training images are paired anew in each epoch, the others once."""
+    folder, device = FOLDER / "data" / "RTS", default_device()
+    single = load_meta(folder)
+    training = load_split("train", folder)
+    augmentation = Augmentation(distortion=single.make_distortion())
+    sums = Sums(training.images, training.labels, single.normalization, device, augmentation)
+    _, height, width = single.image_shape
+    meta = replace(single, image_shape=(2, height, width), mean=[*single.mean] * 2, std=[*single.std] * 2, classes=SUMS)
+    validation = meta.batches(make_pairs(load_split("validation", folder), seed=0), device)
+    test = meta.batches(make_pairs(load_split("test", folder), seed=1), device)
+    return TaskData(meta, TrainingData(sums, validation), test)

@@ -1,0 +1,84 @@
+"""Image files in a folder."""
+
+import os
+import stat
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pipelines.runtime.errors import ExternalError, UserError
+
+
+class FileState(NamedTuple):
+    """Size in bytes and modification time in nanoseconds, by which a later change is noticed."""
+
+    size: int
+    modified_ns: int
+
+
+class Folder:
+    """The files below a folder, found recursively; symbolic links are followed.
+
+    Args:
+        path: the folder.
+        endings: file name endings to include, in lower case and with the dot.
+
+    Attributes:
+        names: paths of the included files relative to the folder, separated by ``/`` and sorted within each folder.
+        folders: relative paths of all folders below it.
+
+    Raises:
+        UserError: a link leads back to a folder above it, or a file is a device or a pipe.
+        ExternalError: a folder cannot be read.
+    """
+
+    def __init__(self, path: Path, endings: Collection[str]):
+        self.path, self.endings = path, endings
+        self.folders: set[str] = set()
+        self.states = dict(self._scan(path))
+        self.names = list(self.states)
+
+    def _scan(self, folder: Path) -> Iterator[tuple[str, FileState]]:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            for entry in entries:
+                name = Path(entry.path).relative_to(self.path).as_posix()
+                if entry.is_dir():
+                    if entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve()):
+                        raise UserError(f"{self.path}: {name}: a link back to a folder that contains it")
+                    self.folders.add(name)
+                    yield from self._scan(Path(entry.path))
+                elif Path(name).suffix.lower() in self.endings:
+                    status = entry.stat()
+                    if not stat.S_ISREG(status.st_mode):
+                        raise UserError(f"{self.path}: {name}: a device or a pipe, not a file")
+                    yield name, FileState(status.st_size, status.st_mtime_ns)
+        except OSError as error:
+            raise ExternalError(f"{error.filename or folder}: cannot be read: {error.strerror or error}") from None
+
+    def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield the name and content of each file in ``wanted``.
+
+        Raises:
+            ExternalError: a file cannot be read.
+        """
+        for name in self.names:
+            if name in wanted:
+                try:
+                    content = (self.path / name).read_bytes()
+                except OSError as error:
+                    raise ExternalError(f"{self.path}: {name}: cannot be read: {error.strerror or error}") from None
+                yield name, content
+
+    def check_unchanged(self) -> None:
+        """Check that no file was added, removed or modified since the names were read.
+
+        Raises:
+            ExternalError: a file changed; the message names the first one.
+        """
+        now = dict(self._scan(self.path))
+        changed = sorted(name for name, _ in now.items() ^ self.states.items())
+        if changed:
+            raise ExternalError(
+                f"{self.path}: {changed[0]}: changed while it was read; run again when nothing writes to it"
+            )

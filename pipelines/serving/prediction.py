@@ -1,0 +1,197 @@
+"""Predictions of a registered model for image files.
+
+Images are converted to the size and channels of the training images as in the stage prepare. If the training images
+have a canvas (protocols RTS and TC), each image is placed in the middle of one.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import mlflow.pyfunc
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from rich.table import Table
+from torch import Tensor
+
+from pipelines.preparation.images import FORMATS, to_mode, to_pixels
+from pipelines.registry.model_metadata import ModelMetadata
+from pipelines.registry.versions import HOW_TO_REGISTER, fetch_files, find_version
+from pipelines.runtime.errors import ExternalError, UserError
+from pipelines.runtime.files import replace_atomically
+from pipelines.serving.rectification import parse_theta, rectify
+from pipelines.tracking.client import connect
+from stn.distortions import Distortion
+from stn.transforms import Transform
+
+
+class RankedClass(NamedTuple):
+    """A class and its probability in [0, 1]."""
+
+    name: str
+    probability: float
+
+
+class ThetaSummary(NamedTuple):
+    """θ in readable numbers, see :meth:`stn.transforms.Transform.describe`: rotation in degrees, scale, shift."""
+
+    rotation: float
+    scale: float
+    shift_x: float
+    shift_y: float
+
+
+class Prediction(NamedTuple):
+    """Prediction for one image.
+
+    Args:
+        path: file of the image.
+        first, second: the two classes with the highest probabilities.
+        theta: θ; None without a transformer or with parallel heads.
+        rectified: file of the rectified image; None without a transformer.
+    """
+
+    path: Path
+    first: RankedClass
+    second: RankedClass
+    theta: ThetaSummary | None
+    rectified: Path | None
+
+
+class Predictions(NamedTuple):
+    """Predictions of one version; ``title`` names the version and its variant."""
+
+    title: str
+    rows: list[Prediction]
+
+
+def predict(name: str, version: str, files: Sequence[str]) -> Predictions:
+    """Classify image files, and write each rectified image next to its file as ``<name>.rectified.png``.
+
+    Args:
+        name: registered model.
+        version: its number or an alias.
+        files: paths of image files.
+
+    Raises:
+        UserError: the registry has no such model or version, or a file is not a readable image.
+        ExternalError: files of the version are missing or differ from the registered ones.
+    """
+    images = read_images(files)
+    found = find_version(connect(), name, version)
+    with tempfile.TemporaryDirectory() as folder:
+        model = mlflow.pyfunc.load_model(str(fetch_files(found, Path(folder) / "model")))
+        if not model.metadata.metadata:
+            raise ExternalError(
+                f"version {found.version} of {name} is too old: it does not name its classes; {HOW_TO_REGISTER}"
+            )
+        metadata = ModelMetadata.from_json(model.metadata.metadata)
+        images = {path: to_mode(image, metadata.image_shape[0]) for path, image in images.items()}
+        outputs = model.predict(_input_pixels(images.values(), metadata))
+
+    summaries: list[ThetaSummary | None] = [None] * len(images)
+    rectified: list[Path | None] = [None] * len(images)
+    if "theta" in outputs:
+        transform, theta = parse_theta(outputs["theta"])
+        rectified = [*_write_rectified(images, transform, theta, metadata)]
+        if transform.heads == 1:
+            summaries = [*_summarize(transform, theta, metadata)]
+    ranked = (_rank(probabilities, metadata.classes) for probabilities in outputs["probabilities"])
+    rows = [
+        Prediction(path, first, second, summary, target)
+        for path, (first, second), summary, target in zip(images, ranked, summaries, rectified, strict=True)
+    ]
+    return Predictions(f"{name}, version {found.version} ({metadata.variant})", rows)
+
+
+def read_images(files: Sequence[str]) -> dict[Path, Image.Image]:
+    """Decode image files.
+
+    Raises:
+        UserError: a file is missing or is not a readable image.
+    """
+    images = {}
+    for path in map(Path, files):
+        try:
+            images[path] = Image.open(path, formats=FORMATS)
+            images[path].load()
+        except FileNotFoundError:
+            raise UserError(f"IMAGES: {str(path)!r} given; there is no such file") from None
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+            raise UserError(f"IMAGES: {str(path)!r} given; not a readable image ({error})") from None
+    return images
+
+
+def make_table(predictions: Predictions) -> Table:
+    """Return predictions as a table with one row per image."""
+    table = Table(title=predictions.title, title_justify="left")
+    headers = ["image", "class", "probability", "next", "probability"]
+    if any(row.theta for row in predictions.rows):
+        headers += ["rotation", "scale", "shift"]
+        table.caption = "θ of the sampling grid: rotation clockwise, scale below 1 zooms in, shift in half images"
+        table.caption_justify = "left"
+    if any(row.rectified for row in predictions.rows):
+        headers.append("rectified")
+    for header in headers:
+        is_text = header in ("image", "class", "next", "rectified")
+        table.add_column(header, justify="left" if is_text else "right", overflow="fold")
+    for row in predictions.rows:
+        cells = [str(row.path)]
+        for ranked in (row.first, row.second):
+            cells += [ranked.name, f"{ranked.probability:.1%}"]
+        if (theta := row.theta) is not None:
+            cells += [f"{theta.rotation:+.0f}°", f"{theta.scale:.2f}", f"{theta.shift_x:+.2f} {theta.shift_y:+.2f}"]
+        if row.rectified is not None:
+            cells.append(str(row.rectified))
+        table.add_row(*cells)
+    return table
+
+
+def _input_pixels(images: Iterable[Image.Image], metadata: ModelMetadata) -> np.ndarray:
+    """Return images as the model's input, uint8 (B, C, H, W)."""
+    channels, size, _ = metadata.image_shape
+    distortion = Distortion(canvas=metadata.canvas)
+    side, _ = distortion.frame(size, size)
+    pixels = torch.from_numpy(np.stack([to_pixels(image, side, channels) for image in images]))
+    return distortion.onto_canvas(pixels).numpy()
+
+
+def _rank(probabilities: np.ndarray, classes: Sequence[str]) -> tuple[RankedClass, RankedClass]:
+    """Return the two most probable classes."""
+    order = np.argsort(-probabilities, kind="stable")
+    first, second = (RankedClass(classes[int(i)], float(probabilities[i])) for i in order[:2])
+    return first, second
+
+
+def _summarize(transform: Transform, theta: Tensor, metadata: ModelMetadata) -> list[ThetaSummary]:
+    """Return a summary of each θ in ``theta`` (B, P)."""
+    _, height, width = metadata.image_shape
+    described = transform.describe(theta, height, width)
+    columns = (described[key].tolist() for key in ("rotation", "scale", "shift_x", "shift_y"))
+    return [ThetaSummary(*values) for values in zip(*columns, strict=True)]
+
+
+def _write_rectified(
+    images: Mapping[Path, Image.Image], transform: Transform, theta: Tensor, metadata: ModelMetadata
+) -> list[Path]:
+    """Write each rectified image and return the files; ``theta`` is (B, P).
+
+    A file is named after the image's stem, or after its full name if several images have the same stem.
+    """
+    assert metadata.padding_mode is not None
+    stems = Counter(path.with_suffix("") for path in images)
+    targets = []
+    for i, (path, image) in enumerate(images.items()):
+        stem = path.stem if stems[path.with_suffix("")] == 1 else path.name
+        target = path.with_name(f"{stem}.rectified.png")
+        rectified = rectify(
+            image, transform, theta[i : i + 1], metadata.mean,
+            padding_mode=metadata.padding_mode, distortion=Distortion(canvas=metadata.canvas),
+        )  # fmt: skip
+        with replace_atomically(target) as temporary:
+            rectified.save(temporary)
+        targets.append(target)
+    return targets

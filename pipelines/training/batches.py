@@ -1,0 +1,15 @@
+"""Batches of the prepared data for a training worker or a tuning trial."""
+
+import torch
+
+from pipelines.outputs.prepared_data import DatasetMeta, TrainingArrays
+from pipelines.training.trainer import TrainingData
+from stn.batches import Augmentation
+from stn.settings import Recipe
+
+
+def make_training_data(arrays: TrainingArrays, meta: DatasetMeta, recipe: Recipe, device: torch.device) -> TrainingData:
+    """Copy both splits to ``device``. The recipe and the data set's distortion augment the training images alone."""
+    training, validation = arrays.splits()
+    augmentation = Augmentation(recipe.flip, recipe.shift, meta.make_distortion())
+    return TrainingData(meta.batches(training, device, augmentation), meta.batches(validation, device))

@@ -1,0 +1,107 @@
+"""Handles the workers' messages on the driver: shows progress on the terminal and records epochs in MLflow."""
+
+from collections.abc import Callable, Mapping
+
+from pipelines.outputs.trained_models import Metrics
+from pipelines.runtime.errors import describe_os_error
+from pipelines.runtime.progress import Reporter
+from pipelines.tracking.client import TrainingRun
+from pipelines.training.messages import EpochDone, Message, NotFinite, SeedStarted, StepsDone, WorkersStarted
+
+
+class RunRecorder:
+    """Records epochs in the MLflow run of each seed, one run at a time.
+
+    It stops recording when the disk is full. The driver logs the missing epochs from the checkpoint at the end.
+    """
+
+    def __init__(self, runs: Mapping[int, TrainingRun]):
+        self.runs = runs
+        self.running: TrainingRun | None = None
+        self.recording = True
+
+    def start(self, seed: int) -> None:
+        """Mark the seed's run as running and the previous one as finished."""
+        self._record(lambda: self._switch_to(self.runs[seed]))
+
+    def log_epoch(self, seed: int, metrics: Metrics) -> None:
+        """Log one epoch's metrics."""
+        self._record(lambda: self.runs[seed].log_epoch(metrics))
+
+    def end(self, status: str) -> None:
+        """End the run that is running, if any. ``status`` is FINISHED, FAILED or KILLED."""
+        if self.running is not None:
+            running, self.running = self.running, None
+            self._record(lambda: running.end(status))
+
+    def _switch_to(self, run: TrainingRun) -> None:
+        if self.running is not run:
+            if self.running is not None:
+                self.running.end("FINISHED")
+            self.running = run
+            run.start()
+
+    def _record(self, write: Callable[[], None]) -> None:
+        try:
+            if self.recording:
+                write()
+        except OSError as error:  # must not hide the reason why training ends
+            print(f"{describe_os_error(error)}; the epochs from here will be logged at the end", flush=True)
+            self.recording = False
+
+
+class Listener:
+    """Handles each message, and keeps what the driver needs after training.
+
+    Args:
+        runs: the MLflow run of each seed, in the order of training.
+        reporter: shows the finished epochs of all seeds.
+        epochs: epochs of each seed.
+
+    Attributes:
+        started: the last :class:`WorkersStarted`. Elastic training sends one for each number of workers.
+        first_start, last_epoch: times of the first :class:`WorkersStarted` and the last :class:`EpochDone`.
+        not_finite: the message that ended training, if any.
+    """
+
+    def __init__(self, runs: Mapping[int, TrainingRun], reporter: Reporter, epochs: int):
+        self.recorder = RunRecorder(runs)
+        self.reporter, self.epochs = reporter, epochs
+        self.positions = {seed: position for position, seed in enumerate(runs)}
+        self.started: WorkersStarted | None = None
+        self.first_start: float | None = None
+        self.last_epoch: float | None = None
+        self.not_finite: NotFinite | None = None
+        self.accuracy_note = ""
+
+    def handle(self, message: Message) -> None:
+        """Show and record one message."""
+        match message:
+            case WorkersStarted():
+                self._show_start(message)
+            case SeedStarted(seed):
+                self.recorder.start(seed)
+            case StepsDone(seed, epochs, images_per_second):
+                self._show_progress(seed, epochs, images_per_second)
+            case EpochDone(time, seed, metrics):
+                self.last_epoch = time
+                self.accuracy_note = f" · validation {metrics['validation_accuracy']:.2%}"
+                self._show_progress(seed, metrics["epoch"], metrics["images_per_second"])
+                self.recorder.log_epoch(seed, metrics)
+            case NotFinite():
+                self.not_finite = message
+
+    def _show_start(self, message: WorkersStarted) -> None:
+        self.first_start = self.first_start or message.time
+        if self.started is not None and message.workers != self.started.workers:
+            print(f"{message.workers} worker(s) where there were {self.started.workers}", flush=True)
+        self.started = message
+        for note in message.notes:
+            print(note, flush=True)
+        print(f"{message.device}, {message.precision}: {message.precision_reason}", flush=True)
+        if message.resumed_epochs:
+            print(f"resumed after {message.resumed_epochs} of {self.reporter.total} epochs", flush=True)
+
+    def _show_progress(self, seed: int, epochs: float, images_per_second: float) -> None:
+        note = f"seed {seed} · {images_per_second:,.0f} images/s{self.accuracy_note}"
+        self.reporter.update(self.positions[seed] * self.epochs + epochs, note)

@@ -1,0 +1,67 @@
+"""Loop that runs tasks on the pool of trial workers."""
+
+from abc import ABC, abstractmethod
+
+from pipelines.tuning.heartbeat import Heartbeat
+from pipelines.tuning.trial_workers import Epoch, Failure, Pool, Task
+
+WAIT_S = 0.5
+
+
+class TaskHandler(ABC):
+    """Supplies the tasks of :func:`run_tasks` and handles the answers of the workers."""
+
+    @abstractmethod
+    def is_unfinished(self) -> bool:
+        """Whether a task is running or still has to be started."""
+
+    @abstractmethod
+    def next_task(self) -> Task | None:
+        """Return the task to start now, or None; called while a worker is idle."""
+
+    @abstractmethod
+    def on_start(self, task: Task) -> None:
+        """Called after a worker has been given the task."""
+
+    @abstractmethod
+    def should_continue(self, task: Task, epoch: Epoch) -> bool:
+        """Whether another epoch follows this one; called once after each epoch."""
+
+    @abstractmethod
+    def on_epoch(self, task: Task, epoch: Epoch) -> None:
+        """Called after each epoch; the worker is training the next one by then, or is idle."""
+
+    @abstractmethod
+    def on_end(self, task: Task, epoch: Epoch) -> None:
+        """Called after the last epoch, after :meth:`on_epoch`."""
+
+    @abstractmethod
+    def on_failure(self, task: Task, failure: Failure) -> None:
+        """Called when a task has failed; an exception stops the loop."""
+
+    def refresh(self) -> None:  # noqa: B027 (optional)
+        """Called about every ``WAIT_S``, for example to update a display; does nothing by default."""
+
+
+def run_tasks(pool: Pool, handler: TaskHandler, heartbeat: Heartbeat) -> None:
+    """Run the tasks of ``handler`` on idle workers until none is left.
+
+    Raises:
+        ExternalError: another driver runs the study.
+    """
+    while handler.is_unfinished():
+        while pool.idle and (task := handler.next_task()) is not None:
+            pool.start(task)
+            handler.on_start(task)
+        for task, answer in pool.wait(WAIT_S):
+            if isinstance(answer, Failure):
+                handler.on_failure(task, answer)
+            elif handler.should_continue(task, answer):
+                pool.go_on(task)  # first, so that the worker does not wait for MLflow
+                handler.on_epoch(task, answer)
+            else:
+                pool.end(task)
+                handler.on_epoch(task, answer)
+                handler.on_end(task, answer)
+        handler.refresh()
+        heartbeat.send_if_due()

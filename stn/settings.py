@@ -1,0 +1,125 @@
+"""Settings of networks and of training, as frozen values.
+
+These classes do not check their values. The functions and modules that are built from them do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LocalizationSettings:
+    """Keyword arguments of :class:`stn.localization.Localization`.
+
+    The defaults are those of PyTorch's spatial-transformer tutorial.
+    """
+
+    channels: Sequence[int] = (8, 10)
+    kernel_sizes: Sequence[int] = (7, 5)
+    hidden: Sequence[int] = (32,)
+    activation: str = "relu"
+    downsample: int = 1
+
+
+@dataclass(frozen=True)
+class TransformerSettings:
+    """Settings of a spatial transformer.
+
+    Args:
+        transform: names of families, see :data:`stn.transforms.TRANSFORMS`. Several names make a
+            :class:`~stn.composition.Series`.
+        parallel: number of parallel transforms, see :class:`~stn.composition.Parallel`. The classifier receives their
+            images stacked as channels.
+        scale: fixed scale of the family ``attention``.
+        control_points: number of control points per side of the family ``tps``.
+        bound: see :meth:`stn.transforms.Transform.bounded`.
+        output_size: height and width of the classifier's input in pixels. None: the size of the images.
+        antialias, padding_mode: see :class:`~stn.spatial_transformer.SpatialTransformer`.
+        localization: settings of the localization network. In a series, each transform has its own network with these
+            settings.
+    """
+
+    transform: Sequence[str] = ("affine",)
+    parallel: int = 1
+    scale: float | None = None
+    control_points: int | None = None
+    bound: float | None = None
+    output_size: int | None = None
+    antialias: int = 1
+    padding_mode: str = "zeros"
+    localization: LocalizationSettings = LocalizationSettings()
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """Keyword arguments of :class:`stn.classifiers.ConvClassifier`.
+
+    The defaults are those of PyTorch's spatial-transformer tutorial.
+    """
+
+    channels: Sequence[int] = (10, 20)
+    kernel_sizes: Sequence[int] = (5, 5)
+    hidden: Sequence[int] = (50,)
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Settings of a classifier with an optional spatial transformer in front.
+
+    Args:
+        image_shape: channels, height, width.
+        classes: number of classes.
+        transformer: None: no spatial transformer.
+        classifier: settings of the classifier.
+        dropout: dropout probability in the classifier.
+    """
+
+    image_shape: tuple[int, int, int]
+    classes: int
+    transformer: TransformerSettings | None = None
+    classifier: ClassifierSettings = ClassifierSettings()
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation of each channel, for pixel values scaled to [0, 1]."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one training.
+
+    Args:
+        epochs: number of passes over the training images.
+        batch_size: size of the global batch, which all ranks share.
+        optimizer: ``muon`` or ``sgd``, both with Nesterov momentum.
+        lr: peak learning rate of the one-cycle schedule.
+        warmup: share of the steps in which the learning rate rises, in [0, 1).
+        momentum: in [0, 1).
+        weight_decay: weight decay of the classifier.
+        max_grad_norm: longer gradients are scaled down to this norm.
+        flip, shift: see :class:`stn.batches.Augmentation`.
+        precision: ``auto``, ``fp32`` or ``bf16``, see :func:`stn.training.choose_precision`.
+        localization_lr: learning rate of the localization networks, relative to ``lr``.
+        localization_weight_decay: weight decay of the localization networks. None: ``weight_decay``.
+        theta_penalty: weight of the squared distance of θ from the identity in the training objective.
+    """
+
+    epochs: int
+    batch_size: int
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    warmup: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    max_grad_norm: float = float("inf")
+    flip: bool = False
+    shift: int = 0
+    precision: str = "auto"
+    localization_lr: float = 1.0
+    localization_weight_decay: float | None = None
+    theta_penalty: float = 0.0

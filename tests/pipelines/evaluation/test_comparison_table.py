@@ -1,0 +1,66 @@
+"""Comparison table: it shows the evaluation results."""
+
+import re
+
+import pytest
+
+from pipelines.evaluation.comparison_table import comparison_table
+from pipelines.outputs.evaluation_results import Difference, EvaluationResults, SeedResults, VariantResults
+from pipelines.outputs.prepared_data import DatasetMeta
+
+META = DatasetMeta(
+    dataset="mine", source="/data/mine", classes=["cat", "dog"], image_shape=(1, 8, 8),
+    counts={"train": 300, "validation": 50, "test": 100}, mean=[0.5], std=[0.25], distortion={}, duplicates={},
+    broken={}, digest="0",
+)  # fmt: skip
+
+
+def variant_results(accuracy: float, parameters: int, seeds: int = 1, final_fit: bool = False) -> VariantResults:
+    return VariantResults(
+        test_accuracy=accuracy, test_accuracy_std=0.0123 if seeds > 1 else None, test_loss=0.4321,
+        calibration_error=0.025, validation_accuracy=0.905,
+        seeds={seed: SeedResults(accuracy, 0.4321) for seed in range(seeds)}, final_fit=final_fit, chosen_seed=0,
+        chosen_test_accuracy=accuracy, class_accuracy={"cat": accuracy, "dog": accuracy}, parameters=parameters,
+        multiply_adds=2 * parameters,
+        robustness={"rotation": accuracy / 2, "scale": accuracy / 3, "shift": accuracy / 4},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("seeds", "confidence"), [(1, 0.9), (3, 0.999)])
+def test_the_table_shows_the_results(seeds, confidence):
+    difference = Difference(0.07, 0.0012, 0.1398, only_first=3, only_second=10, p_value=0.0923)
+    results = EvaluationResults(
+        variants={
+            "plain": variant_results(0.83, 1234567, seeds),
+            "stn": variant_results(0.9, 2345678, seeds),
+        },
+        pairs={"stn vs plain": difference},
+    )
+    text = comparison_table(results, META, confidence)
+    assert text.startswith(f"mine: 100 test images, {seeds} training seed(s)")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    assert rows[0] == ["variant", "parameters", "multiply-adds", "validation accuracy", "test accuracy", "test loss"]
+    spread = " ± 1.23" if seeds > 1 else ""
+    assert rows[2] == ["plain", "1,234,567", "2,469,134", "90.50%", f"83.00{spread} %", "0.4321"]
+    assert rows[3][:2] == ["stn", "2,345,678"]
+    assert rows[4][:2] == ["variant", "rotation -90 to 90 °"]
+    assert rows[6] == ["plain", "41.50%", "27.67%", "20.75%", "2.50%"]
+    assert rows[7][0] == "stn" and len(rows) == 8
+    (line,) = [line for line in text.splitlines() if line.startswith("- ")]
+    # In "stn vs plain" the model of stn is the second: it alone is correct on 10 images.
+    assert line.startswith(f"- stn vs plain: +7.00 points, {confidence * 100:g}% interval ")
+    assert "10 images classified correctly by stn alone, 3 by plain alone" in line
+    low, high = map(float, re.findall(r"interval (\S+) to (\S+);", line)[0])
+    assert (low, high) == pytest.approx((difference.low * 100, difference.high * 100), abs=0.005)
+    assert "p = 0.092 " in line
+
+
+def test_a_single_variant_has_no_paired_comparison():
+    text = comparison_table(EvaluationResults({"plain": variant_results(0.9, 5)}, {}), META, 0.95)
+    assert "interval" not in text and "McNemar" not in text and "| plain |" in text
+    assert "says nothing" not in text
+
+
+def test_validation_accuracy_after_a_final_fit_is_marked_as_meaningless():
+    text = comparison_table(EvaluationResults({"plain": variant_results(0.9, 5, final_fit=True)}, {}), META, 0.95)
+    assert "says nothing" in text

@@ -1,0 +1,90 @@
+"""Files of the stage evaluate: reading returns what was written, in the form that is documented."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pipelines.outputs.evaluation_results import (
+    METRICS,
+    PLOTS,
+    ROTATION,
+    Difference,
+    EvaluationResults,
+    ReliabilityBin,
+    SeedResults,
+    VariantResults,
+    read_curve,
+    read_reliability,
+    read_results,
+    write_class_accuracy,
+    write_confusion,
+    write_curve,
+    write_reliability,
+    write_results,
+)
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_results_have_the_documented_json_form():
+    plain = VariantResults(
+        test_accuracy=0.5, test_accuracy_std=None, test_loss=0.7, calibration_error=0.1, validation_accuracy=0.6,
+        seeds={4: SeedResults(0.5, 0.7)}, final_fit=False, chosen_seed=4, chosen_test_accuracy=0.5,
+        class_accuracy={"cat": 0.4, "dog": 0.6}, parameters=10, multiply_adds=20,
+        robustness={"rotation": 0.3, "scale": 0.2, "shift": 0.1},
+    )  # fmt: skip
+    results = EvaluationResults({"plain": plain}, {"stn vs plain": Difference(0.1, 0.0, 0.2, 3, 10, 0.09)})
+    write_results(results)
+    assert read_results() == results
+    written = json.loads(METRICS.read_text())
+    assert written == {
+        "variants": {
+            "plain": {
+                "test_accuracy": 0.5, "test_accuracy_std": None, "test_loss": 0.7, "calibration_error": 0.1,
+                "validation_accuracy": 0.6, "seeds": {"4": {"test_accuracy": 0.5, "test_loss": 0.7}},
+                "final_fit": False, "chosen_seed": 4, "chosen_test_accuracy": 0.5,
+                "class_accuracy": {"cat": 0.4, "dog": 0.6}, "parameters": 10, "multiply_adds": 20,
+                "robustness": {"rotation": 0.3, "scale": 0.2, "shift": 0.1},
+            }
+        },
+        "pairs": {
+            "stn vs plain": {
+                "difference": 0.1, "low": 0.0, "high": 0.2, "only_first": 3, "only_second": 10, "p_value": 0.09,
+            }
+        },
+    }  # fmt: skip
+
+
+def test_a_reliability_diagram_is_read_back():
+    bins = [ReliabilityBin(0.4, 0.5, 10), ReliabilityBin(0.9, 0.7, 30)]
+    write_reliability("plain", bins)
+    assert read_reliability("plain") == bins
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_curve_is_read_back_for_each_seed(seeds):
+    accuracies = np.random.default_rng(0).random((seeds, len(ROTATION.amounts)))
+    write_curve(ROTATION, "plain", dict(enumerate(accuracies.tolist())))
+    assert np.array_equal(read_curve(ROTATION, "plain"), accuracies)
+    header, first, *_ = (PLOTS / "rotation/plain.csv").read_text().splitlines()
+    assert header.split(",") == ["amount", "accuracy", *(f"seed_{seed}" for seed in range(seeds))]
+    assert [float(value) for value in first.split(",")[:2]] == pytest.approx([-90, accuracies[:, 0].mean()])
+
+
+def test_plots_have_the_columns_that_dvc_draws():
+    write_confusion("plain", ["cat", "dog"], ["cat", "cat"])
+    write_class_accuracy("plain", {"cat": 1.0, "dog": 0.0})
+    assert json.loads((PLOTS / "confusion/plain.json").read_text()) == [
+        {"actual": "cat", "predicted": "cat"},
+        {"actual": "dog", "predicted": "cat"},
+    ]
+    assert json.loads((PLOTS / "classes/plain.json").read_text()) == [
+        {"class": "cat", "accuracy": 1.0},
+        {"class": "dog", "accuracy": 0.0},
+    ]

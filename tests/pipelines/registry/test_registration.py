@@ -1,0 +1,120 @@
+"""The stage register, for two untrained models whose runs the store does not have."""
+
+import json
+import shutil
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from pipelines.outputs.evaluation_results import (
+    COMPARISON,
+    Difference,
+    EvaluationResults,
+    SeedResults,
+    VariantResults,
+    write_results,
+)
+from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, Labeled, Splits, write_prepared
+from pipelines.outputs.reports import PICTURES, REPORT
+from pipelines.outputs.trained_models import FinishedSeed, TrainingRecord, write_result
+from pipelines.registry.champion import Outcome, read_history
+from pipelines.registry.registered_versions import RegisteredVersions, read_registered
+from pipelines.registry.registration import register
+from pipelines.registry.versions import aliases_of, list_versions
+from pipelines.settings.params import load_params
+from pipelines.settings.variants import load_variant
+from pipelines.tracking.client import connect
+
+ROOT = Path(__file__).resolve().parents[3]
+NAME, VARIANTS = "stn-mine", ["plain", "stn"]
+META = DatasetMeta(
+    dataset="mine", source="mine.zip", classes=["cat", "dog"], image_shape=(1, 28, 28),
+    counts={"train": 4, "validation": 4, "test": 4}, mean=[0.5], std=[0.25],
+    distortion={"rotation": 0.0, "scale": [1.0, 1.0], "shift": 0.0}, duplicates={}, broken={}, digest="d1" * 32,
+)  # fmt: skip
+ACCURACIES = {"plain": 0.5, "stn": 0.75}  # on the validation images
+
+
+def variant_results(parameters: int) -> VariantResults:
+    return VariantResults(
+        test_accuracy=0.5, test_accuracy_std=None, test_loss=0.7, calibration_error=0.1, validation_accuracy=0.5,
+        seeds={0: SeedResults(0.5, 0.7)}, final_fit=False, chosen_seed=0, chosen_test_accuracy=0.5,
+        class_accuracy={"cat": 0.25, "dog": 0.75}, parameters=parameters, multiply_adds=10 * parameters,
+        robustness={"rotation": 0.4, "scale": 0.3, "shift": 0.2},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def client(new_store, tmp_path, monkeypatch) -> mlflow.MlflowClient:
+    """A client of an empty store, in a folder as after the stage visualize."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "state").mkdir()
+    shutil.copyfile(new_store, tmp_path / "state/mlflow.db")
+    shutil.copyfile(ROOT / "params.yaml", "params.yaml")
+    shutil.copytree(ROOT / "variants", "variants")
+    labeled = Labeled(torch.zeros(4, 1, 28, 28, dtype=torch.uint8), torch.arange(4) % 2)
+    write_prepared(Splits(labeled, labeled, labeled), None, META, PREPARED)
+    for name, accuracy in ACCURACIES.items():
+        variant, train = load_variant(name), load_params().train
+        record = TrainingRecord(
+            variant, train, META, git_commit="c0ffee", git_dirty="false", git_diff="", libraries={}, workers=1,
+            threads=1, gpu=False,
+        )  # fmt: skip
+        network = META.network_builder(variant, train.dropout)()
+        weights = {key: values.contiguous() for key, values in network.state_dict().items()}
+        metrics = {"epoch": 1.0, "timestamp": 1e12, "train_loss": 0.7, "images_per_second": 9.0}
+        metrics |= {"validation_loss": 0.7, "validation_accuracy": accuracy}
+        write_result({0: FinishedSeed(weights, [metrics], None)}, {0: f"run-of-{name}"}, record, tmp_path / "result")
+        shutil.copytree("result/model", f"models/{name}")
+        shutil.rmtree("result")
+    results = {"plain": variant_results(100), "stn": variant_results(200)}
+    write_results(EvaluationResults(results, {"stn vs plain": Difference(0.0, -0.1, 0.1, 1, 1, 1.0)}))
+    for file in (REPORT, COMPARISON, PICTURES / "robustness.png", PICTURES / "reliability.png", PICTURES / "stn/a.png"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(file.name)
+    return connect()
+
+
+def test_each_model_is_registered_once_with_its_tags_card_and_files(client):
+    registered = register(VARIANTS, {"team": "vision"})
+    assert registered == RegisteredVersions(NAME, {"plain": "1", "stn": "2"}, challenger="2", champion="2")
+    assert read_registered() == registered
+    assert json.loads(Path("registered.json").read_text())["versions"] == {"plain": "1", "stn": "2"}
+    assert aliases_of(client, NAME) == {"challenger": "2", "champion": "2"}
+    (decision,) = read_history(client, NAME)
+    assert (decision.outcome, decision.before, decision.after) == (Outcome.INITIAL, "none", "2")
+
+    version = client.get_model_version(NAME, "2")
+    expected = {
+        "variant": "stn", "seed": "0", "validation_accuracy": "0.7500", "test_accuracy": "0.5000", "parameters": "200",
+        "data_digest": "d1" * 32, "git_commit": "c0ffee", "git_dirty": "false", "trained_in": "run-of-stn",
+        "team": "vision",
+    }  # fmt: skip
+    assert expected.items() <= version.tags.items()
+    assert "make provenance MODEL=stn-mine VERSION=2" in (version.description or "")
+    assert "MODEL=stn-mine" in client.get_registered_model(NAME).description
+    run = client.get_run(version.run_id or "")
+    assert run.data.tags["restored_from_run"] == "run-of-stn" and run.data.metrics["test_loss"] == 0.7
+    files = {file.path for folder in ("evaluation", "theta") for file in client.list_artifacts(run.info.run_id, folder)}
+    names = ("comparison.md", "reliability.png", "report.html", "robustness.png")
+    assert files == {f"evaluation/{name}" for name in names} | {"theta/a.png"}
+    assert {file.name for file in Path("state/reports/mine").iterdir()} == {"comparison.md", "report.html"}
+
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}/2")
+    assert model.metadata.metadata == {
+        "dataset": "mine", "classes": ["cat", "dog"], "image_shape": [1, 28, 28], "mean": [0.5], "variant": "stn",
+        "padding_mode": load_variant("stn").model_dump()["transformer"]["padding_mode"], "canvas": 1.0,
+    }  # fmt: skip
+    outputs = model.predict(np.zeros((3, 1, 28, 28), dtype=np.uint8))
+    assert outputs["probabilities"].shape == (3, 2) and outputs["theta"].shape == (3, 2, 3)
+
+    client.set_registered_model_alias(NAME, "champion", "1")
+    again = register(VARIANTS, {"team": "audio"})
+    assert again == RegisteredVersions(NAME, {"plain": "1", "stn": "2"}, challenger="2", champion="1")
+    assert len(list_versions(client, NAME)) == 2 and len(read_history(client, NAME)) == 1
+    assert client.get_model_version(NAME, "2").tags["team"] == "audio"

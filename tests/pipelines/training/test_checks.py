@@ -1,0 +1,49 @@
+"""Checks before training: the code of other hosts, and whether each worker gets an image."""
+
+import pytest
+
+from pipelines.outputs.prepared_data import DatasetMeta
+from pipelines.runtime.errors import UserError
+from pipelines.runtime.keys import digest_code
+from pipelines.settings.params import load_params
+from pipelines.training import checks
+from pipelines.training.checks import CODE, check_same_code, check_shares
+from pipelines.training.worker_plan import WorkerPlan
+
+
+def answering(monkeypatch, **changed: str) -> None:
+    """Two other hosts that run what they are given, but for the digests in ``changed``."""
+    monkeypatch.setattr(
+        checks,
+        "run_on_other_hosts",
+        lambda function, *arguments: {
+            f"10.0.0.{number}": changed.get(name, function(*arguments))
+            for number, name in ((2, "second"), (3, "third"))
+        },
+    )
+
+
+def test_hosts_with_the_same_code_are_accepted(monkeypatch):
+    answering(monkeypatch)
+    check_same_code()
+    monkeypatch.setattr(checks, "run_on_other_hosts", lambda *_: {})
+    check_same_code()
+
+
+def test_a_host_with_other_code_is_refused_by_its_address(monkeypatch):
+    answering(monkeypatch, third=digest_code(*CODE[1:]))
+    with pytest.raises(UserError, match=r"RAY_ADDRESS: the code of stn, .* on host 10\.0\.0\.3 differs"):
+        check_same_code()
+
+
+@pytest.mark.parametrize(("batch_size", "validation"), [(4, 100), (64, 4)])
+def test_more_workers_than_images_are_refused(batch_size, validation):
+    params = load_params()
+    params = params.model_copy(update={"train": params.train.model_copy(update={"batch_size": batch_size})})
+    meta = DatasetMeta(
+        dataset="tiny", source="", classes=["a"], image_shape=(1, 8, 8), counts={"validation": validation}, mean=[0.5],
+        std=[0.5], distortion={}, duplicates={}, broken={}, digest="",
+    )  # fmt: skip
+    check_shares(params, WorkerPlan(4, 1, False, 4, 4), meta)
+    with pytest.raises(UserError, match=r"train\.workers: .*which is 5; .*4, cannot be shared"):
+        check_shares(params, WorkerPlan(5, 1, False, 5, 5), meta)

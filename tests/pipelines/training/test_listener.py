@@ -1,0 +1,126 @@
+"""Listener: typed messages show on the terminal and are recorded; a full disk stops the recording alone."""
+
+import errno
+import os
+
+import pytest
+
+from pipelines.runtime.progress import Reporter
+from pipelines.training.listener import Listener
+from pipelines.training.messages import EpochDone, NotFinite, SeedStarted, StepsDone, WorkersStarted
+
+EPOCHS = 4
+
+
+class Run:
+    """Keeps what it is given, in order; with ``full`` it raises as an outbox does on a full disk."""
+
+    def __init__(self, log: list, seed: int):
+        self.log, self.seed, self.full = log, seed, False
+
+    def _keep(self, *what) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "outbox.jsonl")
+        self.log.append((self.seed, *what))
+
+    def start(self) -> None:
+        self._keep("start")
+
+    def log_epoch(self, metrics: dict) -> None:
+        self._keep("epoch", metrics["epoch"])
+
+    def end(self, status: str) -> None:
+        self._keep("end", status)
+
+
+class Shown(Reporter):
+    """Keeps what it is to show."""
+
+    def __init__(self, total: int):
+        super().__init__("stn", total, None)
+        self.updates: list[tuple[float, str]] = []
+
+    def update(self, done: float, note: str = "") -> None:
+        self.updates.append((done, note))
+
+
+@pytest.fixture
+def log() -> list:
+    return []
+
+
+@pytest.fixture
+def runs(log) -> dict[int, Run]:
+    return {seed: Run(log, seed) for seed in (7, 3)}
+
+
+@pytest.fixture
+def reporter() -> Shown:
+    return Shown(2 * EPOCHS)
+
+
+@pytest.fixture
+def listener(runs, reporter) -> Listener:
+    return Listener(runs, reporter, EPOCHS)
+
+
+def started(time: float = 5.0, workers: int = 2, resumed: int = 0, notes: tuple[str, ...] = ()) -> WorkersStarted:
+    return WorkersStarted(time, "cpu", "float32", "set by hand", workers, resumed, list(notes))
+
+
+def epoch(number: int, seed: int) -> EpochDone:
+    metrics = {"epoch": number, "validation_accuracy": 0.5, "images_per_second": 2000.0}
+    return EpochDone(10.0 * number, seed, metrics)
+
+
+def test_seeds_are_recorded_one_after_another(listener, log):
+    for message in (SeedStarted(7), epoch(1, 7), SeedStarted(7), epoch(2, 7), SeedStarted(3), epoch(1, 3)):
+        listener.handle(message)  # a worker that is replaced announces its seed again
+    listener.recorder.end("FINISHED")
+    listener.recorder.end("KILLED")  # nothing is running any more
+    assert log == [
+        (7, "start"), (7, "epoch", 1), (7, "epoch", 2), (7, "end", "FINISHED"),
+        (3, "start"), (3, "epoch", 1), (3, "end", "FINISHED"),
+    ]  # fmt: skip
+    assert listener.last_epoch == 10.0
+
+
+def test_progress_counts_all_seeds_and_shows_the_last_accuracy(listener, reporter):
+    for message in (StepsDone(7, 0.5, 1000.0), epoch(1, 7), StepsDone(3, 1.25, 1000.0)):
+        listener.handle(message)
+    assert reporter.updates == [
+        (0.5, "seed 7 · 1,000 images/s"),
+        (1, "seed 7 · 2,000 images/s · validation 50.00%"),
+        (EPOCHS + 1.25, "seed 3 · 1,000 images/s · validation 50.00%"),
+    ]
+
+
+def test_a_start_shows_notes_precision_and_what_was_resumed(listener, capsys):
+    listener.handle(started(notes=("state.pt: unreadable checkpoint",), resumed=3))
+    assert capsys.readouterr().out.splitlines() == [
+        "state.pt: unreadable checkpoint", "cpu, float32: set by hand", "resumed after 3 of 8 epochs",
+    ]  # fmt: skip
+    listener.handle(started(time=9.0, workers=1))
+    assert capsys.readouterr().out.splitlines() == ["1 worker(s) where there were 2", "cpu, float32: set by hand"]
+    assert listener.first_start == 5.0 and listener.started is not None and listener.started.workers == 1
+
+
+def test_a_loss_that_is_not_finite_is_kept(listener, log):
+    listener.handle(NotFinite(7, "the loss became nan at step 1 of 3"))
+    assert listener.not_finite == NotFinite(7, "the loss became nan at step 1 of 3") and log == []
+
+
+def test_a_full_disk_stops_the_recording_and_nothing_else(listener, runs, reporter, log, capsys):
+    listener.handle(SeedStarted(7))
+    runs[7].full = True
+    listener.handle(epoch(1, 7))
+    said = capsys.readouterr().out
+    assert said == (
+        "outbox.jsonl: No space left on device; make room there; the epochs from here will be logged at the end\n"
+    )
+    runs[7].full = False  # an epoch between two others would otherwise be missing
+    for message in (epoch(2, 7), SeedStarted(3), epoch(1, 3)):
+        listener.handle(message)
+    listener.recorder.end("FAILED")
+    assert log == [(7, "start")]
+    assert [done for done, _ in reporter.updates] == [1, 2, EPOCHS + 1] and capsys.readouterr().out == ""

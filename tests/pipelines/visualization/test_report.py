@@ -1,0 +1,74 @@
+"""The report, rendered from small inputs: it shows the results and loads nothing."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pipelines.outputs import tuning_results
+from pipelines.outputs.evaluation_results import (
+    Difference,
+    EvaluationResults,
+    SeedResults,
+    VariantResults,
+    write_results,
+)
+from pipelines.outputs.prepared_data import DatasetMeta
+from pipelines.runtime.files import write_json
+from pipelines.visualization.animation import write_animation
+from pipelines.visualization.report import render_report
+
+CHARTS = ("curves-accuracy", "curves-loss", "robustness", "reliability")
+THETA_PICTURES = ("rectified", "grids", "worst", "theta", "filmstrip")
+
+
+def variant_results(seeds: int) -> VariantResults:
+    return VariantResults(
+        test_accuracy=0.83, test_accuracy_std=0.0123 if seeds > 1 else None, test_loss=0.4321, calibration_error=0.025,
+        validation_accuracy=0.905, seeds={seed: SeedResults(0.83, 0.4321) for seed in range(seeds)}, final_fit=False,
+        chosen_seed=0, chosen_test_accuracy=0.83, class_accuracy={"cat": 0.8, "dog": 0.86}, parameters=12345,
+        multiply_adds=23456, robustness={"rotation": 0.5, "scale": 0.4, "shift": 0.3},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("distortion", "text"),
+    [
+        ({"protocol": "RTS"}, "protocol RTS"),
+        ({"rotation": 30.0, "scale": [0.7, 1.0], "shift": 0.1}, "rotation up to ±30°, scale 0.7–1.0"),
+        ({"rotation": 0.0, "scale": [1.0, 1.0], "shift": 0.0}, None),
+    ],
+)
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_report_shows_the_results(distortion, text, seeds, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    meta = DatasetMeta(
+        dataset="mine", source="/data/mine", classes=["cat", "dog"], image_shape=(1, 8, 8),
+        counts={"train": 300, "validation": 50, "test": 100}, mean=[0.5], std=[0.25], distortion=distortion,
+        duplicates={}, broken={}, digest="0123456789abcdef",
+    )  # fmt: skip
+    variants = {"plain": variant_results(seeds), "stn": variant_results(seeds)}
+    write_results(EvaluationResults(variants, {"stn vs plain": Difference(0.07, 0.0012, 0.1398, 3, 10, 0.0923)}))
+    study = {"study": "study-1", "finished": 9, "pruned": 5, "failed": 1, "finalists": {"a": 0.9}, "winner": "a"}
+    write_json(tuning_results.METRICS, study)
+    pictures = {name: Path(f"{name}.png") for name in (*CHARTS, *(f"stn/{name}" for name in THETA_PICTURES))}
+    pictures |= {"stn/epochs": Path("stn/epochs.png"), "tune/history": Path("tune-history.png")}
+    Path("stn").mkdir()
+    for picture in pictures.values():
+        frames = [Image.new("RGB", (4, 4), color) for color in ("white", "black")]
+        write_animation(frames, picture)
+    best: Any = {name: SimpleNamespace(seed=0, run_id=f"run-of-{name}") for name in variants}
+
+    html = render_report(meta, best, pictures)
+    assert "stn vs plain: +7.00 points (interval +0.12 to\n+13.98)" in html
+    assert ("83.00 ± 1.23 %" in html) == (seeds > 1) and "90.50 %" in html and "12,345" in html
+    assert f"over {seeds} training seed(s)" in html
+    assert ("distorted" in html.split("<h2>")[0]) == (text is not None) and (text or "mine") in html
+    assert "run-of-stn" in html and "run-of-plain" not in html, "plain has no transformer to show"
+    assert "study-1" in html and "a 90.00 %" in html
+    # All pictures, and the last frame of the animation.
+    assert html.count("data:image/png;base64,") == len(pictures) + 1
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", html) and "<script" not in html
