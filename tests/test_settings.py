@@ -38,12 +38,15 @@ from pipelines.preparation.run import prepare_source
 from pipelines.registry import registration
 from pipelines.registry.export import NewVersion
 from pipelines.registry.gates import Candidate, GroundTruth, check_gates
+from pipelines.runtime.cores import Cores
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import read_json, write_json
 from pipelines.settings.dotted_names import flatten
 from pipelines.settings.params import Params, load_params
 from pipelines.settings.variants import ClassifierParams, load_variant
-from pipelines.training import worker
+from pipelines.training import distributed, local
+from pipelines.training import run as train_module
+from pipelines.training.checkpoints import checkpoints
 from pipelines.training.messages import Message, WorkersStarted
 from pipelines.training.run import train
 from pipelines.tuning import study
@@ -86,7 +89,7 @@ def all_leaves() -> set[str]:
 
 
 class Trained(SimpleNamespace):
-    """The outputs of a training with one seed, and its requests to Ray."""
+    """The outputs of a training with one seed, and its requests to Ray; ``asked`` is None if it needs no cluster."""
 
     weights: dict[str, torch.Tensor]
     history: list[dict]
@@ -117,6 +120,7 @@ class Bench:
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch):
         self.folder, self.patch = folder, patch
         self.runs = 0
+        self.base: dict[str, Any] = {}  # settings beside the tiny ones that count as not changed
         self.changed: set[str] = set()
         self.epochs: list[tuple[int, list[int]]] = []
         self.ordered: list[int] = []
@@ -160,16 +164,18 @@ class Bench:
             def fit(self):
                 self.work()
 
-        def report(_metrics, checkpoint):
-            storage = Path(bench.asked.run_config.storage_path)
-            shutil.copytree(checkpoint.path, storage / f"checkpoint_{len(list(storage.glob('*')))}")
+        class DirectSender(local.DirectSender):
+            def send(self, message):
+                bench.messages.append(message)
+                super().send(message)
 
         context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
         self._replace("Mailbox", Mailbox)
         self._replace("connected", nullcontext)
-        self._replace("TorchTrainer", TorchTrainer)
+        self.patch.setattr(distributed, "TorchTrainer", TorchTrainer)
         self.patch.setattr(ray.train, "get_context", lambda: context)
-        self.patch.setattr(ray.train, "report", report)
+        self._replace("DirectSender", DirectSender)
+        self._replace("usable_cores", lambda: Cores(int(self.resources["CPU"])))
 
         class Hired:
             def __init__(self, options, arguments):
@@ -192,7 +198,7 @@ class Bench:
         self.patch.setattr(ray, "nodes", lambda: [self.node | {"Resources": self.resources}])
         context_of_driver = SimpleNamespace(get_node_id=lambda: self.node["NodeID"])
         self.patch.setattr(ray, "get_runtime_context", lambda: context_of_driver)
-        self.patch.setattr(worker, "get_device", lambda: torch.device("cpu"))
+        self._replace("get_device", lambda: torch.device("cpu"))
         self.patch.setattr(torch, "set_num_threads", self.threads.append)
 
     def _stand_in_for_mlflow(self) -> None:
@@ -239,7 +245,7 @@ class Bench:
         folder = self.folder / f"run-{self.runs}"
         (folder / "variants").mkdir(parents=True)
         yaml = YAML(typ="safe")
-        wanted = {"data.source": str(self.folder / "source")} | TINY | changes
+        wanted = {"data.source": str(self.folder / "source")} | TINY | self.base | changes
         for file in FILES:
             document = yaml.load((ROOT / file).read_text())
             for name, value in wanted.items():
@@ -272,6 +278,7 @@ class Bench:
             self._bring(self.prepared, "data")
         for seen in (self.epochs, self.threads, self.messages):
             seen.clear()
+        self.asked = None
         train(variant, params, load_variant(variant))
         model = Path("models") / variant
         return Trained(
@@ -670,10 +677,11 @@ def _(bench: Bench) -> None:
 
 @check("train.workers")
 def _(bench: Bench) -> None:
-    before, after = bench.trained().asked.scaling_config, bench.train({"train.workers": 2}).asked.scaling_config
-    assert (before.num_workers, after.num_workers) == (1, 2)
+    before, after = bench.trained(), bench.train({"train.workers": 2})
     # `threads: auto` shares the machine's eight cores.
-    assert (before.resources_per_worker, after.resources_per_worker) == ({"CPU": 8}, {"CPU": 4})
+    assert before.asked is None and before.threads == [8]
+    assert after.asked.scaling_config.num_workers == 2
+    assert after.asked.scaling_config.resources_per_worker == {"CPU": 4}
     elastic = bench.train({"train.workers": {"min": 1, "max": 2}}).asked.scaling_config
     assert elastic.num_workers == (1, 2)
 
@@ -681,20 +689,26 @@ def _(bench: Bench) -> None:
 @check("train.threads")
 def _(bench: Bench) -> None:
     changed = bench.train({"train.threads": 3})
-    assert changed.asked.scaling_config.resources_per_worker == {"CPU": 3}
     assert (bench.trained().threads, changed.threads) == ([8], [3])
 
 
 @check("train.max_failures")
 def _(bench: Bench) -> None:
-    before, after = bench.trained(), bench.train({"train.max_failures": 5})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "base", {"train.workers": 2})  # Ray replaces lost workers; one worker needs no Ray
+        before, after = bench.train({}), bench.train({"train.max_failures": 5})
     assert [run.asked.run_config.failure_config.max_failures for run in (before, after)] == [3, 5]
 
 
 @check("clean.checkpoints")
 def _(bench: Bench) -> None:
-    before, after = bench.trained(), bench.train({"clean.checkpoints": 5})
-    assert [run.asked.run_config.checkpoint_config.num_to_keep for run in (before, after)] == [2, 5]
+    kept = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "remove", lambda storage: kept.append(len(checkpoints(storage))))
+        patch.setattr(bench, "base", {"train.epochs": 4})
+        for changes in ({}, {"clean.checkpoints": 5}):
+            bench.train(changes)
+    assert kept == [2, 4]
 
 
 def frees_one_more(leaf: str, value: int) -> None:

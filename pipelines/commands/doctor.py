@@ -4,7 +4,6 @@ python -m pipelines.commands.doctor
 """
 
 import argparse
-import os
 import platform
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import psutil
 from rich.console import Console
 
 from pipelines.runtime import environment
+from pipelines.runtime.cores import usable_cores
 from pipelines.runtime.environment import redact
 from pipelines.runtime.errors import ExternalError, UserError, run_main
 from pipelines.runtime.home import home, state_dir
@@ -33,8 +33,8 @@ class Finding(NamedTuple):
 def check_machine() -> Iterator[Finding]:
     """Check hardware, Python and disk space."""
     memory = psutil.virtual_memory()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("machine", f"{platform.machine()}, {cores} cores, {memory.total / 2**30:.0f} GiB of memory")
+    cores = usable_cores()
+    yield Finding("machine", f"{platform.machine()}, {cores.number} cores, {memory.total / 2**30:.0f} GiB of memory")
     yield Finding("python", f"{platform.python_version()} in {sys.prefix}")
     free = shutil.disk_usage(home()).free / 2**30
     yield Finding("disk", f"{free:.0f} GiB free at {home()}", "" if free > 2 else "less than 2 GiB free")
@@ -58,7 +58,8 @@ def check_torch() -> Iterator[Finding]:
     yield Finding("GPUs", f"{count}: {names}" if count else "none; training uses the CPU")
     precision, reason = choose_precision("auto", torch.device("cuda" if count else "cpu"))
     yield Finding("precision", f"{str(precision).removeprefix('torch.')}, since {reason}")
-    yield Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    yield Finding("torch", f"{torch.__version__}")
+    yield Finding("threads", f"train.threads: auto is {usable_cores()}, shared among the workers on this machine")
 
 
 def check_settings() -> Iterator[Finding]:
@@ -98,7 +99,7 @@ def check_ray() -> Iterator[Finding]:
     """Check that the Ray cluster at RAY_ADDRESS answers."""
     address = environment.get("RAY_ADDRESS")
     if not address:
-        yield Finding("Ray", "RAY_ADDRESS is not set: each training starts a cluster on this machine's cores")
+        yield Finding("Ray", "RAY_ADDRESS is not set: one worker needs no cluster; tune starts its own")
         return
     from pipelines.training.cluster import connected, ray
 

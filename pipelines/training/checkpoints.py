@@ -2,14 +2,17 @@
 
 import uuid
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
 from pipelines.runtime import environment
-from pipelines.runtime.errors import ExternalError, UserError
+from pipelines.runtime.errors import ExternalError
+from pipelines.runtime.files import write_bytes
 from pipelines.runtime.home import state_dir
-from pipelines.training.cluster import run_on_other_hosts
 
 VARIABLE = "CHECKPOINT_STORAGE"
 STATE_FILE = "state.pt"
@@ -37,43 +40,66 @@ def storage_of(training: str) -> str:
     return str(state_dir("training", training, "checkpoints"))
 
 
-def check_reachable(storage: str) -> None:
-    """Check that the driver can write to ``storage`` and that every other host of the connected cluster can read it.
+def check_writable(storage: str) -> None:
+    """Check that this process can write to ``storage``.
 
     Raises:
-        UserError: another host cannot read it.
-        ExternalError: the driver cannot write to it.
+        ExternalError: it cannot.
+    """
+    with probe(storage):
+        pass
+
+
+@contextmanager
+def probe(storage: str) -> Iterator[str]:
+    """Write a small file to ``storage`` for the duration of the block; yields its path.
+
+    Raises:
+        ExternalError: it cannot be written.
     """
     filesystem, root = FileSystem.from_uri(storage)
-    probe = f"{root}/.{uuid.uuid4().hex}"
+    path = f"{root}/.{uuid.uuid4().hex}"
     try:
         if isinstance(filesystem, LocalFileSystem):  # S3 has no folders and would keep a marker object for one
             filesystem.create_dir(root)
-        with filesystem.open_output_stream(probe) as file:
+        with filesystem.open_output_stream(path) as file:
             file.write(PROBE_CONTENT)
     except OSError as error:
         raise ExternalError(f"{VARIABLE}: {storage}: nothing can be written there: {error}") from None
     try:
-        errors = run_on_other_hosts(_read_error, storage, probe)
+        yield path
     finally:
-        filesystem.delete_file(probe)
-    blind = {host: error for host, error in errors.items() if error}
-    if blind:
-        host, error = next(iter(blind.items()))
-        given = environment.get(VARIABLE) or "not set"
-        raise UserError(
-            f"{VARIABLE}: {given}, but {len(blind)} host(s) of the cluster cannot read what is written to {storage}, "
-            f"{host} for one ({error}); give a folder or s3://bucket/folder that all of them reach"
-        )
+        filesystem.delete_file(path)
 
 
-def _read_error(storage: str, probe: str) -> str:
-    """Why this host cannot read the probe file; empty if it can."""
-    try:
-        with FileSystem.from_uri(storage)[0].open_input_file(probe) as file:
-            return "" if file.read() == PROBE_CONTENT else "it is another one"
-    except OSError as error:
-        return str(error)
+class CheckpointWriter:
+    """Writes the checkpoints of one start of a training, each to a folder of its own.
+
+    Args:
+        storage: the checkpoint folder of the training, a path or URI.
+        keep: number of this start's checkpoints to keep, the newest.
+    """
+
+    def __init__(self, storage: str, keep: int):
+        self.filesystem, root = FileSystem.from_uri(storage)
+        self.folder, self.keep = f"{root}/{uuid.uuid4().hex[:8]}", keep
+        self.written: list[str] = []
+
+    def write(self, content: bytes, epochs_done: int) -> None:
+        """Write a checkpoint, then delete those beyond ``keep``.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        folder = f"{self.folder}/checkpoint_{epochs_done:06d}"
+        if isinstance(self.filesystem, LocalFileSystem):
+            write_bytes(Path(folder, STATE_FILE), content)
+        else:
+            with self.filesystem.open_output_stream(f"{folder}/{STATE_FILE}") as file:  # S3 shows whole objects only
+                file.write(content)
+        self.written.append(folder)
+        while len(self.written) > self.keep:
+            self.filesystem.delete_dir(self.written.pop(0))
 
 
 def checkpoints(storage: str) -> list[Checkpoint]:

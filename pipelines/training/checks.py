@@ -3,10 +3,8 @@
 from pipelines.networks.build import check_size
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.runtime.errors import UserError
-from pipelines.runtime.keys import digest_code
 from pipelines.settings.params import Params
 from pipelines.settings.variants import VariantParams
-from pipelines.training.cluster import run_on_other_hosts
 from pipelines.training.worker_plan import WorkerPlan
 
 # The code that a training's result depends on.
@@ -41,20 +39,4 @@ def check_shares(params: Params, workers: WorkerPlan, meta: DatasetMeta) -> None
         raise UserError(
             f"train.workers: {params.train.workers} given, which is {workers.number}; a batch or the validation "
             f"images, {images}, cannot be shared among them"
-        )
-
-
-def check_same_code() -> None:
-    """Refuse a cluster with a host that has another version of the training code.
-
-    Raises:
-        UserError: a host's code differs from the driver's.
-        ExternalError: a host does not answer.
-    """
-    here = digest_code(*CODE)
-    others = [host for host, digest in run_on_other_hosts(digest_code, *CODE).items() if digest != here]
-    if others:
-        raise UserError(
-            f"RAY_ADDRESS: the code of {', '.join(CODE)} on host {others[0]} differs from the code here; remove the "
-            f"project from that host's Python path, so that Ray sends it the code of this folder"
         )

@@ -1,18 +1,19 @@
 """The Ray cluster: start or join it, run functions on its hosts, count its CPUs and GPUs."""
 
 import logging
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.runtime import environment
+from pipelines.runtime.cores import usable_cores
 from pipelines.runtime.errors import ExternalError
+from pipelines.training.worker_plan import Node
 
 Result = TypeVar("Result")
 # A host on a slow disk needs this long to start its first process and import the code.
@@ -20,7 +21,6 @@ ANSWER_WITHIN_S = 120.0
 # The part of this folder that a remote cluster receives, with .dvcignore for digest_code. Data go through the object
 # store.
 SHIPPED = ("pipelines", "stn", ".dvcignore")
-OUT_OF_MEMORY = re.compile(r"OutOfMemory|MemoryError|bad_alloc|(can't|cannot) allocate memory|low on memory")
 
 
 def excludes() -> list[str]:
@@ -48,6 +48,7 @@ def connected() -> Iterator[None]:
             address=address or "local",
             dashboard_host="127.0.0.1",
             runtime_env=runtime_env if address else None,
+            num_cpus=None if address else usable_cores().number,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
@@ -92,13 +93,6 @@ def run_on_other_hosts(function: Callable[..., Result], *arguments: str) -> dict
         ) from None
 
 
-class Node(NamedTuple):
-    """CPUs and GPUs that a node lends to Ray."""
-
-    cpus: int
-    gpus: int
-
-
 def nodes_alive() -> list[Node]:
     """The nodes of the connected cluster that are alive."""
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -116,8 +110,3 @@ def room_for_trials(gpus_per_trial: float) -> tuple[int, float]:
         return max(1, sum(node.cpus for node in nodes)), 0.0
     on_each_gpu = int(1 / gpus_per_trial + 1e-9)
     return max(1, sum(min(node.cpus, node.gpus * on_each_gpu) for node in nodes)), 1 / on_each_gpu
-
-
-def ran_out_of_memory(text: str) -> bool:
-    """Whether an error message of Python, PyTorch, CUDA or Ray says that memory ran out."""
-    return OUT_OF_MEMORY.search(text) is not None

@@ -4,24 +4,49 @@ import threading
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
+import ray
+import ray.train
 from ray.exceptions import RayError
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from pipelines.outputs.prepared_data import load_arrays
 from pipelines.runtime.errors import ExternalError
 from pipelines.runtime.files import write_text
 from pipelines.settings.params import Params
-from pipelines.training.cluster import ran_out_of_memory
+from pipelines.training.host_watch import HostWatch
 from pipelines.training.listener import Listener
 from pipelines.training.mailbox import Mailbox
-from pipelines.training.worker import TrainingJob, train_worker
-from pipelines.training.worker_plan import HostWatch, WorkerPlan
+from pipelines.training.memory import ran_out_of_memory
+from pipelines.training.worker import TrainingJob, TrainingWorker
+from pipelines.training.worker_plan import WorkerPlan
 
 # Minimum time between two increases of the number of workers. Each one restarts the epoch in progress.
 RESIZE_AT_MOST_EVERY_S = 30.0
 LISTEN_EVERY_S = 0.3
+
+
+class Shared(NamedTuple):
+    """What the driver gives to every worker; ``arrays`` refers to the TrainingArrays in Ray's object store."""
+
+    job: TrainingJob
+    arrays: ray.ObjectRef
+    mailbox: Mailbox
+
+
+def train_worker(config: dict[str, Shared]) -> None:
+    """Ray Train's training function. ``config`` holds a :class:`Shared` under its only key.
+
+    It does not call ``ray.train.report``: rank 0 stores checkpoints itself, and looks for the latest one at a restart.
+    """
+    shared, context = config["shared"], ray.train.get_context()
+    TrainingWorker(
+        shared.job, ray.get(shared.arrays), get_device(), shared.mailbox,
+        rank=context.get_world_rank(), world_size=context.get_world_size(),
+    ).run()  # fmt: skip
 
 
 def train_on_ray(params: Params, job: TrainingJob, workers: WorkerPlan, listener: Listener, log: Path) -> None:
@@ -33,14 +58,13 @@ def train_on_ray(params: Params, job: TrainingJob, workers: WorkerPlan, listener
     mailbox = Mailbox()
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": job, "mailbox": mailbox},
+        train_loop_config={"shared": Shared(job, ray.put(load_arrays(params.train.final_fit)), mailbox)},
         scaling_config=_scaling_config(workers),
         run_config=RunConfig(
-            # A new name for each start: rank 0 itself looks for the latest checkpoint among all starts.
-            name=uuid.uuid4().hex[:8],
+            # A new name for each start: Ray takes a training of the same name that has ended for this one.
+            name=f"ray-{uuid.uuid4().hex[:8]}",
             storage_path=job.storage,
             failure_config=FailureConfig(max_failures=params.train.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=params.clean.checkpoints),
         ),
     )
     done = threading.Event()

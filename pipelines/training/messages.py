@@ -1,6 +1,6 @@
 """Messages from rank 0 of the workers to the driver."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pipelines.outputs.trained_models import Metrics
 
@@ -57,3 +57,15 @@ class NotFinite(NamedTuple):
 
 
 Message = WorkersStarted | SeedStarted | StepsDone | EpochDone | NotFinite
+
+
+class Sender(Protocol):
+    """Takes the messages of rank 0."""
+
+    def send(self, message: Message) -> None:
+        """Send a message without waiting for its arrival."""
+        ...
+
+    def send_and_wait(self, message: Message) -> None:
+        """Send a message and return after its arrival."""
+        ...

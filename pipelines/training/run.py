@@ -1,15 +1,17 @@
-"""Trains one variant with all seeds: its key, its MLflow runs, the training on Ray, its result."""
+"""Trains one variant with all seeds: its key, its MLflow runs, the training, its result.
+
+One worker on this machine trains in the driver's process. Several workers, or a cluster, train on Ray.
+"""
 
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import ray
-
-from pipelines.outputs.prepared_data import DatasetMeta, load_arrays, load_meta
+from pipelines.outputs.prepared_data import DatasetMeta, load_meta
 from pipelines.outputs.trained_models import (
     CHANGEABLE_TRAIN,
     CHANGEABLE_VARIANT,
@@ -18,6 +20,7 @@ from pipelines.outputs.trained_models import (
     publish_result,
     write_result,
 )
+from pipelines.runtime import environment
 from pipelines.runtime.errors import ExternalError
 from pipelines.runtime.files import attach_path_to_errors, read_json, write_json
 from pipelines.runtime.home import state_dir
@@ -29,15 +32,16 @@ from pipelines.settings.variants import VariantParams
 from pipelines.tracking.client import Dataset, TrainingRun, connect, experiment_id, store_errors_explained
 from pipelines.tracking.lineage import current_commit, libraries
 from pipelines.tracking.outbox import Outbox
-from pipelines.training.checkpoints import check_reachable, remove, storage_of
-from pipelines.training.checks import CODE, check_same_code, check_shares, check_trainable
-from pipelines.training.cluster import connected
-from pipelines.training.distributed import train_on_ray
+from pipelines.training.checkpoints import check_writable, remove, storage_of
+from pipelines.training.checks import CODE, check_shares, check_trainable
 from pipelines.training.listener import Listener
+from pipelines.training.local import train_in_process
 from pipelines.training.recipe import recipe_of
 from pipelines.training.state import TrainingState, load_state
 from pipelines.training.worker import TrainingJob
-from pipelines.training.worker_plan import WorkerPlan, plan_workers
+from pipelines.training.worker_plan import WorkerPlan, plan_workers, this_machine
+
+RunJob = Callable[[Params, TrainingJob, WorkerPlan, Listener, Path], None]
 
 
 def train(name: str, params: Params, variant: VariantParams) -> Metrics:
@@ -100,26 +104,40 @@ class TrainingDriver:
         print(f"{self.name}: {self.timeline}", flush=True)
 
     def _train(self, outbox: Outbox) -> None:
-        with connected():
-            workers = plan_workers(self.params.train)
-            check_shares(self.params, workers, self.meta)
-            check_same_code()
-            check_reachable(self.storage)
-            self.timeline.mark("Ray")
-            record = self._make_record(workers)
-            with store_errors_explained("no training has begun"):
-                runs = self._open_runs(outbox, record)
-            self.timeline.mark("MLflow")
-            print(f"{self.name}: {len(runs)} seed(s) × {self.params.train.epochs} epochs on {workers}", flush=True)
-            listener = self._run_workers(workers, runs)
-            self.timeline.mark("workers", listener.first_start)
-            self.timeline.mark("epochs", listener.last_epoch)
-        self.timeline.mark("end of Ray")
+        workers = None if environment.get("RAY_ADDRESS") else plan_workers(self.params.train, [this_machine()])
+        if workers is not None and workers.most == 1:
+            check_writable(self.storage)
+            record, runs = self._open(outbox, workers)
+            listener = self._run_workers(workers, runs, train_in_process, self.folder)
+        else:
+            # Importing Ray Train takes as long as a whole start without it.
+            from pipelines.training.cluster import connected, nodes_alive
+            from pipelines.training.distributed import train_on_ray
+            from pipelines.training.host_checks import check_reachable, check_same_code
+
+            with connected():
+                workers = plan_workers(self.params.train, nodes_alive())
+                check_same_code()
+                check_reachable(self.storage)
+                self.timeline.mark("Ray")
+                record, runs = self._open(outbox, workers)
+                listener = self._run_workers(workers, runs, train_on_ray, self.folder / "error.log")
+            self.timeline.mark("end of Ray")
         state, _ = load_state(self.storage)
         assert state is not None and set(state.finished) == set(runs)
         if (seen := listener.started) is not None:
             record = replace(record, device=seen.device, precision=seen.precision, workers=seen.workers)
         self._finish(state, runs, record)
+
+    def _open(self, outbox: Outbox, workers: WorkerPlan) -> tuple[TrainingRecord, dict[int, TrainingRun]]:
+        """Open the MLflow runs and describe them by the record of this training."""
+        check_shares(self.params, workers, self.meta)
+        record = self._make_record(workers)
+        with store_errors_explained("no training has begun"):
+            runs = open_runs(outbox, self.name, record, self.folder)
+        self.timeline.mark("MLflow")
+        print(f"{self.name}: {len(runs)} seed(s) × {self.params.train.epochs} epochs on {workers}", flush=True)
+        return record, runs
 
     def _make_record(self, workers: WorkerPlan) -> TrainingRecord:
         commit = current_commit()
@@ -136,39 +154,26 @@ class TrainingDriver:
             gpu=workers.gpu,
         )
 
-    def _open_runs(self, outbox: Outbox, record: TrainingRecord) -> dict[int, TrainingRun]:
-        """Find the MLflow run of each seed from an earlier start of this training, or create it, and describe it."""
-        attempt = self.folder / "attempt.json"
-        if not attempt.exists():
-            write_json(attempt, uuid.uuid4().hex[:8])
-        key = f"{self.folder.name}-{read_json(attempt)}"
-        experiment = experiment_id(outbox.client, f"stn-{self.meta.dataset}")
-        dataset = Dataset(self.meta.dataset, self.meta.digest, self.meta.source)
-        runs = {}
-        for seed in self.params.train.seeds:
-            runs[seed] = TrainingRun(outbox, experiment, f"{key}-{seed}", f"{self.name}-{seed}")
-            runs[seed].describe_now(record.run_params(seed), record.run_tags(self.name, seed), dataset, record.git_diff)
-            runs[seed].log_record(record.to_json())
-        write_json(self.folder / "runs.json", {str(seed): run.run_id for seed, run in runs.items()})
-        return runs
-
-    def _run_workers(self, workers: WorkerPlan, runs: dict[int, TrainingRun]) -> Listener:
+    def _run_workers(self, workers: WorkerPlan, runs: dict[int, TrainingRun], run_job: RunJob, place: Path) -> Listener:
+        """Train with ``run_job``: :func:`train_in_process`, or ``train_on_ray``. ``place`` is its last argument."""
         train = self.params.train
         job = TrainingJob(
             make_network=self.meta.network_builder(self.variant, train.dropout),
             recipe=recipe_of(train, self.variant),
             seeds=train.seeds,
             meta=self.meta,
-            arrays=ray.put(load_arrays(train.final_fit)),
             storage=self.storage,
+            keep=self.params.clean.checkpoints,
             threads=workers.threads,
         )
         with progress(self.name, len(runs) * train.epochs) as reporter:
             listener = Listener(runs, reporter, train.epochs)
             try:
-                train_on_ray(self.params, job, workers, listener, self.folder / "error.log")
+                run_job(self.params, job, workers, listener, place)
             except ExternalError as error:
                 raise ExternalError(f"{self.name}: {error}") from None
+        self.timeline.mark("workers", listener.first_start)
+        self.timeline.mark("epochs", listener.last_epoch)
         if (bad := listener.not_finite) is not None:
             raise ExternalError(
                 f"{self.name}: seed {bad.seed}: {bad.reason}; the last good checkpoint is kept in {self.storage}. "
@@ -187,3 +192,21 @@ class TrainingDriver:
         with attach_path_to_errors(self.folder / "result"):
             write_result(state.finished, run_ids, record, self.folder / "result")
         remove(self.storage)
+
+
+def open_runs(outbox: Outbox, name: str, record: TrainingRecord, folder: Path) -> dict[int, TrainingRun]:
+    """Find the MLflow run of each seed from an earlier start of this training, or create it, and describe it."""
+    attempt = folder / "attempt.json"
+    if not attempt.exists():
+        write_json(attempt, uuid.uuid4().hex[:8])
+    key = f"{folder.name}-{read_json(attempt)}"
+    data = record.data
+    experiment = experiment_id(outbox.client, f"stn-{data.dataset}")
+    dataset = Dataset(data.dataset, data.digest, data.source)
+    runs = {}
+    for seed in record.train.seeds:
+        runs[seed] = TrainingRun(outbox, experiment, f"{key}-{seed}", f"{name}-{seed}")
+        runs[seed].describe_now(record.run_params(seed), record.run_tags(name, seed), dataset, record.git_diff)
+        runs[seed].log_record(record.to_json())
+    write_json(folder / "runs.json", {str(seed): run.run_id for seed, run in runs.items()})
+    return runs

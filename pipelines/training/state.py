@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import torch
 from pyarrow.fs import FileSelector, FileSystem
 
 from pipelines.outputs.trained_models import FinishedSeed, ThetaHistory
-from pipelines.runtime.files import write_bytes
 from pipelines.training.checkpoints import STATE_FILE
 from pipelines.training.trainer import Trainer
 
@@ -77,15 +75,11 @@ def _finished_seed(done: dict[str, Any]) -> FinishedSeed:
     return FinishedSeed(done["weights"], done["history"], theta_history)
 
 
-def save_state(state: TrainingState, path: Path) -> None:
-    """Write a state to a file.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+def serialize(state: TrainingState) -> bytes:
+    """The content of a checkpoint file."""
     buffer = BytesIO()  # torch.save to a file aborts the whole process when the disk is full
     torch.save(state.to_plain(), buffer)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def load_state(storage: str) -> tuple[TrainingState | None, list[str]]:

@@ -5,27 +5,20 @@ optimizer and schedule of the seed in progress. Random numbers are derived anew 
 each epoch, so that a training that was killed and resumed ends with the same weights as an undisturbed one.
 """
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import ray
-import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint
-from ray.train.torch import get_device
 
-from pipelines.outputs.prepared_data import DatasetMeta
+from pipelines.outputs.prepared_data import DatasetMeta, TrainingArrays
 from pipelines.training.batches import make_training_data
-from pipelines.training.checkpoints import STATE_FILE
-from pipelines.training.mailbox import Mailbox
-from pipelines.training.messages import EpochDone, NotFinite, SeedStarted, StepsDone, WorkersStarted
-from pipelines.training.state import TrainingState, load_state, save_state
+from pipelines.training.checkpoints import CheckpointWriter
+from pipelines.training.messages import EpochDone, NotFinite, SeedStarted, Sender, StepsDone, WorkersStarted
+from pipelines.training.state import TrainingState, load_state, serialize
 from pipelines.training.trainer import Trainer
 from stn.classifiers import Network
 from stn.settings import Recipe
@@ -43,8 +36,8 @@ class TrainingJob:
         recipe: how each seed is trained.
         seeds: the training seeds, in the order of training.
         meta: description of the prepared data.
-        arrays: reference to the :class:`~pipelines.outputs.prepared_data.TrainingArrays` in Ray's object store.
         storage: folder of the checkpoints, an absolute path or a URI.
+        keep: number of checkpoints of this start to keep.
         threads: CPU threads of each worker.
     """
 
@@ -52,30 +45,39 @@ class TrainingJob:
     recipe: Recipe
     seeds: list[int]
     meta: DatasetMeta
-    arrays: ray.ObjectRef
     storage: str
+    keep: int
     threads: int
-
-
-def train_worker(config: dict[str, Any]) -> None:
-    """Ray Train's training function. ``config`` holds a :class:`TrainingJob` and a :class:`Mailbox`."""
-    TrainingWorker(config["job"], config["mailbox"]).run()
 
 
 class TrainingWorker:
     """One of ``world_size`` workers, which all hold the same :class:`TrainingState`.
 
     Rank 0 alone loads and stores checkpoints and sends messages.
+
+    Args:
+        job: the training.
+        arrays: its images and labels.
+        device: where the network is trained.
+        sender: takes the messages of rank 0.
     """
 
-    def __init__(self, job: TrainingJob, mailbox: Mailbox):
-        self.job, self.mailbox = job, mailbox
-        context = ray.train.get_context()
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+    def __init__(
+        self,
+        job: TrainingJob,
+        arrays: TrainingArrays,
+        device: torch.device,
+        sender: Sender,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.job, self.device, self.sender = job, device, sender
+        self.rank, self.world_size = rank, world_size
         torch.set_num_threads(job.threads)
-        self.device = get_device()
-        self.precision, self.precision_reason = choose_precision(job.recipe.precision, self.device)
-        self.data = make_training_data(ray.get(job.arrays), job.meta, job.recipe, self.device)
+        self.precision, self.precision_reason = choose_precision(job.recipe.precision, device)
+        self.data = make_training_data(arrays, job.meta, job.recipe, device)
+        self.checkpoints = CheckpointWriter(job.storage, job.keep)
 
     def run(self) -> None:
         """Train every seed that is not finished yet, from the latest checkpoint."""
@@ -90,7 +92,7 @@ class TrainingWorker:
                 except NotFiniteError as error:
                     # Raised on every rank alike. A return, unlike an error, keeps Ray from trying the same again.
                     if self.rank == 0:
-                        self.mailbox.send_and_wait(NotFinite(seed, str(error)))
+                        self.sender.send_and_wait(NotFinite(seed, str(error)))
                     return
 
     def _send_start(self, state: TrainingState, notes: list[str]) -> None:
@@ -103,7 +105,7 @@ class TrainingWorker:
             resumed_epochs=state.epochs_done,
             notes=notes,
         )
-        self.mailbox.send(message)
+        self.sender.send(message)
 
     def _train_seed(self, seed: int, state: TrainingState) -> None:
         """Train one seed to its end and update ``state`` after each epoch."""
@@ -115,23 +117,13 @@ class TrainingWorker:
             assert state.seed == seed, (state.seed, seed)
             trainer.load_state_dict(state.trainer)
         if self.rank == 0:
-            self.mailbox.send(SeedStarted(seed))
+            self.sender.send(SeedStarted(seed))
         while trainer.done < trainer.epochs:
             metrics = trainer.train_epoch(self._step_reporter(seed, trainer) if self.rank == 0 else None)
             state.update(seed, trainer)
-            self._store(state)
             if self.rank == 0:
-                self.mailbox.send(EpochDone(time.time(), seed, metrics))
-
-    def _store(self, state: TrainingState) -> None:
-        """Pass a checkpoint to Ray. Every rank must report, since ``report`` waits for all of them."""
-        if self.rank != 0:
-            ray.train.report({})
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            save_state(state, Path(folder) / STATE_FILE)
-            # Returns once the checkpoint is in the storage.
-            ray.train.report({}, checkpoint=Checkpoint.from_directory(folder))
+                self.checkpoints.write(serialize(state), state.epochs_done)
+                self.sender.send(EpochDone(time.time(), seed, metrics))
 
     def _step_reporter(self, seed: int, trainer: Trainer) -> Callable[[int], None]:
         """A callback for :meth:`Trainer.train_epoch` that sends :class:`StepsDone` about once a second."""
@@ -144,7 +136,7 @@ class TrainingWorker:
             if now - reported >= REPORT_EVERY_S:
                 reported = now
                 images_per_second = step * self.job.recipe.batch_size / (now - started)
-                self.mailbox.send(StepsDone(seed, epoch + step / trainer.steps, images_per_second))
+                self.sender.send(StepsDone(seed, epoch + step / trainer.steps, images_per_second))
 
         return report
 

@@ -1,16 +1,29 @@
-"""How many workers a training gets on the connected cluster, and how lost or new hosts change that.
+"""How many workers a training gets on given nodes, and with how many CPU threads each.
 
 Ray waits forever, without an error, for more workers than the cluster has room for.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import ray
+import torch
 
+from pipelines.runtime.cores import usable_cores
 from pipelines.runtime.errors import UserError
 from pipelines.settings.params import TrainParams, WorkerRange
-from pipelines.training.cluster import nodes_alive
+
+
+class Node(NamedTuple):
+    """CPUs and GPUs that a node lends to Ray."""
+
+    cpus: int
+    gpus: int
+
+
+def this_machine() -> Node:
+    """The cores that this process may use, and the GPUs that torch can use."""
+    return Node(usable_cores().number, torch.cuda.device_count())
 
 
 class WorkerPlan(NamedTuple):
@@ -34,22 +47,21 @@ class WorkerPlan(NamedTuple):
         elastic = f" ({self.least} to {self.most})" if self.least < self.most else ""
         return f"{self.number} worker{'s' * (self.number > 1)}{elastic}, {kind}{self.threads} CPU thread(s) each"
 
-    def room(self) -> int:
-        """The number of workers, up to ``most``, that fit on the connected cluster when nothing else runs there."""
+    def room(self, nodes: Sequence[Node]) -> int:
+        """The number of workers, up to ``most``, that fit on ``nodes`` when nothing else runs there."""
         fitting = 0
-        for node in nodes_alive():
+        for node in nodes:
             on_node = node.cpus // self.threads
             fitting += min(on_node, node.gpus) if self.gpu else on_node
         return min(fitting, self.most)
 
 
-def plan_workers(train: TrainParams) -> WorkerPlan:
-    """Resolve ``train.workers`` and ``train.threads`` for the connected cluster.
+def plan_workers(train: TrainParams, nodes: Sequence[Node]) -> WorkerPlan:
+    """Resolve ``train.workers`` and ``train.threads`` for the nodes of a cluster, or for one machine.
 
     Raises:
-        UserError: the cluster has too few GPUs or CPUs.
+        UserError: the nodes have too few GPUs or CPUs.
     """
-    nodes = nodes_alive()
     gpus = sum(node.gpus for node in nodes)
     nodes = [node for node in nodes if (node.gpus if gpus else node.cpus)]
     cpus = sum(node.cpus for node in nodes)
@@ -66,36 +78,9 @@ def plan_workers(train: TrainParams) -> WorkerPlan:
         smallest = min((node.cpus for node in nodes), default=0)
         threads = max(1, smallest // math.ceil(wanted / max(1, len(nodes))))
     plan = WorkerPlan(wanted, threads, gpus > 0, least, most)
-    if (room := plan.room()) < least:
+    if (room := plan.room(nodes)) < least:
         raise UserError(
             f"train.workers: {least} given, of {threads} thread(s) each; the cluster's {cpus} CPU(s) on {len(nodes)} "
             f"node(s) have room for {room}"
         )
     return plan._replace(number=min(wanted, room))
-
-
-class HostWatch:
-    """Watches which hosts leave and join the connected cluster."""
-
-    def __init__(self, plan: WorkerPlan):
-        self.plan = plan
-        self.hosts = _hosts_alive()
-
-    def changes(self) -> list[str]:
-        """One line for each host that has left or joined since the last call, with the consequence for training."""
-        before, self.hosts = self.hosts, _hosts_alive()
-        if before == self.hosts:
-            return []
-        room, least = self.plan.room(), self.plan.least
-        if room < least:
-            consequence = f"training waits for a replacement: it needs {least} worker(s), and there is room for {room}"
-        else:
-            consequence = f"training goes on: there is room for {room} of at most {self.plan.most} worker(s)"
-        lost = [f"host {address} is lost; {consequence}" for address, _ in sorted(before - self.hosts)]
-        joined = [f"host {address} has joined; {consequence}" for address, _ in sorted(self.hosts - before)]
-        return lost + joined
-
-
-def _hosts_alive() -> set[tuple[str, str]]:
-    """Address and node id of each host: a host that returns has a new id."""
-    return {(node["NodeManagerAddress"], node["NodeID"]) for node in ray.nodes() if node["Alive"]}

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from pipelines.runtime.errors import ExternalError
 from pipelines.settings.variants import VariantParams
-from pipelines.training.cluster import ran_out_of_memory
+from pipelines.training.memory import ran_out_of_memory
 from pipelines.tuning.heartbeat import Heartbeat
 from pipelines.tuning.live_table import TrialsTable
 from pipelines.tuning.runs import ChildRun, StudyRuns

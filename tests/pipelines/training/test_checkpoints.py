@@ -5,22 +5,23 @@ from pathlib import Path
 import pytest
 
 from pipelines.runtime.errors import ExternalError, UserError
-from pipelines.training import checkpoints as storage
+from pipelines.training import host_checks
 from pipelines.training.checkpoints import (
-    STATE_FILE,
+    CheckpointWriter,
     FileSystem,
-    _read_error,
-    check_reachable,
+    check_writable,
+    checkpoints,
     remove,
     storage_of,
 )
-from pipelines.training.state import TrainingState, load_state, save_state
+from pipelines.training.host_checks import _read_error, check_reachable
+from pipelines.training.state import TrainingState, load_state, serialize
 
 
 @pytest.fixture
 def alone(monkeypatch):
     """A cluster that consists of the driver's host."""
-    monkeypatch.setattr(storage, "run_on_other_hosts", lambda *_: {})
+    monkeypatch.setattr(host_checks, "run_on_other_hosts", lambda *_: {})
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -41,24 +42,37 @@ def test_by_default_checkpoints_lie_in_the_state_folder(tmp_path, monkeypatch):
     assert storage_of("stn-1") == str(tmp_path / "state/training/stn-1/checkpoints")
 
 
-def test_what_is_written_there_is_found_and_removed(shared, alone, tmp_path):
+def test_what_is_written_there_is_found_and_removed(shared, alone):
     place = storage_of("stn-1")
     assert place.startswith(shared)
     check_reachable(place)
-    assert load_state(place) == (None, [])  # the check has left nothing behind
+    check_writable(place)
+    assert load_state(place) == (None, [])  # the checks have left nothing behind
     filesystem, root = FileSystem.from_uri(place)
-    save_state(TrainingState(seed=0, trainer={"epoch": 3}), tmp_path / STATE_FILE)
-    filesystem.create_dir(f"{root}/start/checkpoint_0")  # in S3 an object that stands for a folder, as Ray makes them
-    with filesystem.open_output_stream(f"{root}/start/checkpoint_0/{STATE_FILE}") as file:
-        file.write((tmp_path / STATE_FILE).read_bytes())
+    filesystem.create_dir(f"{root}/ray")  # in S3 an object that stands for a folder, as Ray makes them
+    CheckpointWriter(place, keep=2).write(serialize(TrainingState(seed=0, trainer={"epoch": 3})), epochs_done=3)
     state, notes = load_state(place)
     assert state is not None and state.epochs_done == 3 and notes == []
     remove(place)
     assert load_state(place) == (None, [])
 
 
+def test_the_newest_checkpoints_of_each_start_stay(shared):
+    place = storage_of("stn-1")
+    for start, keep in enumerate((1, 3)):
+        writer = CheckpointWriter(place, keep)
+        for epoch in range(1, 5):
+            writer.write(serialize(TrainingState(seed=0, trainer={"epoch": 10 * start + epoch})), 10 * start + epoch)
+    found = checkpoints(place)
+    kept = sorted(checkpoint.folder.rpartition("/")[2] for checkpoint in found)
+    assert kept == ["checkpoint_000004", "checkpoint_000012", "checkpoint_000013", "checkpoint_000014"]
+    assert all(checkpoint.is_whole for checkpoint in found)
+    state, _ = load_state(place)
+    assert state is not None and state.epochs_done == 14
+
+
 def test_a_host_that_does_not_see_it_is_named(shared, monkeypatch):
-    monkeypatch.setattr(storage, "run_on_other_hosts", lambda *_: {"10.0.0.2": "", "10.0.0.3": "No such file"})
+    monkeypatch.setattr(host_checks, "run_on_other_hosts", lambda *_: {"10.0.0.2": "", "10.0.0.3": "No such file"})
     with pytest.raises(UserError, match=r"CHECKPOINT_STORAGE: .*1 host\(s\) .* 10\.0\.0\.3 for one \(No such file\)"):
         check_reachable(storage_of("stn-1"))
 

@@ -6,15 +6,16 @@ from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.keys import digest_code
 from pipelines.settings.params import load_params
-from pipelines.training import checks
-from pipelines.training.checks import CODE, check_same_code, check_shares
+from pipelines.training import host_checks
+from pipelines.training.checks import CODE, check_shares
+from pipelines.training.host_checks import check_same_code
 from pipelines.training.worker_plan import WorkerPlan
 
 
 def answering(monkeypatch, **changed: str) -> None:
     """Two other hosts that run what they are given, but for the digests in ``changed``."""
     monkeypatch.setattr(
-        checks,
+        host_checks,
         "run_on_other_hosts",
         lambda function, *arguments: {
             f"10.0.0.{number}": changed.get(name, function(*arguments))
@@ -26,7 +27,7 @@ def answering(monkeypatch, **changed: str) -> None:
 def test_hosts_with_the_same_code_are_accepted(monkeypatch):
     answering(monkeypatch)
     check_same_code()
-    monkeypatch.setattr(checks, "run_on_other_hosts", lambda *_: {})
+    monkeypatch.setattr(host_checks, "run_on_other_hosts", lambda *_: {})
     check_same_code()
 
 

@@ -8,7 +8,7 @@ import torch
 
 from pipelines.outputs.trained_models import FinishedSeed, ThetaHistory
 from pipelines.training.checkpoints import STATE_FILE
-from pipelines.training.state import TrainingState, load_state, save_state
+from pipelines.training.state import TrainingState, load_state, serialize
 from pipelines.training.trainer import Trainer
 from tests.pipelines.training.test_trainer import make_trainer
 
@@ -22,7 +22,7 @@ def state(finished: int, epoch: int | None) -> TrainingState:
 
 def save(folder: Path, value: TrainingState) -> Path:
     folder.mkdir(parents=True)
-    save_state(value, folder / STATE_FILE)
+    (folder / STATE_FILE).write_bytes(serialize(value))
     return folder / STATE_FILE
 
 
@@ -51,7 +51,7 @@ def test_a_state_survives_a_file(tmp_path, transformer, epochs):
         trainer.weights(), [{"train_loss": 1 / 3}], ThetaHistory(trainer.watched, torch.ones(1, 10, 4))
     )
     before.update(5, trainer)
-    save_state(before, tmp_path / STATE_FILE)
+    (tmp_path / STATE_FILE).write_bytes(serialize(before))
     assert torch.load(tmp_path / STATE_FILE, weights_only=True).keys() == {"finished", "seed", "trainer"}
     after, notes = load_state(str(tmp_path))
     assert after is not None and notes == []
@@ -69,7 +69,7 @@ def test_a_state_survives_a_file(tmp_path, transformer, epochs):
 def test_a_trainer_resumed_from_a_file_gives_the_weights_of_an_undisturbed_one(tmp_path):
     whole, saved = trained(make_trainer(), 3), TrainingState()
     saved.update(0, trained(make_trainer(), 1))
-    save_state(saved, tmp_path / STATE_FILE)
+    (tmp_path / STATE_FILE).write_bytes(serialize(saved))
     loaded, _ = load_state(str(tmp_path))
     assert loaded is not None and loaded.trainer is not None
     resumed = make_trainer()

@@ -4,8 +4,13 @@ import pytest
 
 from pipelines.runtime.errors import UserError
 from pipelines.settings.params import TrainParams, WorkerRange, load_params
-from pipelines.training.worker_plan import HostWatch, plan_workers
+from pipelines.training.host_watch import HostWatch
+from pipelines.training.worker_plan import Node, plan_workers
 from tests.pipelines.training.test_cluster import pretend_nodes
+
+
+def as_nodes(nodes: list[tuple[int, int]]) -> list[Node]:
+    return [Node(*node) for node in nodes]
 
 
 def train_params(**changes) -> TrainParams:
@@ -24,11 +29,10 @@ def train_params(**changes) -> TrainParams:
         ([(8, 2), (8, 4)], 3, (3, 2, True)),
     ],
 )
-def test_workers_fit_the_cluster(monkeypatch, nodes, workers, expected):
-    pretend_nodes(monkeypatch, *nodes)
-    plan = plan_workers(train_params(workers=workers))
+def test_workers_fit_the_cluster(nodes, workers, expected):
+    plan = plan_workers(train_params(workers=workers), as_nodes(nodes))
     assert (plan.number, plan.threads, plan.gpu) == expected
-    assert plan.least == plan.most == plan.number == plan.room()
+    assert plan.least == plan.most == plan.number == plan.room(as_nodes(nodes))
     # The oracle: put them one by one where there is room.
     room = [list(node) for node in nodes]
     for _ in range(plan.number):
@@ -47,10 +51,9 @@ def test_workers_fit_the_cluster(monkeypatch, nodes, workers, expected):
         ([(3, 0), (3, 0)], {"workers": 3, "threads": 2}),  # six cores, but no node has room for two workers
     ],
 )
-def test_what_would_wait_for_ever_is_refused(monkeypatch, nodes, changes):
-    pretend_nodes(monkeypatch, *nodes)
+def test_what_would_wait_for_ever_is_refused(nodes, changes):
     with pytest.raises(UserError, match=f"train.workers: {changes['workers']} given"):
-        plan_workers(train_params(**changes))
+        plan_workers(train_params(**changes), as_nodes(nodes))
 
 
 @pytest.mark.parametrize(
@@ -62,24 +65,24 @@ def test_what_would_wait_for_ever_is_refused(monkeypatch, nodes, changes):
         ([(4, 2), (4, 1)], (3, 2, True)),
     ],
 )
-def test_elastic_workers_are_as_many_as_fit(monkeypatch, nodes, expected):
-    pretend_nodes(monkeypatch, *nodes)
-    plan = plan_workers(train_params(workers=WorkerRange(min=1, max=4)))
+def test_elastic_workers_are_as_many_as_fit(nodes, expected):
+    plan = plan_workers(train_params(workers=WorkerRange(min=1, max=4)), as_nodes(nodes))
     assert (plan.number, plan.threads, plan.gpu) == expected
     assert (plan.least, plan.most) == (1, 4)
     assert f"{plan.number} worker{'s' * (plan.number > 1)} (1 to 4)" in str(plan)
 
 
-def test_fewer_than_the_least_are_refused(monkeypatch):
+def test_fewer_than_the_least_are_refused():
     for nodes in ([(1, 0)], [(8, 1)], [(0, 0)]):
-        pretend_nodes(monkeypatch, *nodes)
         with pytest.raises(UserError, match=r"train\.workers: 2 given"):
-            plan_workers(train_params(workers=WorkerRange(min=2, max=4)))
+            plan_workers(train_params(workers=WorkerRange(min=2, max=4)), as_nodes(nodes))
 
 
 def test_hosts_that_leave_and_join_are_told_with_what_it_means(monkeypatch):
     pretend_nodes(monkeypatch, (2, 0), (2, 0))
-    watch = HostWatch(plan_workers(train_params(workers=WorkerRange(min=2, max=4), threads=1)))
+    watch = HostWatch(
+        plan_workers(train_params(workers=WorkerRange(min=2, max=4), threads=1), as_nodes([(2, 0), (2, 0)]))
+    )
     assert watch.changes() == []
     pretend_nodes(monkeypatch, (2, 0))
     (line,) = watch.changes()
