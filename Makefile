@@ -32,6 +32,9 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)  ## run the whole pipeline on scikit-learn's digits, distorted; downloads nothing
 	@tools/demo.sh
 
+experiment: $(READY)  ## run the pipeline with the settings of a file, params.yaml unchanged; FILE=experiments/mine.yaml
+	@python -m tools.experiment "$$FILE"
+
 repro: $(READY)  ## run the pipeline of params.yaml; [SOURCE=path to a local copy of the data]
 	@source='$(SOURCE)'; if [ -n "$$source" ]; then \
 		[ -e "$$source" ] || { echo "error: SOURCE: '$$source' given; there is no such file or folder" >&2; exit 2; }; \
@@ -131,4 +134,4 @@ clean: $(READY)  ## free the outputs of the stages; keeps database, artifacts, r
 clean-all: $(READY)  ## the same, and also free .venv and the state of every training; [DRY_RUN=1]
 	@python -m pipelines.commands.clean --all $(if $(DRY_RUN),--dry-run)
 
-.PHONY: help setup demo repro tune dashboard ui backup restore account plots push pull summary promote rollback history provenance reproduce serve predict bench paper doctor test test-fast lint lock clean clean-all
+.PHONY: help setup demo experiment repro tune dashboard ui backup restore account plots push pull summary promote rollback history provenance reproduce serve predict bench paper doctor test test-fast lint lock clean clean-all

@@ -1,0 +1,95 @@
+"""Claim: threads that wait passively lose little on an idle machine and several times less beside other programs.
+
+OpenMP threads spin at barriers by default. While one core is taken by another program, each barrier then waits for a
+thread that does not run. The benchmark trains the baseline network on random images of CIFAR-10's size, in a process of
+its own for each policy and number of threads, beside 0, 1 and 2 processes that keep a core busy. The settings take
+turns within each repeat.
+
+    python -m benchmarks.threads --repeats 3
+"""
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.measure import report
+from pipelines.runtime.errors import run_main
+
+# Environment of each policy; GNU OpenMP reads it when torch is imported.
+POLICIES = {
+    "active": {"OMP_WAIT_POLICY": "active"},
+    "default": {},
+    "spin 10,000": {"GOMP_SPINCOUNT": "10000"},
+    "passive": {"OMP_WAIT_POLICY": "passive"},
+}
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
+SECONDS = 4.0
+TRAIN = """
+import sys, time, torch
+from stn.batches import Augmentation, Batches
+from stn.classifiers import build_network
+from stn.settings import NetworkSettings, Normalization, Recipe, TransformerSettings
+from stn.training import make_optimizer, one_cycle, train_epoch
+torch.set_num_threads(int(sys.argv[1]))
+generator = torch.Generator().manual_seed(0)
+images = torch.randint(256, (2048, 3, 32, 32), generator=generator).byte()
+labels = torch.randint(10, (2048,), generator=generator)
+augmentation = Augmentation(flip=True, shift=2)
+batches = Batches(images, labels, Normalization([0.5] * 3, [0.25] * 3), torch.device("cpu"), augmentation)
+network = build_network(NetworkSettings((3, 32, 32), 10, TransformerSettings()))
+network.to(memory_format=torch.channels_last)
+recipe = Recipe(epochs=1, batch_size=256, optimizer="muon", lr=0.01)
+optimizer = make_optimizer(network, recipe)
+scheduler = one_cycle(optimizer, 10**6, 0.2)
+def epoch(number):
+    shuffled = batches.shuffled(256, 0, number)
+    train_epoch(network, shuffled, optimizer, scheduler, recipe, precision=torch.float32)
+epoch(0)
+started, done = time.perf_counter(), 0
+while time.perf_counter() - started < float(sys.argv[2]):
+    done += 1
+    epoch(done)
+print(done * len(images) / (time.perf_counter() - started))
+"""
+
+
+@contextmanager
+def busy_cores(number: int) -> Iterator[None]:
+    """Run ``number`` processes that compute without a pause for the duration of the block."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def images_per_second(policy: str, threads: int) -> float:
+    """Train for SECONDS in a new process; returns images per second."""
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES} | POLICIES[policy]
+    command = [sys.executable, "-c", TRAIN, str(threads), str(SECONDS)]
+    return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
+    metrics: dict[str, list[float]] = defaultdict(list)
+    settings = [(policy, 2) for policy in POLICIES] + [("default", 1)]
+    for _, busy, (policy, threads) in itertools.product(range(repeats), (0, 1, 2), settings):
+        with busy_cores(busy):
+            speed = images_per_second(policy, threads)
+        metrics[f"{busy} busy core(s), {threads} thread(s), {policy}, images/s"].append(speed)
+        print(f"{busy} busy, {threads} thread(s), {policy}: {speed:,.0f} images/s", flush=True)
+    report("threads", metrics)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,71 @@
+"""experiment: run the pipeline with the settings of a file, without changing params.yaml.
+
+    python -m tools.experiment experiments/demo.yaml
+
+The file has the form of params.yaml; settings that it does not name are taken from there. The pipeline runs in a
+temporary work tree (``dvc exp run --temp``): params.yaml, outputs and dvc.lock of this one do not change. Results go
+to the same tracking store; ``dvc exp apply`` brings the outputs here.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipelines.runtime.errors import UserError, run_main
+from pipelines.settings.dotted_names import flatten
+from pipelines.settings.params import PARAMS_FILE, check_params
+from pipelines.settings.yaml_file import read_yaml
+
+# DVC prints this line for every output that is not made yet, which in a new experiment is each of them.
+EXPECTED_WARNING = "WARNING: No file hash info found for"
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The settings of an experiment file by dotted names, checked together with those of params.yaml.
+
+    Raises:
+        UserError: the file cannot be read, or names a setting that does not exist or a value that is not allowed.
+    """
+    yaml = YAML(typ="safe")
+    changes = read_yaml(file, yaml)
+    if not isinstance(changes, dict):
+        raise UserError(f"{file}: expected sections of params.yaml")
+    check_params(_merge(read_yaml(PARAMS_FILE, yaml), changes), file)
+    return flatten(changes)
+
+
+def _merge(settings: Any, changes: Any) -> Any:
+    if not isinstance(settings, dict) or not isinstance(changes, dict):
+        return changes
+    return settings | {name: _merge(settings.get(name), value) for name, value in changes.items()}
+
+
+def run_experiment(settings: dict[str, Any]) -> int:
+    """Run the experiment; returns DVC's exit code."""
+    command = ["dvc", "exp", "run", "--temp"]
+    for name, value in settings.items():
+        command += ["-S", f"{name}={json.dumps(value)}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if EXPECTED_WARNING not in line:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+    return process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.experiment", description="Run the pipeline with the settings of a file."
+    )
+    parser.add_argument("file", type=Path, help="settings in the form of params.yaml, such as experiments/demo.yaml")
+    sys.exit(run_experiment(read_settings(parser.parse_args().file)))
+
+
+if __name__ == "__main__":
+    run_main(main)
