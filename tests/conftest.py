@@ -17,7 +17,7 @@ from selenium.webdriver.chrome.service import Service
 from tests.servers import make_database, postgresql_server, s3  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).resolve().parents[1]
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as pipelines/__init__.py has it; before a test imports torch
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as pipelines/__init__.py sets it; before a test imports torch
 
 
 def pytest_collection_modifyitems(items: list) -> None:
