@@ -33,7 +33,8 @@ demo: $(READY)  ## run the whole pipeline on scikit-learn's digits, distorted; d
 	@tools/demo.sh
 
 experiment: $(READY)  ## run the pipeline with the settings of a file, params.yaml unchanged; FILE=experiments/mine.yaml
-	@python -m tools.experiment "$$FILE"
+	@[ -n "$${FILE:-}" ] || { echo "error: FILE: none given; a file of settings, such as experiments/demo.yaml" >&2; exit 2; }; \
+		python -m tools.experiment "$$FILE"
 
 repro: $(READY)  ## run the pipeline of params.yaml; [SOURCE=path to a local copy of the data]
 	@source='$(SOURCE)'; if [ -n "$$source" ]; then \

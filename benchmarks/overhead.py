@@ -1,4 +1,4 @@
-"""Claim: DVC, Ray and MLflow add half a minute to the epochs of a training; `dvc repro` without changes takes a second.
+"""Measures what DVC, MLflow and imports add to the epochs of a training, and `dvc repro` without changes.
 
 The benchmark clones the last commit of this repository and runs the whole pipeline once on digits, which creates the
 databases. Then it measures `dvc repro train@stn` with a new training seed in each repeat, without the epochs and split

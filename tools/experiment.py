@@ -49,7 +49,7 @@ def run_experiment(settings: dict[str, Any]) -> int:
     """Run the experiment; returns DVC's exit code."""
     command = ["dvc", "exp", "run", "--temp"]
     for name, value in settings.items():
-        command += ["-S", f"{name}={json.dumps(value)}"]
+        command += ["-S", f"{name}={json.dumps(value, ensure_ascii=False)}"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:

@@ -22,6 +22,7 @@ from pipelines.outputs.prepared_data import PREPARED, load_tensors
 from pipelines.registry.export import digest_of
 from pipelines.registry.versions import find_version, record_of
 from pipelines.runtime import environment
+from pipelines.runtime.cores import usable_cores
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import read_json
 from pipelines.runtime.home import state_dir
@@ -145,8 +146,7 @@ def _choose_workers(record: Mapping[str, Any]) -> dict[str, Any]:
     They determine the order in which floating-point sums are added.
     """
     workers, threads = record["workers"], record["threads"]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    fits = torch.cuda.device_count() >= workers if record["gpu"] else workers * threads <= cores
+    fits = torch.cuda.device_count() >= workers if record["gpu"] else workers * threads <= usable_cores().number
     if fits or environment.get("RAY_ADDRESS"):
         return {"workers": workers, "threads": threads}
     kind = "GPU" if record["gpu"] else "CPU"

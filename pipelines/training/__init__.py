@@ -1,4 +1,4 @@
-"""Training of one variant on Ray.
+"""Training of one variant: one worker in the driver's process, or several on Ray.
 
 Importing this package sets Ray's environment variables, which Ray reads when it is imported.
 """

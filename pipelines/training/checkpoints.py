@@ -3,7 +3,7 @@
 import uuid
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,34 +72,56 @@ def probe(storage: str) -> Iterator[str]:
         filesystem.delete_file(path)
 
 
+@contextmanager
+def storage_errors_explained(storage: str) -> Iterator[None]:
+    """Turn a failure of S3 within the block, which has no error number, into an :class:`ExternalError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ExternalError(f"{VARIABLE}: {storage}: {reason[:300]}; the last checkpoint is kept") from None
+
+
 class CheckpointWriter:
     """Writes the checkpoints of one start of a training, each to a folder of its own.
 
     Args:
         storage: the checkpoint folder of the training, a path or URI.
-        keep: number of this start's checkpoints to keep, the newest.
+        keep: number of checkpoints to keep, the newest of all starts.
     """
 
     def __init__(self, storage: str, keep: int):
-        self.filesystem, root = FileSystem.from_uri(storage)
-        self.folder, self.keep = f"{root}/{uuid.uuid4().hex[:8]}", keep
-        self.written: list[str] = []
+        self.storage, self.keep = storage, keep
+        self.filesystem, self.root = FileSystem.from_uri(storage)
+        self.folder = f"{self.root}/{uuid.uuid4().hex[:8]}"
+        self.kept: list[str] | None = None  # oldest first, once there is a first checkpoint of this start
 
     def write(self, content: bytes, epochs_done: int) -> None:
         """Write a checkpoint, then delete those beyond ``keep``.
 
         Raises:
-            OSError: it cannot be written.
+            OSError, ExternalError: it cannot be written.
         """
+        with storage_errors_explained(self.storage):
+            self._write(content, epochs_done)
+
+    def _write(self, content: bytes, epochs_done: int) -> None:
         folder = f"{self.folder}/checkpoint_{epochs_done:06d}"
+        if self.kept is None:
+            earlier = sorted(_files(self.storage), key=lambda info: info.mtime_ns)
+            self.kept = [info.path.removesuffix(f"/{STATE_FILE}") for info in earlier if info.base_name == STATE_FILE]
         if isinstance(self.filesystem, LocalFileSystem):
             write_bytes(Path(folder, STATE_FILE), content)
         else:
             with self.filesystem.open_output_stream(f"{folder}/{STATE_FILE}") as file:  # S3 shows whole objects only
                 file.write(content)
-        self.written.append(folder)
-        while len(self.written) > self.keep:
-            self.filesystem.delete_dir(self.written.pop(0))
+        self.kept.append(folder)
+        while len(self.kept) > self.keep:
+            with suppress(OSError):  # a checkpoint too many does no harm, and make clean deletes it
+                self.filesystem.delete_dir(self.kept[0])
+            del self.kept[0]
 
 
 def checkpoints(storage: str) -> list[Checkpoint]:
@@ -111,8 +133,8 @@ def checkpoints(storage: str) -> list[Checkpoint]:
     found = []
     for info in _files(storage):
         if info.base_name == STATE_FILE:
-            with filesystem.open_input_file(info.path) as file:
-                folder = storage + info.path[len(root) :].removesuffix(f"/{STATE_FILE}")
+            folder = storage + info.path[len(root) :].removesuffix(f"/{STATE_FILE}")
+            with suppress(FileNotFoundError), filesystem.open_input_file(info.path) as file:  # pruned by a training
                 found.append(Checkpoint(folder, info.mtime_ns / 1e9, zipfile.is_zipfile(file)))
     return sorted(found, key=lambda checkpoint: checkpoint.time, reverse=True)
 
@@ -134,4 +156,5 @@ def _files(storage: str) -> list[FileInfo]:
 def remove(storage: str) -> None:
     """Delete ``storage`` and everything in it."""
     filesystem, root = FileSystem.from_uri(storage)
-    filesystem.delete_dir(root)
+    with storage_errors_explained(storage):
+        filesystem.delete_dir(root)

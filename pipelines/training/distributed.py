@@ -17,6 +17,8 @@ from pipelines.outputs.prepared_data import load_arrays
 from pipelines.runtime.errors import ExternalError
 from pipelines.runtime.files import write_text
 from pipelines.settings.params import Params
+from pipelines.training.checkpoints import VARIABLE, probe
+from pipelines.training.host_checks import read_error
 from pipelines.training.host_watch import HostWatch
 from pipelines.training.listener import Listener
 from pipelines.training.mailbox import Mailbox
@@ -35,6 +37,7 @@ class Shared(NamedTuple):
     job: TrainingJob
     arrays: ray.ObjectRef
     mailbox: Mailbox
+    probe: str  # a file in the checkpoint storage that every host must be able to read
 
 
 def train_worker(config: dict[str, Shared]) -> None:
@@ -43,6 +46,9 @@ def train_worker(config: dict[str, Shared]) -> None:
     It does not call ``ray.train.report``: rank 0 stores checkpoints itself, and looks for the latest one at a restart.
     """
     shared, context = config["shared"], ray.train.get_context()
+    # A host that has joined since the start has not been checked: without the storage it would begin from epoch 0.
+    if error := read_error(shared.job.storage, shared.probe):
+        raise ExternalError(f"{VARIABLE}: {shared.job.storage} cannot be read on this host ({error})")
     TrainingWorker(
         shared.job, ray.get(shared.arrays), get_device(), shared.mailbox,
         rank=context.get_world_rank(), world_size=context.get_world_size(),
@@ -55,10 +61,16 @@ def train_on_ray(params: Params, job: TrainingJob, workers: WorkerPlan, listener
     Raises:
         ExternalError: workers or the cluster failed too often. Ray's whole message is in the file ``log``.
     """
-    mailbox = Mailbox()
+    with probe(job.storage) as path:
+        shared = Shared(job, ray.put(load_arrays(params.train.final_fit)), Mailbox(), path)
+        _fit(params, shared, workers, listener, log)
+
+
+def _fit(params: Params, shared: Shared, workers: WorkerPlan, listener: Listener, log: Path) -> None:
+    job, mailbox = shared.job, shared.mailbox
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"shared": Shared(job, ray.put(load_arrays(params.train.final_fit)), mailbox)},
+        train_loop_config={"shared": shared},
         scaling_config=_scaling_config(workers),
         run_config=RunConfig(
             # A new name for each start: Ray takes a training of the same name that has ended for this one.

@@ -18,7 +18,7 @@ def check_reachable(storage: str) -> None:
         ExternalError: the driver cannot write to it.
     """
     with probe(storage) as path:
-        errors = run_on_other_hosts(_read_error, storage, path)
+        errors = run_on_other_hosts(read_error, storage, path)
     blind = {host: error for host, error in errors.items() if error}
     if blind:
         host, error = next(iter(blind.items()))
@@ -29,7 +29,7 @@ def check_reachable(storage: str) -> None:
         )
 
 
-def _read_error(storage: str, path: str) -> str:
+def read_error(storage: str, path: str) -> str:
     """Why this host cannot read the probe file; empty if it can."""
     try:
         with FileSystem.from_uri(storage)[0].open_input_file(path) as file:

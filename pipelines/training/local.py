@@ -1,5 +1,10 @@
 """Runs a training with one worker in the driver's own process: no cluster is started."""
 
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -8,11 +13,28 @@ from pipelines.outputs.prepared_data import load_arrays
 from pipelines.runtime.errors import ExternalError
 from pipelines.settings.params import Params
 from pipelines.training.listener import Listener
-from pipelines.training.marker import describe_last_end, running_marker
+from pipelines.training.marker import running_marker
 from pipelines.training.memory import ran_out_of_memory
 from pipelines.training.messages import Message
 from pipelines.training.worker import TrainingJob, TrainingWorker
 from pipelines.training.worker_plan import WorkerPlan
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, which batch systems and containers send, end the block like an exit: what is open is closed."""
+
+    def leave(*_) -> None:
+        sys.exit(128 + signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():  # only there may a handler be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class DirectSender:
@@ -35,12 +57,10 @@ def train_in_process(params: Params, job: TrainingJob, workers: WorkerPlan, list
         ExternalError: memory ran out.
         OSError: a checkpoint cannot be written.
     """
-    if last_end := describe_last_end(folder):
-        print(f"{last_end}; training continues from its last checkpoint", flush=True)
     device = torch.device("cuda" if workers.gpu else "cpu")
     status = "KILLED"
     try:
-        with running_marker(folder):
+        with running_marker(folder), ended_by_sigterm():
             TrainingWorker(job, load_arrays(params.train.final_fit), device, DirectSender(listener)).run()
         status = "FAILED" if listener.not_finite else "FINISHED"
     except Exception as error:

@@ -2,7 +2,10 @@
 
 import re
 
-OUT_OF_MEMORY = re.compile(r"OutOfMemory|MemoryError|bad_alloc|(can't|cannot) allocate memory|low on memory")
+OUT_OF_MEMORY = re.compile(
+    r"OutOfMemory|out of memory|MemoryError|bad_alloc|(can't|cannot) allocate memory|low on memory|ALLOC_FAILED",
+    re.IGNORECASE,
+)
 
 
 def ran_out_of_memory(text: str) -> bool:

@@ -36,6 +36,7 @@ from pipelines.training.checkpoints import check_writable, remove, storage_of
 from pipelines.training.checks import CODE, check_shares, check_trainable
 from pipelines.training.listener import Listener
 from pipelines.training.local import train_in_process
+from pipelines.training.marker import take_last_end
 from pipelines.training.recipe import recipe_of
 from pipelines.training.state import TrainingState, load_state
 from pipelines.training.worker import TrainingJob
@@ -104,6 +105,8 @@ class TrainingDriver:
         print(f"{self.name}: {self.timeline}", flush=True)
 
     def _train(self, outbox: Outbox) -> None:
+        if last_end := take_last_end(self.folder):
+            print(f"{self.name}: {last_end}", flush=True)
         workers = None if environment.get("RAY_ADDRESS") else plan_workers(self.params.train, [this_machine()])
         if workers is not None and workers.most == 1:
             check_writable(self.storage)

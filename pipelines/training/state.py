@@ -8,7 +8,7 @@ import torch
 from pyarrow.fs import FileSelector, FileSystem
 
 from pipelines.outputs.trained_models import FinishedSeed, ThetaHistory
-from pipelines.training.checkpoints import STATE_FILE
+from pipelines.training.checkpoints import STATE_FILE, storage_errors_explained
 from pipelines.training.trainer import Trainer
 
 
@@ -85,16 +85,15 @@ def serialize(state: TrainingState) -> bytes:
 def load_state(storage: str) -> tuple[TrainingState | None, list[str]]:
     """Load the latest state of all checkpoints under ``storage`` (a path or URI).
 
-    Ray's own record of the last checkpoint is not used: a process that is killed while it writes that record leaves
-    half a file.
-
     Returns:
         The state, or None if there is no readable checkpoint; one line for each unreadable checkpoint.
     """
     filesystem, root = FileSystem.from_uri(storage)
     selector = FileSelector(root, allow_not_found=True, recursive=True)
     latest, notes = None, []
-    for info in filesystem.get_file_info(selector):
+    with storage_errors_explained(storage):
+        infos = filesystem.get_file_info(selector)
+    for info in infos:
         if info.base_name != STATE_FILE:
             continue
         try:

@@ -1,6 +1,7 @@
 """The folders of state/training, one for each training."""
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,5 +47,8 @@ class Training:
     @property
     def time(self) -> float:
         """When something was last written, in seconds since the Unix epoch."""
-        files = [path.stat().st_mtime for path in (self.path, *self.path.iterdir())]
-        return max(files + [checkpoint.time for checkpoint in self.checkpoints])
+        times = []
+        for path in (self.path, *self.path.iterdir()):
+            with suppress(FileNotFoundError):  # a training that runs has just deleted it
+                times.append(path.stat().st_mtime)
+        return max(times + [checkpoint.time for checkpoint in self.checkpoints])

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from pipelines.registry import reproduction
 from pipelines.registry.export import digest_of
 from pipelines.registry.reproduction import _choose_workers, _copy_data, _work_tree, reproduce
+from pipelines.runtime.cores import Cores
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import write_json
 from pipelines.tracking.lineage import current_commit, libraries
@@ -87,7 +88,7 @@ def test_cached_data_with_a_missing_file_are_not_used(repository):
 
 def test_the_recorded_workers_are_used_if_they_fit(monkeypatch, capsys):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(reproduction.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    monkeypatch.setattr(reproduction, "usable_cores", lambda: Cores(3))
     auto = {"workers": "auto", "threads": "auto"}
     assert _choose_workers({"workers": 3, "threads": 1, "gpu": False}) == {"workers": 3, "threads": 1}
     assert not capsys.readouterr().out
