@@ -1,4 +1,4 @@
-"""Claim: two Ray workers with one core each train nearly twice as many images per second as one, at equal global batch.
+"""Claim: two workers (on Ray) of one core each train nearly twice as fast as one (without Ray), at equal global batch.
 
 The stage train runs unchanged on data/prepared, alternately with one worker and with two workers of one CPU core each,
 and with one worker that has both cores as threads. With GPUs, it runs on one GPU and on all GPUs. The measured values

@@ -1,7 +1,7 @@
 """Claim: the baseline network reaches 60.63 % on test images about a hundred times sooner than in its own training.
 
 60.63 % is the best accuracy of the baseline's public training, after 44 epochs. Our side is a fixed schedule on the
-training split, with ten seeds, whose mean test accuracy must not be lower. Its seconds include loading the data and
+training split, with ten seeds. Their mean test accuracy must not be lower. Its seconds include loading the data and
 exclude Python's imports and the test. The seconds of the other side are 44 times the mean duration of its epochs,
 measured in the same run, alternating with ours.
 

@@ -18,7 +18,7 @@ from stn.settings import Normalization
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of the training images, drawn anew in each epoch.
+    """Random changes of the training images, drawn again in each epoch.
 
     Args:
         flip: mirror left and right with probability 1/2.

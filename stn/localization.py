@@ -40,7 +40,7 @@ def check_layers(channels: Sequence[int], kernel_sizes: Sequence[int], name: str
     if len(channels) != len(kernel_sizes):
         raise ValueError(
             f"{name}: {len(channels)} channels {list(channels)} but {len(kernel_sizes)} "
-            f"kernel_sizes {list(kernel_sizes)}; there must be one of each for every layer"
+            f"kernel_sizes {list(kernel_sizes)}; give one of each per layer"
         )
 
 

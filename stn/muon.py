@@ -57,8 +57,8 @@ class Muon(Optimizer):
 def orthogonalize(matrix: Tensor) -> Tensor:
     """Return a matrix (m, n) with the singular vectors of ``matrix`` and singular values of about 0.7 to 1.2.
 
-    Uses the Newton-Schulz iteration of Jordan et al. (2024). If m > n, the result is multiplied by √(m / n): a step
-    then changes outputs of the same size by the same share for every shape.
+    Uses the Newton-Schulz iteration of Jordan et al. (2024). If m > n, the result is multiplied by √(m / n). The
+    relative change of the outputs in a step is then the same for all shapes.
     """
     a, b, c = COEFFICIENTS
     rows, columns = matrix.shape

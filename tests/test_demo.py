@@ -165,7 +165,7 @@ def test_one_run_for_each_model_with_all_that_describes_it(client, demo):
         assert run.inputs.dataset_inputs[0].dataset.name == "digits"
         assert run.data.params["train.epochs"] == "40"
         assert run.data.params["train.seed"] == run.data.tags["seed"]
-        # The temporary work tree is at a commit of DVC's own; what the experiment changed is told as a difference.
+        # The temporary work tree is at a commit of DVC's own; what the experiment changed is recorded as a diff.
         assert run.data.tags["git_dirty"] == "true" or run.data.tags["git_commit"] != commit
         for metric in ("train_loss", "validation_loss", "validation_accuracy", "images_per_second"):
             history = client.get_metric_history(run.info.run_id, metric)
@@ -240,7 +240,7 @@ def test_a_second_demo_trains_nothing_and_registers_nothing_twice(demo, client):
 
 
 def test_the_demos_results_meet_an_empty_store(applied, tmp_path):
-    """Registering where the runs are missing makes them anew from their recorded history, marked so."""
+    """Registering where the runs are missing creates them from their recorded history and marks them."""
     uri = f"sqlite:///{tmp_path}/other.db"
     applied.stage("register", env={"MLFLOW_TRACKING_URI": uri})
     other = mlflow.MlflowClient(uri)
@@ -369,7 +369,7 @@ def test_three_lines_load_it_where_this_project_is_not(demo, tmp_path):
     """In an environment of its own that finds torch and mlflow, and neither stn nor pipelines."""
     venv.create(tmp_path / "env", with_pip=False)
     (site_packages,) = (tmp_path / "env/lib").glob("python*/site-packages")
-    # Folders named in a .pth are searched, but the .pth files in them, one of which is this project's, are not read.
+    # Python searches the folders that a .pth file names, but does not read their .pth files. One is this project's.
     (site_packages / "libraries.pth").write_text("\n".join(site.getsitepackages()))
     script = """
 from importlib.util import find_spec

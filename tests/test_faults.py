@@ -162,7 +162,7 @@ def test_a_disk_full_at_any_file_of_a_stage(stage, folder, untouched, capsys):
                 if "DID NOT RAISE" not in str(error):
                     raise
                 break
-        assert "No space left on device; make room there; what was finished is kept" in line, line
+        assert "No space left on device; free disk space there; finished work is kept" in line, line
         assert files(folder, *results) == whole, "a file was left half written, or one beside it"
     assert points > 5
     assert files(folder, *results) == whole
@@ -208,21 +208,21 @@ READERS = {"evaluate": evaluate.main, "visualize": visualize.main, "register": r
     ],
 )
 @pytest.mark.parametrize("share", [0, 0.5])
-def test_a_file_cut_off_is_named_with_what_mends_it(folder, file, stage, share, capsys):
+def test_a_truncated_file_is_named_with_the_remedy(folder, file, stage, share, capsys):
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(content[: int(share * len(content))])
     line = fails(READERS[stage], capsys)
-    assert f"error: {file}: cut off or damaged (" in line and "delete it, and dvc repro makes it anew" in line
+    assert f"error: {file}: truncated or damaged (" in line and "delete it, and dvc repro creates it again" in line
 
 
-def test_doctor_tells_of_a_registered_json_that_is_cut_off(folder, capsys, monkeypatch):
+def test_doctor_reports_a_registered_json_that_is_cut_off(folder, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["doctor"])
     write_json(folder / "registered.json", {"model": "stn-digits", "versions": {}})
     (folder / "registered.json").write_bytes((folder / "registered.json").read_bytes()[:20])
-    assert "registered.json: cut off or damaged" in fails(doctor.main, capsys)
+    assert "registered.json: truncated or damaged" in fails(doctor.main, capsys)
 
 
-def test_a_folder_in_a_files_place_is_told(folder, capsys):
+def test_a_folder_in_a_files_place_is_reported(folder, capsys):
     (folder / "metrics/evaluate.json").unlink()
     (folder / "metrics/evaluate.json").mkdir()
     assert "metrics/evaluate.json: Is a directory; move that folder away" in fails(evaluate.main, capsys)
@@ -232,7 +232,7 @@ def test_settings_that_cannot_be_written_stay(folder, capsys):
     before = (folder / "params.yaml").read_bytes()
     with DISK.where(lambda path: "params.yaml" in path.name):
         line = fails(lambda: set_value("train.lr=0.05"), capsys)
-    assert line.startswith("error: params.yaml: No space left on device; make room there")
+    assert line.startswith("error: params.yaml: No space left on device; free disk space there")
     assert (folder / "params.yaml").read_bytes() == before
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 

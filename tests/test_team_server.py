@@ -133,7 +133,7 @@ def test_promotion_rollback_and_loading_the_champion(kims, client):
 
 
 @pytest.mark.slow
-def test_who_may_only_read_is_told_so_in_a_line(kims, client):
+def test_an_account_that_may_only_read_is_refused_in_one_line(kims, client):
     champion = client.get_model_version_by_alias("stn-digits", "champion").version
     other = next(v.version for v in client.search_model_versions("name = 'stn-digits'") if v.version != champion)
     done = kims.command("promote", "stn-digits", "--version", str(other), "--force", "I may not", env=LEE, check=False)
@@ -146,7 +146,7 @@ def test_who_may_only_read_is_told_so_in_a_line(kims, client):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("account", [KIM | {"MLFLOW_TRACKING_PASSWORD": "another"}, dict.fromkeys(KIM, "")])
-def test_who_is_not_known_is_told_so_in_a_line(account, server, monkeypatch, tmp_path):
+def test_an_unknown_account_is_refused_in_one_line(account, server, monkeypatch, tmp_path):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     for name, value in (account | {"MLFLOW_TRACKING_URI": server.address}).items():
         monkeypatch.setenv(name, value)

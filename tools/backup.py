@@ -43,7 +43,7 @@ def open_repository(root: str) -> ArtifactRepository:
 
 
 def holds_files(artifacts: ArtifactRepository, folder: str | None = None) -> bool:
-    """Whether the repository holds any file; empty folders, which deletion leaves, do not count."""
+    """Whether the repository holds any file. Empty folders are ignored; deletion leaves them."""
     return any(not entry.is_dir or holds_files(artifacts, entry.path) for entry in artifacts.list_artifacts(folder))
 
 

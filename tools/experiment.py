@@ -21,7 +21,7 @@ from pipelines.settings.dotted_names import flatten
 from pipelines.settings.params import PARAMS_FILE, check_params
 from pipelines.settings.yaml_file import read_yaml
 
-# DVC prints this line for every output that is not made yet, which in a new experiment is each of them.
+# DVC prints this line for every missing output. In a new experiment all outputs are missing.
 EXPECTED_WARNING = "WARNING: No file hash info found for"
 
 

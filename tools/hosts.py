@@ -19,8 +19,8 @@ from pathlib import Path
 HIDE = 'while [ "$1" != -- ]; do mount -t tmpfs tmpfs "$1"; shift; done; shift; exec "$@"'
 
 
-# As in docs/cluster.md, with longer timeouts: Ray gives up a host that is cut off after some 20 seconds, but not a host
-# that is slow because all hosts share two busy processors.
+# As in docs/cluster.md, with longer timeouts. Ray gives up a host that is cut off after about 20 s. It must not give
+# up a host that is slow because all hosts share two busy cores.
 HEALTH_CHECKS = '{"health_check_period_ms": 1000, "health_check_timeout_ms": 4000, "health_check_failure_threshold": 4}'
 
 

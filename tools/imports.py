@@ -32,7 +32,7 @@ SAME_LAYER = {
     ("pipelines.tuning", "pipelines.visualization"),
     ("pipelines.registry", "pipelines.evaluation"),
 }
-# Imports from a lower layer that are forbidden nevertheless: file formats do not depend on the tracking store.
+# Imports from a lower layer that are also forbidden: file formats do not depend on the tracking store.
 FORBIDDEN = {("pipelines.outputs", "pipelines.tracking")}
 SERVICE_CHECKS = "pipelines.commands.service_checks"  # a part of doctor, which imports it
 

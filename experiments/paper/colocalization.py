@@ -84,8 +84,8 @@ def localize(
 
     With the paper's loss alone, all crops soon move to places without any object, because these are similar, too. Two
     schedules prevent this, until the share ``ramp`` of the steps. The weight of the distance between crops grows from
-    0: at first crops only have to differ from random patches, most of which show little or nothing. Noise on the
-    centers of the crops decreases to 0: it lets the transformer learn from objects that a crop does not reach.
+    0. At first, crops only have to differ from random patches, and most patches are nearly empty. Noise on the centers
+    of the crops decreases to 0. It lets the transformer learn from objects that a crop does not reach.
 
     Returns:
         The centers (N, 2) of the crops, and the loss at the end.
@@ -161,7 +161,7 @@ def colocalize(digit: int, params: Params) -> ColocalizationResult:
         ExternalError: the loss of the encoder or of all starts became infinite or NaN.
     """
     settings = params.colocalization
-    folder = FOLDER / "data" / "R"  # whose training images are stored upright
+    folder = FOLDER / "data" / "R"  # its training images are stored upright
     meta, digits = load_meta(folder), load_split("train", folder)
     encode = train_encoder(digits, meta, params)
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, digit))

@@ -122,7 +122,7 @@ def load_data(task: str, settings: TrainParams) -> TaskData:
 
 
 def _load_addition() -> TaskData:
-    """The images of the addition: training images are paired anew in each epoch, the others once."""
+    """The images of the addition: training images are paired again in each epoch, the others once."""
     folder, device = FOLDER / "data" / "RTS", default_device()
     single = load_meta(folder)
     training = load_split("train", folder)

@@ -23,7 +23,7 @@ from pipelines.settings.params import Params, load_params
 
 
 class Finding(NamedTuple):
-    """Result of one check: its subject, what was found, and what is wrong, empty if nothing is."""
+    """Result of one check: its subject and what was found. ``problem`` is empty if nothing is wrong."""
 
     subject: str
     value: str

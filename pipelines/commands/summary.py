@@ -19,7 +19,7 @@ ASSUMED_CLASSES = 10
 def count_classes(dataset: str) -> tuple[int, str]:
     """Return the number of classes of a data set, and a note if it is assumed.
 
-    All known data sets have ten classes. For others, only the prepared data tells the number.
+    All known data sets have ten classes. For others, the number is known after ``prepare``.
     """
     from pipelines.outputs.prepared_data import PREPARED, load_meta
 

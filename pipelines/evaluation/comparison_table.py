@@ -27,7 +27,7 @@ def comparison_table(results: EvaluationResults, meta: DatasetMeta, confidence: 
         *(_robustness_row(name, variant) for name, variant in variants.items()),
     ]
     if any(variant.final_fit for variant in variants.values()):
-        lines += ["", "Validation accuracy says nothing: models trained on the validation images (train.final_fit)."]
+        lines += ["", "Validation accuracy is meaningless: models trained on the validation images (train.final_fit)."]
     if results.pairs:
         lines += ["", "Paired tests on the same test images, between each variant's best model on validation:", ""]
         lines += [_pair_line(pair, difference, confidence) for pair, difference in results.pairs.items()]

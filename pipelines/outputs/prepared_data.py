@@ -1,7 +1,7 @@
 """The prepared data: splits of uint8 tensors, and meta.json, which describes them.
 
 ``data/prepared`` holds ``train``, ``validation`` and ``test.safetensors``, each with ``images`` (N, C, H, W) and
-``labels`` (N,). Training images are stored undistorted, because each epoch distorts them anew. Validation and test
+``labels`` (N,). Training images are stored undistorted, because each epoch distorts them again. Validation and test
 images are stored distorted. If there is a distortion, ``validation-undistorted.safetensors`` holds the validation
 images undistorted.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pipelines.networks.build import network_settings
 from pipelines.runtime.errors import ExternalError, UserError
-from pipelines.runtime.files import MAKE_ANEW, read_json, write_json
+from pipelines.runtime.files import RECREATE, read_json, write_json
 from pipelines.settings.variants import VariantParams
 from stn.batches import Augmentation, Batches
 from stn.classifiers import Network, build_network
@@ -128,7 +128,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ExternalError(f"{path}: cut off or damaged ({error}); {MAKE_ANEW}") from None
+        raise ExternalError(f"{path}: truncated or damaged ({error}); {RECREATE}") from None
 
 
 def load_split(name: str, folder: Path = PREPARED) -> Labeled:

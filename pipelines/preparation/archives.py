@@ -49,7 +49,7 @@ DECOMPRESSORS = {
 
 
 class ArchiveState(NamedTuple):
-    """Size in bytes, modification time in nanoseconds and inode, by which a later change is noticed."""
+    """Size in bytes, modification time in nanoseconds and inode. They show later changes."""
 
     size: int
     modified_ns: int
@@ -90,7 +90,7 @@ class _Archive:
             UserError: always.
         """
         limit = f"{self.limit / GIB:.0f} GiB in all and {MAX_FILE / GIB:.0f} GiB a file"
-        self._refuse(name, f"unpacks to more than is allowed of an archive of {self.state.size:,} bytes: {limit}")
+        self._refuse(name, f"unpacks to more than allowed for an archive of {self.state.size:,} bytes: {limit}")
 
     def _add_member(self, name: str, size: int, is_folder: bool) -> str:
         """Check a member and add it to ``names`` and ``folders``; returns its normalized name."""
@@ -117,7 +117,7 @@ class _Archive:
         except READ_ERRORS as error:
             self.check_unchanged()
             reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ExternalError(f"{self.path}: cut off or damaged: {reason}") from None
+            raise ExternalError(f"{self.path}: truncated or damaged: {reason}") from None
 
 
 class Zip(_Archive):
@@ -125,7 +125,7 @@ class Zip(_Archive):
 
     Raises:
         UserError: it is encrypted, or holds a link, a path that leaves its folder, or too many unpacked bytes.
-        ExternalError: it is cut off or damaged.
+        ExternalError: it is truncated or damaged.
     """
 
     def __init__(self, path: Path, endings: Collection[str]):
@@ -176,7 +176,7 @@ class Tar(_Archive):
 
     Raises:
         UserError: it holds a link, a device, a path that leaves its folder, or too many unpacked bytes.
-        ExternalError: it is cut off or damaged.
+        ExternalError: it is truncated or damaged.
     """
 
     def __init__(self, path: Path, endings: Collection[str]):
@@ -209,9 +209,9 @@ class Tar(_Archive):
             with tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as archive:  # pyright: ignore[reportCallIssue, reportArgumentType]
                 for member in archive:
                     yield member, archive
-                # tarfile takes a missing, cut or damaged header for the end; the real end is a block of zeros.
+                # tarfile treats a missing, truncated or damaged header as the end. The real end is a block of zeros.
                 if last_header != bytes(tarfile.BLOCKSIZE):
-                    raise ExternalError(f"{self.path}: cut off or damaged: it has no end-of-archive mark")
+                    raise ExternalError(f"{self.path}: truncated or damaged: it has no end-of-archive mark")
             while stream.read(tarfile.RECORDSIZE):
                 pass  # the checksum of a compressed stream is at its end
 
@@ -230,7 +230,7 @@ class Tar(_Archive):
 
 
 class _SizeLimitedStream:
-    """A stream that refuses to read beyond the archive's limit, since a header, too, can unpack without end."""
+    """A stream that refuses to read beyond the archive's limit. Headers can also unpack without end."""
 
     def __init__(self, archive: _Archive, stream: Any):
         self.archive, self.stream, self.bytes_read = archive, stream, 0
@@ -257,7 +257,7 @@ def open_files(path: Path, endings: Collection[str]) -> Folder | Zip | Tar | Non
 
     Raises:
         UserError: an archive is encrypted, or holds a link, a path that leaves its folder, or too many unpacked bytes.
-        ExternalError: an archive is cut off or damaged, or a folder cannot be read.
+        ExternalError: an archive is truncated or damaged, or a folder cannot be read.
     """
     if path.is_dir():
         return Folder(path, endings)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 SPLITS = ("train", "test")
 EXPECTED = "train/<class>/<image> and test/<class>/<image>, or <class>/<image>"
-# Folders beside train/ or test/ that are no classes. They are ignored: prepare splits off its own validation images.
+# Folders beside train/ or test/ that are not classes. They are ignored: prepare splits off its own validation images.
 OTHER_SPLITS = ("val", "valid", "validation")
 HIDDEN = (".", "__MACOSX")
 

@@ -43,9 +43,9 @@ def prepare(params: Params, folder: Path = PREPARED) -> DatasetMeta:
 def prepare_source(data: DataParams, settings: PrepareParams, folder: Path = PREPARED) -> DatasetMeta:
     """Read, split, distort and write a data set; returns the content of its meta.json.
 
-    Training images are stored undistorted, because each epoch distorts them anew. Validation and test images are stored
-    distorted. The validation images are also stored undistorted, for ``train.final_fit``. If the distortion has a
-    canvas, all images are placed on it.
+    Training images are stored undistorted, because each epoch distorts them again. Validation and test images are
+    stored distorted. The validation images are also stored undistorted, for ``train.final_fit``. If the distortion has
+    a canvas, all images are placed on it.
 
     Raises:
         UserError: ``data.source`` holds no usable data set, or a class has too few images to split.

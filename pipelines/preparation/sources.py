@@ -66,7 +66,7 @@ def locate(source: str) -> Path:
 
 
 def is_empty(path: Path) -> bool:
-    """Whether a path is a folder with nothing but a README and hidden files, as ``data/raw`` is in git."""
+    """Whether a path is a folder with only a README and hidden files, like ``data/raw`` in a fresh clone."""
     return path.is_dir() and all(child.name.startswith((".", "README")) for child in path.iterdir())
 
 

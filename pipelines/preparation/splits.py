@@ -46,7 +46,7 @@ def _select(whole: Labeled, index: torch.Tensor) -> Labeled:
 
 
 def count_duplicates(splits: Splits) -> dict[str, int]:
-    """Count, for each split after the first, the images that are in an earlier split, too, pixel for pixel."""
+    """Count, for each split after the first, the images whose pixels also occur in an earlier split."""
     seen: set[bytes] = set()
     duplicates = {}
     for name, split in splits._asdict().items():

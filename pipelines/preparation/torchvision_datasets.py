@@ -35,7 +35,7 @@ def read(data: DataParams, root: Path) -> RawDataset | None:
             return None
         # MNIST's unpacked files have no checksums.
         raise ExternalError(
-            f"data.source: {data.dataset} in {data.source!r} is cut off or damaged ({_first_line(error)}); "
+            f"data.source: {data.dataset} in {data.source!r} is truncated or damaged ({_first_line(error)}); "
             f"delete its folder there, and it will be downloaded again"
         ) from None
     splits = []
@@ -67,7 +67,7 @@ def download(data: DataParams, root: Path) -> None:
         for path, md5 in files.items():
             is_new = path.exists() and path.stat().st_mtime_ns != before.get(path)
             if is_new and not check_integrity(path, md5):
-                reason = f"{path.name} broke off or has the wrong checksum, and was removed"
+                reason = f"{path.name} was incomplete or had a wrong checksum, and was removed"
                 path.unlink()
         raise ExternalError(
             f"data.source: {data.dataset} is not in {data.source!r} and could not be downloaded ({reason}). "

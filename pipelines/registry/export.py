@@ -28,7 +28,7 @@ DIGEST_TAG = "sha256_"  # followed by a file name: tag of a version with the dig
 
 
 def export(model: Trained, meta: DatasetMeta, images: Tensor, path: Path) -> dict[str, Tensor]:
-    """Export a model, normalization included, as a self-contained program and return its outputs for ``images``.
+    """Export a model with its normalization as a self-contained program and return its outputs for ``images``.
 
     Args:
         model: trained model.

@@ -50,7 +50,7 @@ def reproduce(name: str, wanted: str) -> str:
     if subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True).returncode:
         raise UserError(
             f"VERSION: {version.version} given; it was trained at commit {commit}, which this repository does not "
-            f"have. git fetch may bring it"
+            f"have. Try git fetch"
         )
     _print_library_changes(record["libraries"])
     with _work_tree(commit, record["git_diff"]) as tree:

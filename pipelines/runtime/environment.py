@@ -62,7 +62,7 @@ def read() -> str | None:
     for pair in PAIRS:
         for name, other in (pair, pair[::-1]):
             if get(name) and not get(other):
-                return f"{name} is set and {other} is not; one is of no use without the other"
+                return f"{name} is set and {other} is not; set both or neither"
     return None
 
 

@@ -1,7 +1,7 @@
 """Failures that are reported in one line, and the exit codes of every ``python -m pipelines.<module>``.
 
 0: success. 1: an external failure (no network, a full disk, a broken file, a lost worker). 2: a mistake of the user's
-(a setting, an argument). 3: a gate refused. Any other exception is a bug and keeps its traceback.
+(a setting, an argument). 3: a gate refused. 130: Ctrl-C. Any other exception is a bug and keeps its traceback.
 """
 
 import errno
@@ -33,11 +33,11 @@ class GateRefused(Exception):
 
 
 REMEDIES = {
-    errno.ENOSPC: "make room there",
-    errno.EDQUOT: "make room there, or ask for a higher quota",
+    errno.ENOSPC: "free disk space there",
+    errno.EDQUOT: "free disk space there, or ask for a higher quota",
     errno.EFBIG: "raise the limit (ulimit -f)",
-    errno.EACCES: "give yourself the right to it",
-    errno.EPERM: "give yourself the right to it",
+    errno.EACCES: "change its permissions",
+    errno.EPERM: "change its permissions",
     errno.EROFS: "make it writable",
     errno.EISDIR: "move that folder away",
     errno.ENOTDIR: "move the file in the folder's place away",
@@ -53,7 +53,7 @@ def describe_os_error(error: OSError) -> str | None:
     if error.errno is None:
         return None
     # Of two files the second is the one written. Some libraries name no file when the disk is full.
-    place = error.filename2 or error.filename or "here, in the state's home or among temporary files"
+    place = error.filename2 or error.filename or "the current, state or temporary folder"
     reason = error.strerror or os.strerror(error.errno)
     return "; ".join(filter(None, [f"{place}: {reason}", REMEDIES.get(error.errno)]))
 
@@ -73,8 +73,8 @@ def run_main(main: Callable[[], object]) -> None:
     except OSError as error:
         if (line := describe_os_error(error)) is None:
             raise
-        print(f"error: {line}; what was finished is kept, and the next start goes on from there", file=sys.stderr)
+        print(f"error: {line}; finished work is kept, and the next start continues from it", file=sys.stderr)
         sys.exit(ExternalError.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept", file=sys.stderr)
+        print("interrupted; finished work is kept", file=sys.stderr)
         sys.exit(130)

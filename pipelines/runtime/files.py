@@ -1,4 +1,4 @@
-"""Files that a reader never sees half written, and errors that name the file."""
+"""Atomic writing of files, and errors that name the file."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from pipelines.runtime.errors import ExternalError
 
-MAKE_ANEW = "delete it, and dvc repro makes it anew"
+RECREATE = "delete it, and dvc repro creates it again"
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def attach_path_to_errors(path: Path) -> Iterator[None]:
 
 
 def _error_number(error: SafetensorError) -> int | None:
-    """The operating system's error number, which safetensors gives only within its message."""
+    """The operating system's error number. safetensors reports it only in its message."""
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else None
 
@@ -88,4 +88,4 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise ExternalError(f"{path}: cut off or damaged ({error}); {MAKE_ANEW}") from None
+        raise ExternalError(f"{path}: truncated or damaged ({error}); {RECREATE}") from None

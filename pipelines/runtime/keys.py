@@ -43,7 +43,7 @@ def _files(root: Path, places: Iterable[str]) -> list[Path]:
 
 
 def _ignored(root: Path) -> PathSpec:
-    """The patterns of ``.dvcignore``; installed code comes without that file, and without editors' leftovers."""
+    """The patterns of ``.dvcignore``. Installed code has neither that file nor files of editors."""
     file = root / ".dvcignore"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else ["__pycache__"]
     return PathSpec.from_lines("gitignore", lines)

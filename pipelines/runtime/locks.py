@@ -28,10 +28,8 @@ def hold_lock(name: str, wait: bool = True) -> Iterator[None]:
         except FileNotFoundError:  # the holder has only just acquired the lock
             pid = "unknown"
         if not wait:
-            raise ExternalError(
-                f"process {pid} is at work on the same thing ({name}); wait for it or stop it"
-            ) from None
-        print(f"process {pid} is at work on the same thing ({name}); waiting for it to finish", flush=True)
+            raise ExternalError(f"process {pid} is working on the same task ({name}); wait for it or stop it") from None
+        print(f"process {pid} is working on the same task ({name}); waiting for it to finish", flush=True)
         lock.acquire(timeout=-1)
     try:
         holder.write_text(str(os.getpid()))

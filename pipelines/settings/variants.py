@@ -89,7 +89,7 @@ class TransformerParams(Section):
             if getattr(self, name) is not None and family not in families:
                 raise ValueError(f"{name}: {getattr(self, name)} given; only {family} has it, not {self.transform}")
         if self.parallel > 1 and len(families) > 1:
-            raise ValueError(f"parallel: {self.parallel} given with the series {families}; there is one or the other")
+            raise ValueError(f"parallel: {self.parallel} given with the series {families}; set only one of them")
         return self
 
 

@@ -81,7 +81,7 @@ def parse(text: str, yaml: YAML, where: str) -> Any:
     except RecursionError:
         raise UserError(f"{where}: not valid YAML: nested too deeply") from None
     except Exception as error:  # converting !!bool x, !!int "" and the like raises exceptions of many types
-        raise UserError(f"{where}: not valid YAML: a value is not what it is tagged as ({error})") from None
+        raise UserError(f"{where}: not valid YAML: a value does not match its tag ({error})") from None
 
 
 def _lines(path: Path, model: type[BaseModel], mistakes: list) -> list[str]:

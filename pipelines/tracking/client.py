@@ -52,7 +52,7 @@ MEND_FILE = (
 
 for verbose in ("mlflow.system_metrics", "mlflow.tracking", "mlflow.models", "mlflow.pyfunc", "alembic"):
     logging.getLogger(verbose).setLevel(logging.WARNING)
-# It prints a page for each error that it then raises.
+# MLflow prints a long text for each error, and then raises it.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
@@ -78,8 +78,7 @@ def connect() -> MlflowClient:
         except (MlflowException, SQLAlchemyError, CommandError) as error:
             if getattr(error, "error_code", None) == "UNAUTHENTICATED":
                 raise UserError(
-                    f"{describe_account()}; {redact(uri)} requires an account that it knows, with its "
-                    f"MLFLOW_TRACKING_PASSWORD"
+                    f"{describe_account()}; {redact(uri)} requires a known account and its MLFLOW_TRACKING_PASSWORD"
                 ) from None
             store = f"MLFLOW_TRACKING_URI: {redact(uri)}: the tracking store"
             what_to_do = MEND_FILE if uri.startswith("sqlite") else "start it, or name another"
@@ -100,7 +99,7 @@ def store_errors_explained(what: str) -> Iterator[None]:
     except MlflowException as error:
         uri = redact(mlflow.get_tracking_uri())
         raise ExternalError(
-            f"tracking store {uri}: {describe_store_error(error)}; {what}; the next start goes on from here"
+            f"tracking store {uri}: {describe_store_error(error)}; {what}; the next start continues from here"
         ) from None
 
 

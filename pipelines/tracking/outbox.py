@@ -1,6 +1,6 @@
 """Persistent queue of MLflow updates: delivered in order, kept in the state folder until the store has them.
 
-Training never waits for the store. A thread delivers the updates and retries while the store is slow, away or at fault.
+Training never waits for the store. A thread delivers the updates. It retries while the store is slow or unreachable.
 Updates that a stage could not deliver, or left behind when it was killed, are delivered by the next command that
 reaches the store.
 """
@@ -38,7 +38,7 @@ from pipelines.tracking.updates import (
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 # How long a finished stage waits for a store that does not answer: as long as a server takes to restart.
 PATIENCE_S = 60.0
-PATIENCE_OF_OTHERS_S = 10.0  # of a command that delivers what another process left
+PATIENCE_OF_OTHERS_S = 10.0  # of a command that delivers another process's updates
 PATIENCE_AFTER_ERROR_S = 5.0
 
 
@@ -66,7 +66,7 @@ class Outbox(threading.Thread):
         self.pending: deque[Update] = deque()
         self.changed = threading.Condition()
         self.ending, self.stopped = threading.Event(), False
-        self.delayed = 0  # updates that were left by an earlier process or met a store that did not answer
+        self.delayed = 0  # updates of an earlier process, or delayed because the store did not answer
         self.problem = ""
         self.refused: set[str] = set()  # keys of runs for which a refusal was printed
 
@@ -91,7 +91,7 @@ class Outbox(threading.Thread):
         with self.changed:
             self.stopped = True
             left = list(self.pending)
-            with suppress(OSError):  # the file then holds them all, and some that were delivered: those are idempotent
+            with suppress(OSError):  # the file then still has delivered updates; to deliver them again has no effect
                 self.file.keep_only(left)
             self.resources.close()
         if left:
@@ -146,13 +146,13 @@ class Outbox(threading.Thread):
                 return
             self.file.clear()
             if self.delayed:
-                print(f"tracking store: {self.delayed} updates that had waited are delivered", flush=True)
+                print(f"tracking store: {self.delayed} pending updates are delivered", flush=True)
             self.delayed, self.problem = 0, ""
 
     def _report_outage(self, error: Exception) -> None:
         reason = describe_store_error(error)
         if not self.problem:
-            consequence = "work goes on, and updates are kept until it does"
+            consequence = "work continues, and updates are kept until it does"
             print(f"tracking store: does not answer ({reason}); {consequence}", flush=True)
         self.problem = reason
 
@@ -183,7 +183,7 @@ class Run:
         self._put(LogEpoch(metrics, int(entry["epoch"])), int(entry["timestamp"]))
 
     def log_sample(self, metrics: dict[str, float], step: int) -> None:
-        """Log a measurement of this moment, such as the machine's load."""
+        """Log a current measurement, such as the machine's load."""
         self._put(LogSample(metrics, step))
 
     def log_summary_metrics(self, metrics: dict[str, float]) -> None:

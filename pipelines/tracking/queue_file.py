@@ -18,7 +18,7 @@ class QueueFile:
         self.path, self.file = path, file
 
     def read(self) -> list[Update]:
-        """All updates. Half a line at the end, which a killed process leaves, is removed."""
+        """All updates. An incomplete last line, from a killed process, is removed."""
         self.file.seek(0)
         content = self.file.read()
         whole = content[: content.rfind(b"\n") + 1]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pipelines.runtime import environment
 from pipelines.runtime.environment import redact
 
-# Of one request to a server. MLflow's defaults repeat it for four minutes and wait up to two minutes for each answer.
+# Limits of one request to a server. By default, MLflow repeats it for four minutes and waits two minutes for an answer.
 SHORT_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 

@@ -28,7 +28,7 @@ from pipelines.tracking.updates import (
 
 KEY_TAG = "training_key"
 METRICS_PER_REQUEST = 1000  # MLflow's limit
-# Errors that repeating the request cannot mend, such as those about a deleted run.
+# Errors that repeating the request cannot fix, such as those about a deleted run.
 FINAL_ERRORS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -136,7 +136,7 @@ def log_summary_metrics(client: MlflowClient, run_id: str, metrics: dict[str, fl
 
 
 def is_final(error: Exception) -> bool:
-    """Whether the store will never accept the request; any other error may be mended."""
+    """Whether the store will never accept the request. Any other error may be temporary."""
     return isinstance(error, MlflowException) and error.error_code in FINAL_ERRORS
 
 

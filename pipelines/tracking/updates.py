@@ -85,7 +85,7 @@ class Update(NamedTuple):
 
     @classmethod
     def from_line(cls, line: bytes) -> "Update":
-        """The update in a line that :meth:`to_line` made."""
+        """Parse a line written by :meth:`to_line`."""
         entry = json.loads(line)
         experiment, key, time = entry.pop("experiment"), entry.pop("key"), entry.pop("time")
         action = ACTIONS[entry.pop("do")]

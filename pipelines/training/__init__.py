@@ -5,7 +5,7 @@ Importing this package sets Ray's environment variables, which Ray reads when it
 
 import os
 
-# The controller polls its workers every 2 s by default, longer than an epoch of a small network. The watcher for
+# By default, the controller polls its workers every 2 s, but a small network's epoch is shorter. The watcher for
 # preemption and the export of metrics cost seconds at every start.
 RAY_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",

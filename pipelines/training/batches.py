@@ -9,7 +9,7 @@ from stn.settings import Recipe
 
 
 def make_training_data(arrays: TrainingArrays, meta: DatasetMeta, recipe: Recipe, device: torch.device) -> TrainingData:
-    """Copy both splits to ``device``. The recipe and the data set's distortion augment the training images alone."""
+    """Copy both splits to ``device``. The recipe and the data set's distortion augment only the training images."""
     training, validation = arrays.splits()
     augmentation = Augmentation(recipe.flip, recipe.shift, meta.make_distortion())
     return TrainingData(meta.batches(training, device, augmentation), meta.batches(validation, device))

@@ -4,6 +4,7 @@ import uuid
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +75,7 @@ def probe(storage: str) -> Iterator[str]:
 
 @contextmanager
 def storage_errors_explained(storage: str) -> Iterator[None]:
-    """Turn a failure of S3 within the block, which has no error number, into an :class:`ExternalError`."""
+    """Turn errors of S3 in the block into an :class:`ExternalError`. They have no error number."""
     try:
         yield
     except OSError as error:
@@ -94,9 +95,14 @@ class CheckpointWriter:
 
     def __init__(self, storage: str, keep: int):
         self.storage, self.keep = storage, keep
-        self.filesystem, self.root = FileSystem.from_uri(storage)
-        self.folder = f"{self.root}/{uuid.uuid4().hex[:8]}"
-        self.kept: list[str] | None = None  # oldest first, once there is a first checkpoint of this start
+        self.filesystem, root = FileSystem.from_uri(storage)
+        self.folder = f"{root}/{uuid.uuid4().hex[:8]}"
+
+    @cached_property
+    def stored(self) -> list[str]:
+        """Folders of the stored checkpoints, oldest first; read from the storage before the first is written."""
+        files = sorted(state_files(self.storage), key=lambda info: info.mtime_ns)
+        return [info.path.removesuffix(f"/{STATE_FILE}") for info in files]
 
     def write(self, content: bytes, epochs_done: int) -> None:
         """Write a checkpoint, then delete those beyond ``keep``.
@@ -104,39 +110,40 @@ class CheckpointWriter:
         Raises:
             OSError, ExternalError: it cannot be written.
         """
+        stored, folder = self.stored, f"{self.folder}/checkpoint_{epochs_done:06d}"
         with storage_errors_explained(self.storage):
-            self._write(content, epochs_done)
-
-    def _write(self, content: bytes, epochs_done: int) -> None:
-        folder = f"{self.folder}/checkpoint_{epochs_done:06d}"
-        if self.kept is None:
-            earlier = sorted(_files(self.storage), key=lambda info: info.mtime_ns)
-            self.kept = [info.path.removesuffix(f"/{STATE_FILE}") for info in earlier if info.base_name == STATE_FILE]
-        if isinstance(self.filesystem, LocalFileSystem):
-            write_bytes(Path(folder, STATE_FILE), content)
-        else:
-            with self.filesystem.open_output_stream(f"{folder}/{STATE_FILE}") as file:  # S3 shows whole objects only
-                file.write(content)
-        self.kept.append(folder)
-        while len(self.kept) > self.keep:
-            with suppress(OSError):  # a checkpoint too many does no harm, and make clean deletes it
-                self.filesystem.delete_dir(self.kept[0])
-            del self.kept[0]
+            if isinstance(self.filesystem, LocalFileSystem):
+                write_bytes(Path(folder, STATE_FILE), content)
+            else:  # S3 shows whole objects only
+                with self.filesystem.open_output_stream(f"{folder}/{STATE_FILE}") as file:
+                    file.write(content)
+        stored.append(folder)
+        while len(stored) > self.keep:
+            with suppress(OSError):  # an extra checkpoint is harmless, and make clean deletes it
+                self.filesystem.delete_dir(stored.pop(0))
 
 
 def checkpoints(storage: str) -> list[Checkpoint]:
     """List all checkpoints in ``storage``, newest first.
 
-    A checkpoint is a zip file. One that a kill cut off lacks the directory at its end.
+    A checkpoint is a zip file. If a kill truncated it, the directory at its end is missing.
     """
     filesystem, root = FileSystem.from_uri(storage)
     found = []
-    for info in _files(storage):
-        if info.base_name == STATE_FILE:
-            folder = storage + info.path[len(root) :].removesuffix(f"/{STATE_FILE}")
-            with suppress(FileNotFoundError), filesystem.open_input_file(info.path) as file:  # pruned by a training
-                found.append(Checkpoint(folder, info.mtime_ns / 1e9, zipfile.is_zipfile(file)))
+    for info in state_files(storage):
+        folder = storage + info.path[len(root) :].removesuffix(f"/{STATE_FILE}")
+        with suppress(FileNotFoundError), filesystem.open_input_file(info.path) as file:  # deleted since
+            found.append(Checkpoint(folder, info.mtime_ns / 1e9, zipfile.is_zipfile(file)))
     return sorted(found, key=lambda checkpoint: checkpoint.time, reverse=True)
+
+
+def state_files(storage: str) -> list[FileInfo]:
+    """List the files of all checkpoints in ``storage``.
+
+    Raises:
+        ExternalError: ``storage`` cannot be read.
+    """
+    return [info for info in _files(storage) if info.base_name == STATE_FILE]
 
 
 def size_of(storage: str) -> int:

@@ -29,7 +29,7 @@ def check_trainable(name: str, params: Params, variant: VariantParams, meta: Dat
 
 
 def check_shares(params: Params, workers: WorkerPlan, meta: DatasetMeta) -> None:
-    """Refuse more workers than a batch, or the validation split, has images.
+    """Refuse more workers than there are images in a batch or in the validation split.
 
     Raises:
         UserError: a worker would get no image.

@@ -18,13 +18,12 @@ from pipelines.training.worker_plan import Node
 Result = TypeVar("Result")
 # A host on a slow disk needs this long to start its first process and import the code.
 ANSWER_WITHIN_S = 120.0
-# The part of this folder that a remote cluster receives, with .dvcignore for digest_code. Data go through the object
-# store.
+# Files that a remote cluster receives. digest_code reads .dvcignore. Data are sent through the object store.
 SHIPPED = ("pipelines", "stn", ".dvcignore")
 
 
 def excludes() -> list[str]:
-    """Patterns, as in .gitignore, of everything in the current folder but the code: no data or secrets are shipped."""
+    """Patterns, as in .gitignore, of everything in the current folder except the code: no data or secrets are sent."""
     return ["__pycache__", *(f"/{path.name}" for path in Path().iterdir() if path.name not in SHIPPED)]
 
 
@@ -57,7 +56,7 @@ def connected() -> Iterator[None]:
     except Exception as error:
         if type(error) is not Exception:  # Ray raises a plain Exception when one of its own processes does not start
             raise
-        raise ExternalError(f"Ray did not start ({error}); what was finished is kept; try again") from None
+        raise ExternalError(f"Ray did not start ({error}); finished work is kept; try again") from None
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     try:
         yield
@@ -71,7 +70,7 @@ def on_driver_node() -> NodeAffinitySchedulingStrategy:
 
 
 def run_on_other_hosts(function: Callable[..., Result], *arguments: str) -> dict[str, Result]:
-    """Run a function on each host of the connected cluster but the driver's; returns its results by address.
+    """Run a function on each host of the connected cluster except the driver's; returns its results by address.
 
     Raises:
         ExternalError: a host does not answer.

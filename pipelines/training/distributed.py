@@ -73,7 +73,7 @@ def _fit(params: Params, shared: Shared, workers: WorkerPlan, listener: Listener
         train_loop_config={"shared": shared},
         scaling_config=_scaling_config(workers),
         run_config=RunConfig(
-            # A new name for each start: Ray takes a training of the same name that has ended for this one.
+            # With the same name, Ray would mistake an earlier, finished training for this one.
             name=f"ray-{uuid.uuid4().hex[:8]}",
             storage_path=job.storage,
             failure_config=FailureConfig(max_failures=params.train.max_failures),
@@ -130,9 +130,11 @@ def _describe_failure(error: Exception, max_failures: int, storage: str, log: Pa
         write_text(log, text)
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     if isinstance(error, RayError):  # one of Ray's own processes, which Ray does not replace
-        what = f"Ray lost what runs the training: {lines[0]}"
+        what = f"Ray lost a process that runs the training: {lines[0]}"
     else:
         what = f"training failed more than train.max_failures={max_failures} times: {lines[-1][:300]}"
     if ran_out_of_memory(text):
         what += "; a lower train.batch_size needs less memory, and so do fewer train.workers on one machine"
-    return f"{what} (all of it: {log}); the last checkpoint in {storage} is kept and the next start goes on from it"
+    return (
+        f"{what} (full message: {log}); the last checkpoint in {storage} is kept and the next start continues from it"
+    )

@@ -33,7 +33,7 @@ def read_error(storage: str, path: str) -> str:
     """Why this host cannot read the probe file; empty if it can."""
     try:
         with FileSystem.from_uri(storage)[0].open_input_file(path) as file:
-            return "" if file.read() == PROBE_CONTENT else "it is another one"
+            return "" if file.read() == PROBE_CONTENT else "its content differs"
     except OSError as error:
         return str(error)
 

@@ -22,7 +22,7 @@ class HostWatch:
         if room < least:
             consequence = f"training waits for a replacement: it needs {least} worker(s), and there is room for {room}"
         else:
-            consequence = f"training goes on: there is room for {room} of at most {self.plan.most} worker(s)"
+            consequence = f"training continues: there is room for {room} of at most {self.plan.most} worker(s)"
         lost = [f"host {address} is lost; {consequence}" for address, _ in sorted(before - self.hosts)]
         joined = [f"host {address} has joined; {consequence}" for address, _ in sorted(self.hosts - before)]
         return lost + joined

@@ -46,7 +46,7 @@ class RunRecorder:
             if self.recording:
                 write()
         except OSError as error:  # must not hide the reason why training ends
-            print(f"{describe_os_error(error)}; the epochs from here will be logged at the end", flush=True)
+            print(f"{describe_os_error(error)}; later epochs will be logged at the end", flush=True)
             self.recording = False
 
 
@@ -94,7 +94,7 @@ class Listener:
     def _show_start(self, message: WorkersStarted) -> None:
         self.first_start = self.first_start or message.time
         if self.started is not None and message.workers != self.started.workers:
-            print(f"{message.workers} worker(s) where there were {self.started.workers}", flush=True)
+            print(f"{message.workers} worker(s) now, {self.started.workers} before", flush=True)
         self.started = message
         for note in message.notes:
             print(note, flush=True)

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,14 +21,11 @@ from pipelines.training.worker_plan import WorkerPlan
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM, which batch systems and containers send, end the block like an exit: what is open is closed."""
+    """End the block by SystemExit on SIGTERM, so that cleanup runs. Batch systems and containers send SIGTERM."""
 
     def leave(*_) -> None:
         sys.exit(128 + signal.SIGTERM)
 
-    if threading.current_thread() is not threading.main_thread():  # only there may a handler be set
-        yield
-        return
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
@@ -70,7 +66,7 @@ def train_in_process(params: Params, job: TrainingJob, workers: WorkerPlan, list
             raise
         raise ExternalError(
             f"training failed: {text.splitlines()[0][:300]}; a lower train.batch_size needs less memory; the last "
-            f"checkpoint in {job.storage} is kept and the next start goes on from it"
+            f"checkpoint in {job.storage} is kept and the next start continues from it"
         ) from None
     finally:
         listener.recorder.end(status)

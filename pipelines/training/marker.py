@@ -1,4 +1,4 @@
-"""A file that exists while a training runs in the driver's process, so that the next start can name a sudden end."""
+"""A file that exists while a training runs in the driver's process. The next start reports a kill by it."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ def running_marker(folder: Path) -> Iterator[None]:
 
 
 def take_last_end(folder: Path) -> str:
-    """One line on why the last start ended, if it left its marker; otherwise empty. Deletes the marker."""
+    """Say in one line why the last start ended; empty without a marker. Deletes the marker."""
     marker = folder / MARKER
     if not marker.exists():
         return ""
@@ -54,7 +54,7 @@ def _boot() -> str:
 
 
 def _oom_kills() -> int:
-    """The number of processes that the kernel has killed for lack of memory since boot; 0 where it is not known."""
+    """The number of processes that the kernel has killed for lack of memory since boot; 0 if it is unknown."""
     with suppress(OSError):
         for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
             if line.startswith("oom_kill "):

@@ -75,8 +75,8 @@ def train(name: str, params: Params, variant: VariantParams) -> Metrics:
 def training_key(train: TrainParams, variant: VariantParams, data_digest: str) -> str:
     """The key of a training, from everything that its result depends on.
 
-    ``train.max_failures`` is not part of it, so that it may be raised to continue after too many failures; nor is the
-    variant's origin.
+    ``train.max_failures`` is not part of it, so that it can be raised before a training is resumed. The variant's
+    origin is not part of it either.
     """
     recipe = train.model_dump(exclude=CHANGEABLE_TRAIN)
     return key_of(recipe, variant.model_dump(exclude=CHANGEABLE_VARIANT), data_digest, digest_code(*CODE))
@@ -113,7 +113,7 @@ class TrainingDriver:
             record, runs = self._open(outbox, workers)
             listener = self._run_workers(workers, runs, train_in_process, self.folder)
         else:
-            # Importing Ray Train takes as long as a whole start without it.
+            # Importing Ray Train is slow: it takes as long as the whole start without Ray.
             from pipelines.training.cluster import connected, nodes_alive
             from pipelines.training.distributed import train_on_ray
             from pipelines.training.host_checks import check_reachable, check_same_code
@@ -158,7 +158,7 @@ class TrainingDriver:
         )
 
     def _run_workers(self, workers: WorkerPlan, runs: dict[int, TrainingRun], run_job: RunJob, place: Path) -> Listener:
-        """Train with ``run_job``: :func:`train_in_process`, or ``train_on_ray``. ``place`` is its last argument."""
+        """Train with ``run_job``: :func:`train_in_process`, or ``train_on_ray``. ``place`` is passed to it last."""
         train = self.params.train
         job = TrainingJob(
             make_network=self.meta.network_builder(self.variant, train.dropout),

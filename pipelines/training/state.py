@@ -5,10 +5,10 @@ from io import BytesIO
 from typing import Any
 
 import torch
-from pyarrow.fs import FileSelector, FileSystem
+from pyarrow.fs import FileSystem
 
 from pipelines.outputs.trained_models import FinishedSeed, ThetaHistory
-from pipelines.training.checkpoints import STATE_FILE, storage_errors_explained
+from pipelines.training.checkpoints import state_files
 from pipelines.training.trainer import Trainer
 
 
@@ -87,20 +87,18 @@ def load_state(storage: str) -> tuple[TrainingState | None, list[str]]:
 
     Returns:
         The state, or None if there is no readable checkpoint; one line for each unreadable checkpoint.
+
+    Raises:
+        ExternalError: ``storage`` cannot be read.
     """
-    filesystem, root = FileSystem.from_uri(storage)
-    selector = FileSelector(root, allow_not_found=True, recursive=True)
+    filesystem, _ = FileSystem.from_uri(storage)
     latest, notes = None, []
-    with storage_errors_explained(storage):
-        infos = filesystem.get_file_info(selector)
-    for info in infos:
-        if info.base_name != STATE_FILE:
-            continue
+    for info in state_files(storage):
         try:
             with filesystem.open_input_file(info.path) as file:
                 state = TrainingState.from_plain(torch.load(file, map_location="cpu", weights_only=True))
         except Exception as error:  # a half-written archive raises many kinds of errors
-            notes.append(f"{info.path}: unreadable checkpoint left aside ({type(error).__name__})")
+            notes.append(f"{info.path}: unreadable checkpoint skipped ({type(error).__name__})")
             continue
         if latest is None or state.progress > latest.progress:
             latest = state

@@ -49,6 +49,6 @@ class Training:
         """When something was last written, in seconds since the Unix epoch."""
         times = []
         for path in (self.path, *self.path.iterdir()):
-            with suppress(FileNotFoundError):  # a training that runs has just deleted it
+            with suppress(FileNotFoundError):  # a running training may have deleted it
                 times.append(path.stat().st_mtime)
         return max(times + [checkpoint.time for checkpoint in self.checkpoints])

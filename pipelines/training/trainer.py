@@ -1,7 +1,7 @@
 """Trains one network with one seed, an epoch at a time, in a training worker or a tuning trial.
 
-Imports only torch, numpy and the library ``stn``. Random numbers are derived anew from (seed, epoch, rank) at the start
-of each epoch, so that a trainer whose state was saved and loaded continues as if it had not been interrupted.
+Imports only torch, numpy and the library ``stn``. Random numbers are derived from (seed, epoch, rank) at the start of
+each epoch, so that a trainer whose state was saved and loaded continues as if it had not been interrupted.
 """
 
 import math
@@ -80,7 +80,7 @@ class Trainer:
             on_step: called after each step with the number of steps done in this epoch.
 
         Raises:
-            NotFiniteError: a loss is infinite or NaN; on every rank alike.
+            NotFiniteError: a loss is infinite or NaN. All ranks raise it.
         """
         epoch, started = self.done, time.perf_counter()
         losses = self._train(epoch, on_step)

@@ -1,7 +1,7 @@
 """The training function: trains all seeds of one variant, one after another, and stores a checkpoint every epoch.
 
 A checkpoint holds the :class:`~pipelines.training.state.TrainingState`: results of the finished seeds, and network,
-optimizer and schedule of the seed in progress. Random numbers are derived anew from (seed, epoch, rank) at the start of
+optimizer and schedule of the seed in progress. Random numbers are derived from (seed, epoch, rank) at the start of
 each epoch, so that a training that was killed and resumed ends with the same weights as an undisturbed one.
 """
 
@@ -37,7 +37,7 @@ class TrainingJob:
         seeds: the training seeds, in the order of training.
         meta: description of the prepared data.
         storage: folder of the checkpoints, an absolute path or a URI.
-        keep: number of checkpoints of this start to keep.
+        keep: number of checkpoints to keep, the newest.
         threads: CPU threads of each worker.
     """
 
@@ -90,7 +90,7 @@ class TrainingWorker:
                 try:
                     self._train_seed(seed, state)
                 except NotFiniteError as error:
-                    # Raised on every rank alike. A return, unlike an error, keeps Ray from trying the same again.
+                    # All ranks raise it. The worker returns, because Ray would repeat the training after an error.
                     if self.rank == 0:
                         self.sender.send_and_wait(NotFinite(seed, str(error)))
                     return

@@ -30,7 +30,7 @@ class RunningFinal(NamedTuple):
 
 
 class FinalTraining(TaskHandler):
-    """Full-length trainings of a study, never pruned.
+    """Full-length trainings of a study. They are never pruned.
 
     A lost worker or a failure of the baseline stops the stage without a result, so that the next start tries again.
     Any other failure is a result.

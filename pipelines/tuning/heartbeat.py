@@ -21,7 +21,7 @@ DRIVER = "driver"  # the study's attribute
 class Driver(NamedTuple):
     """A process that runs a study, and the time of its last heartbeat, in seconds since the epoch.
 
-    ``started`` is the time at which the process started; with it a process id that is used again names another driver.
+    ``started`` is the time at which the process started. It distinguishes drivers that have the same process id.
     """
 
     host: str
@@ -34,10 +34,9 @@ class Driver(NamedTuple):
         return self[:3] == THIS_PROCESS
 
     def is_alive(self) -> bool:
-        """Whether the driver is still at work. On another machine only the age of its heartbeat shows that.
+        """Whether the driver still runs. On another machine only the age of its heartbeat shows that.
 
-        A heartbeat from the future was sent before the clock was set back, and a driver that is alive has sent another
-        one since.
+        If a heartbeat is in the future, the clock was set back. A live driver has sent a new one since then.
         """
         if self.host == socket.gethostname() and not psutil.pid_exists(self.pid):
             return False

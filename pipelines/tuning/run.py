@@ -37,7 +37,7 @@ from pipelines.tuning.trial_workers import Pool
 from pipelines.tuning.trials import enqueue_baseline, run_trials
 from pipelines.tuning.winner import choose_winner, describe_winner, make_tuned_variant, summarize, write_winner
 
-# The code that a trial's result depends on; of training/ only what a trial runs.
+# The code that a trial's result depends on. It includes only those modules of training/ that a trial runs.
 TRIAL_CODE = (
     "stn", "pipelines/networks", "pipelines/outputs/prepared_data.py", "pipelines/training/trainer.py",
     "pipelines/training/batches.py", "pipelines/training/recipe.py",

@@ -29,7 +29,7 @@ class TaskHandler(ABC):
 
     @abstractmethod
     def on_epoch(self, task: Task, epoch: Epoch) -> None:
-        """Called after each epoch; the worker is training the next one by then, or is idle."""
+        """Called after each epoch. At this time the worker trains the next epoch or is idle."""
 
     @abstractmethod
     def on_end(self, task: Task, epoch: Epoch) -> None:

@@ -40,7 +40,7 @@ class Task(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why a task failed. ``lost`` means that its worker died, which says nothing about the network."""
+    """Why a task failed. ``lost`` means that its worker died. The network may be fine."""
 
     reason: str
     lost: bool

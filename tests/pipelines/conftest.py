@@ -68,7 +68,7 @@ def new_store(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory) -> Path:
-    """A folder with prepared data and a store with five versions, the first of which is champion."""
+    """A folder with prepared data and a store with five versions. The first is champion."""
     folder = tmp_path_factory.mktemp("registry")
     for split in ("train", "validation", "test"):
         images = torch.zeros(COUNT, 1, 8, 8, dtype=torch.uint8)

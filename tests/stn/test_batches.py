@@ -151,7 +151,7 @@ def test_flip_gives_the_image_or_its_mirror_half_the_time():
         assert (same ^ mirror).all()
         assert 160 < mirror.sum() < 240  # four standard deviations
         mirrored.append(mirror[labels.argsort()])
-    assert 0.4 < (mirrored[0] == mirrored[1]).float().mean() < 0.6  # drawn anew in each epoch
+    assert 0.4 < (mirrored[0] == mirrored[1]).float().mean() < 0.6  # drawn again in each epoch
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -93,7 +93,7 @@ def test_a_store_without_a_server_is_restored_elsewhere(small, tmp_path):
         (tmp_path / "gone").rename(small)
 
 
-def test_a_store_that_holds_something_is_replaced_only_when_told(small, tmp_path, monkeypatch):
+def test_a_nonempty_store_is_replaced_only_with_overwrite(small, tmp_path, monkeypatch):
     backup.back_up(tmp_path / "kept")
     mlflow.MlflowClient().delete_registered_model_alias("mine", "champion")
     with pytest.raises(UserError, match=r"MLFLOW_STORE.*OVERWRITE=1"):
@@ -107,7 +107,7 @@ def test_a_store_that_holds_something_is_replaced_only_when_told(small, tmp_path
 
 
 @pytest.mark.parametrize("damage", ["altered", "missing", "added", "manifest"])
-def test_a_damaged_backup_is_told_before_anything_is_touched(damage, small, tmp_path, monkeypatch):
+def test_a_damaged_backup_is_reported_before_anything_is_touched(damage, small, tmp_path, monkeypatch):
     kept = tmp_path / "kept"
     backup.back_up(kept)
     file = next((kept / "artifacts").rglob("twice.py"))
@@ -129,7 +129,7 @@ def test_a_damaged_backup_is_told_before_anything_is_touched(damage, small, tmp_
     assert not (tmp_path / "there").exists()
 
 
-def test_half_a_backup_never_bears_its_name(small, tmp_path, files_of_at_most):
+def test_an_incomplete_backup_never_has_its_final_name(small, tmp_path, files_of_at_most):
     kept = tmp_path / "kept"
     with files_of_at_most(1000), pytest.raises((OSError, ExternalError)):
         backup.back_up(kept)
@@ -149,7 +149,7 @@ def test_half_a_backup_never_bears_its_name(small, tmp_path, files_of_at_most):
         ("postgresql://u:secret@127.0.0.1:1/db", ExternalError, "127.0.0.1"),
     ],
 )
-def test_a_store_that_cannot_be_read_is_told_in_a_line(store, error, named, tmp_path, monkeypatch):
+def test_a_store_that_cannot_be_read_is_reported_in_one_line(store, error, named, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_STORE", store)
     monkeypatch.setenv("MLFLOW_ARTIFACT_ROOT", str(tmp_path / "artifacts"))
     with pytest.raises(error, match=named) as raised:

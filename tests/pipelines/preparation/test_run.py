@@ -293,7 +293,7 @@ def test_the_second_of_two_preparations_waits(monkeypatch, capsys):
         thread.start()
     for thread in threads:
         thread.join()
-    assert active_counts == [1, 1] and "is at work on the same thing" in capsys.readouterr().out
+    assert active_counts == [1, 1] and "is working on the same task" in capsys.readouterr().out
     assert load_meta().digest and sorted(number for split in SPLITS for number in numbers(split)) == list(range(60))
 
 

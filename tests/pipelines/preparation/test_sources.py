@@ -262,7 +262,7 @@ def test_a_truncated_archive_is_named(tmp_path, form):
         cuts += [member.offset for member in members if member.offset] + [members[-1].offset + 100]
     for cut in cuts:
         path.write_bytes(whole[:cut])
-        with pytest.raises(ExternalError, match="cut off or damaged") as caught:
+        with pytest.raises(ExternalError, match="truncated or damaged") as caught:
             read_source(data(path))
         assert str(caught.value).startswith(f"{path}: ") and len(str(caught.value).splitlines()) == 1
 
@@ -294,7 +294,7 @@ def test_an_archives_checksum_is_read_to_its_end(tmp_path, form):
     content = bytearray(path.read_bytes())
     content[-6] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(ExternalError, match="cut off or damaged"):
+    with pytest.raises(ExternalError, match="truncated or damaged"):
         read_source(data(path))
 
 
@@ -374,7 +374,7 @@ def test_a_bomb_is_refused_by_what_it_declares(tmp_path, member, monkeypatch):
     with zipfile.ZipFile(packed[2], "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(member, bytes(zeros.size))
     for path in packed:
-        with pytest.raises(UserError, match="unpacks to more than is allowed") as caught:
+        with pytest.raises(UserError, match="unpacks to more than allowed") as caught:
             read_source(data(path))
         assert str(caught.value).startswith(f"{path}: {member}: ")
 
@@ -458,7 +458,7 @@ def test_a_broken_file_is_named_or_left_out(tmp_path, form, kind):
         read_source(data(in_form(tmp_path / "tree", form), skip_broken=True))
 
 
-def test_a_file_that_would_be_run_is_no_image(tmp_path):
+def test_postscript_is_not_an_image(tmp_path):
     """PIL passes PostScript to Ghostscript, for any file name."""
     write_tree(tmp_path, ["cat/1.png", "dog/1.png", "dog/2.png"])
     (tmp_path / "dog/2.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
@@ -486,7 +486,7 @@ def test_split_folders_may_be_upper_case_and_validation_folders_are_ignored(tmp_
     assert_equal(source.train.images, stacked(images, "Train/cat/1.png", "Train/dog/1.png"))
 
 
-def test_links_in_a_folder_of_ones_own_are_followed_but_not_round(tmp_path):
+def test_links_in_a_folder_are_followed_but_not_in_circles(tmp_path):
     write_tree(tmp_path / "far", ["dog/1.png"])
     write_tree(tmp_path / "tree", ["cat/1.png"])
     (tmp_path / "tree/dog").symlink_to(tmp_path / "far/dog")
@@ -597,7 +597,7 @@ def test_torchvisions_mnist(name, tmp_path):
     file = raw / "train-images-idx3-ubyte"
     for left in (file.read_bytes()[:1000], b""):  # unpacking was killed
         file.write_bytes(left)
-        with pytest.raises(ExternalError, match=f"{name} in .* is cut off or damaged .*delete its folder"):
+        with pytest.raises(ExternalError, match=f"{name} in .* is truncated or damaged .*delete its folder"):
             read_source(data(tmp_path, name, size=28, channels=1))
 
 
@@ -670,7 +670,7 @@ def test_a_download_that_fails_leaves_nothing_broken_and_can_be_repeated(tmp_pat
         read_source(data(root, "svhn", size=32))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    assert ("404" in message) if fault == "not found" else (f"{name} broke off or has the wrong checksum" in message)
+    assert ("404" in message) if fault == "not found" else (f"{name} was incomplete or had a wrong checksum" in message)
     assert [path.name for path in root.iterdir()] == ["train_32x32.mat"]
     served[name] = whole
     source = read_source(data(root, "svhn", size=32))

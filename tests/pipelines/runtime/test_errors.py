@@ -30,16 +30,16 @@ def test_a_failure_has_its_exit_code_and_no_traceback(raised, code, message, cap
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "a/b.json"), "a/b.json: No space left on device; make room"),
-        (OSError(errno.ENOSPC, "No space left on device"), "here, in the state's home or among temporary files: No s"),
-        (OSError(errno.EROFS, "Read-only file system", "b"), "b: Read-only file system; make it writable; what was"),
-        (PermissionError(errno.EACCES, "Permission denied", "b"), "b: Permission denied; give yourself the right"),
-        (OSError(errno.EIO, "Input/output error", "b"), "b: Input/output error; what was finished is kept, and the n"),
-        (OSError(errno.ENOSPC, "No space left on device", "from", None, "to"), "to: No space left on device; make"),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b.json"), "a/b.json: No space left on device; free disk"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the current, state or temporary folder: No s"),
+        (OSError(errno.EROFS, "Read-only file system", "b"), "b: Read-only file system; make it writable; finished"),
+        (PermissionError(errno.EACCES, "Permission denied", "b"), "b: Permission denied; change its permissions"),
+        (OSError(errno.EIO, "Input/output error", "b"), "b: Input/output error; finished work is kept, and the n"),
+        (OSError(errno.ENOSPC, "No space left on device", "from", None, "to"), "to: No space left on device; free"),
         (shutil.Error([("from/a", "to/a", "[Errno 28] No space left on device")]), "to/a: [Errno 28] No space left"),
     ],
 )
-def test_what_the_system_refuses_is_told_in_a_line(error, message, capsys):
+def test_what_the_system_refuses_is_reported_in_one_line(error, message, capsys):
     def main():
         raise error
 

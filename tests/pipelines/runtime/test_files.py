@@ -65,7 +65,7 @@ def test_safetensors_own_exception_names_the_file_too(folder, files_of_at_most):
 
 def test_json_that_is_cut_off_is_named(folder):
     (folder / "value.json").write_text('{"a": [1, 2')
-    with pytest.raises(ExternalError, match=r"value.json: cut off or damaged \(.*\); delete it, and dvc repro"):
+    with pytest.raises(ExternalError, match=r"value.json: truncated or damaged \(.*\); delete it, and dvc repro"):
         read_json(folder / "value.json")
 
 

@@ -329,7 +329,7 @@ JUNK = st.recursive(
 
 @FUZZ
 @given(leaf=st.sampled_from(leaves(SHIPPED)), junk=JUNK)
-def test_any_value_is_taken_or_refused_by_name(leaf, junk):
+def test_any_value_is_accepted_or_refused_by_name(leaf, junk):
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     edit(leaf, junk)
     said = ""
@@ -371,7 +371,7 @@ def test_many_mistakes_at_once_are_three_lines(mistakes, unknown, section):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("leaf", ["train.lr", "train.seeds", "register.tags"])
-def test_what_yaml_stumbles_over_is_one_line(leaf, value):
+def test_errors_of_yaml_are_one_line(leaf, value):
     edit(leaf, "HERE")
     Path("params.yaml").write_text(Path("params.yaml").read_text().replace("HERE", value), encoding="utf-8")
     assert len(refusal().splitlines()) == 1
@@ -403,7 +403,7 @@ def test_a_shift_as_large_as_the_image_is_refused():
 )
 @example(leaf="train.lr", text="2020-13-45")
 @example(leaf="train.lr", text="!!int x")
-def test_any_text_is_taken_or_refused(leaf, text):
+def test_any_text_is_accepted_or_refused(leaf, text):
     """Values as typed, before YAML parses them: invalid dates, tags, half a list."""
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     edit(leaf, "HERE")

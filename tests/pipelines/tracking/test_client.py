@@ -63,7 +63,7 @@ def one_line_error():
 
 
 @pytest.mark.parametrize("how", ["a folder", "half", "other content", "overwritten"])
-def test_a_damaged_store_is_told_in_a_line(place, how):
+def test_a_damaged_store_is_reported_in_one_line(place, how):
     damage(place, how)
     started = time.monotonic()
     with one_line_error() as line:
@@ -81,7 +81,7 @@ def closed_port() -> str:
 
 
 @pytest.mark.parametrize("address", ["http://me:secret@{}", "postgresql://me:secret@{}/mlflow"])
-def test_a_server_out_of_reach_is_told_soon_and_without_its_password(place, closed_port, monkeypatch, address):
+def test_a_server_out_of_reach_is_reported_soon_and_without_its_password(place, closed_port, monkeypatch, address):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(closed_port))
     started = time.monotonic()
     with one_line_error() as line:
@@ -112,7 +112,7 @@ def logged(client: MlflowClient) -> list[int]:
         return [metric.step for metric in client.get_metric_history(found.run_id, "train_loss")]
 
 
-def test_a_store_that_cannot_be_written_is_told_in_a_line_and_keeps_what_it_has(place, caplog):
+def test_a_store_that_cannot_be_written_is_reported_in_one_line_and_keeps_what_it_has(place, caplog):
     client = connect()
     with open_run(client) as found:
         found.log_epoch({"epoch": 1, "timestamp": 1000, "train_loss": 0.5})
@@ -120,7 +120,7 @@ def test_a_store_that_cannot_be_written_is_told_in_a_line_and_keeps_what_it_has(
     make_read_only(place)
     with one_line_error() as line, store_errors_explained("the model is kept"):
         log_metrics(connect(), found.run_id, {"test_accuracy": 0.5})
-    assert "readonly database" in line[0] and "the model is kept; the next start goes on from here" in line[0]
+    assert "readonly database" in line[0] and "the model is kept; the next start continues from here" in line[0]
     assert not caplog.records, "MLflow printed SQL"
     place.write_bytes(writable)
     with open_run(client) as found:
@@ -128,7 +128,7 @@ def test_a_store_that_cannot_be_written_is_told_in_a_line_and_keeps_what_it_has(
     assert logged(client) == [1, 2]
 
 
-def test_a_full_disk_under_the_store_is_told_in_a_line(place, files_of_at_most):
+def test_a_full_disk_under_the_store_is_reported_in_one_line(place, files_of_at_most):
     with open_run(connect()) as found:
         client = found.client
     tags = [RunTag("long", "x" * 3000), RunTag("longer", "y" * 4000)]
@@ -147,7 +147,7 @@ def test_a_full_disk_under_the_store_is_told_in_a_line(place, files_of_at_most):
     [history.main, predict.main, promote.main, provenance.main, reproduce.main, rollback.main, serve.main],
     ids=lambda main: main.__module__,
 )
-def test_every_command_tells_of_a_store_that_fails_while_it_works(store, monkeypatch, capsys, main):
+def test_every_command_reports_a_store_that_fails_while_it_works(store, monkeypatch, capsys, main):
     """The store answers when the command connects, and fails later."""
 
     def fail(*_, **__):
@@ -162,7 +162,7 @@ def test_every_command_tells_of_a_store_that_fails_while_it_works(store, monkeyp
         run_main(main)
     error = capsys.readouterr().err
     assert ended.value.code == 1 and error.count("\n") == 1
-    assert re.match(r"error: tracking store sqlite:///\S+: the store has gone; .*; the next start goes on", error)
+    assert re.match(r"error: tracking store sqlite:///\S+: the store has gone; .*; the next start continues", error)
 
 
 def test_epochs_keep_their_order_where_the_clock_was_set_back(place):
@@ -177,7 +177,7 @@ def test_epochs_keep_their_order_where_the_clock_was_set_back(place):
     assert run.data.metrics["train_loss"] == pytest.approx(1 / 3)
 
 
-def test_the_last_figures_stand_where_the_clock_was_set_back(place, monkeypatch):
+def test_the_last_figures_stand_after_the_clock_was_set_back(place, monkeypatch):
     with open_run(connect()) as found:
         pass
     for value, now in ((0.1, 10**9), (0.2, 10**9 - 3600), (0.3, 10**9 - 7200)):

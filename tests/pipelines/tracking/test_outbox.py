@@ -1,4 +1,4 @@
-"""Outbox: whatever the store does, in the end it has every update once and in order."""
+"""Outbox: after any faults of the store, it has every update once and in order."""
 
 import json
 import os
@@ -135,7 +135,7 @@ def kill(outbox: Outbox) -> None:
     faults=st.lists(st.sampled_from(["well", "away", "broken", "lost"]), max_size=60),
     work=st.lists(st.sampled_from(["a", "b", "sample", "kill"]), max_size=30),
 )
-def test_after_any_faults_and_kills_the_store_has_what_the_driver_told(home, faults, work):
+def test_after_any_faults_and_kills_the_store_is_complete(home, faults, work):
     store, name = Store(faults), os.urandom(8).hex()
     expected: dict[str, list] = {key: [] for key in ("a", "b")}
     outbox = make_outbox(store, name)
@@ -193,7 +193,7 @@ def test_training_does_not_wait_and_undelivered_updates_are_kept(home, capsys):
 
     store.faults = []
     deliver(store)
-    assert "4 updates that had waited are delivered" in capsys.readouterr().out
+    assert "4 pending updates are delivered" in capsys.readouterr().out
     assert [(metric.step, metric.timestamp) for metric in store.runs["0"].metrics] == [(1, 1001), (2, 1002), (3, 1003)]
     assert kept(home) == []
 
@@ -220,7 +220,7 @@ def test_updates_that_an_earlier_version_left_are_delivered(home, capsys):
     (folder,) = home.glob("state/delivery/*")
     (folder / "stn-digits-0123.jsonl").write_bytes(EARLIER_LINES)
     deliver(store)
-    assert "10 updates that had waited are delivered" in capsys.readouterr().out
+    assert "10 pending updates are delivered" in capsys.readouterr().out
     (run,) = store.runs.values()
     assert (run.name, run.start, run.end, run.status) == ("trial-3", 100, 107, ["RUNNING", "FINISHED"])
     assert run.tags == {"training_key": "a", "mlflow.parentRunId": "p", "state": "finished"}
@@ -257,7 +257,7 @@ def test_an_hours_updates_take_few_requests():
     assert batches == [1000, 1000, 1]
 
 
-def test_another_store_is_not_told_what_was_kept_for_the_first(home):
+def test_updates_kept_for_one_store_do_not_go_to_another(home):
     first, second = Store(["away"] * 10**6), Store()
     second.tracking_uri = "http://second"
     with make_outbox(first, patience=0.05) as outbox:
@@ -276,7 +276,7 @@ def test_updates_of_a_running_process_are_left_to_it(home):
     assert kept(home) == [] and len(store.runs) == 1
 
 
-def test_what_the_store_refuses_is_said_once_and_holds_nothing_up(capsys):
+def test_refused_updates_are_reported_once_and_block_nothing(capsys):
     store = Store()
     store.log_batch = lambda *_, **__: (_ for _ in ()).throw(MlflowException("deleted", RESOURCE_DOES_NOT_EXIST))
     with make_outbox(store) as outbox:
@@ -482,7 +482,7 @@ def test_a_server_restarted_three_times_has_every_metric_once(server, monkeypatc
     count = delivered(runs, client)
     print(f"delivered {count} of {SEEDS * EPOCHS * METRICS} metrics through three restarts")
     assert count == SEEDS * EPOCHS * METRICS
-    assert 1 <= output.count("does not answer") == output.count("that had waited are delivered") <= 3, output
+    assert 1 <= output.count("does not answer") == output.count("pending updates are delivered") <= 3, output
     assert kept(home) == []
 
 
@@ -523,7 +523,7 @@ def test_a_store_that_never_comes_back_costs_no_result_and_the_next_start_delive
     without_its_server("pipelines.train", "--variant", "stn")
     record = json.loads((project.folder / "models/stn/training.json").read_text())
     said = project.stage("train", "--variant", "stn").stdout
-    assert "is copied" in said and "that had waited are delivered" in said and "epochs on" not in said
+    assert "is copied" in said and "pending updates are delivered" in said and "epochs on" not in said
     (trained,) = runs_of_stn(client)
     assert trained.info.run_id == record["runs"]["0"]["run_id"] and trained.info.status == "FINISHED"
     history = client.get_metric_history(trained.info.run_id, "validation_accuracy")
@@ -534,7 +534,7 @@ def test_a_store_that_never_comes_back_costs_no_result_and_the_next_start_delive
     assert trained.data.tags["device"] == "cpu"
 
     without_its_server("pipelines.tune")
-    assert "that had waited are delivered" in project.command("doctor", check=False).stdout
+    assert "pending updates are delivered" in project.command("doctor", check=False).stdout
     found = {run.info.run_name: run for run in runs_of_stn(client)}
     parent = found["tune-digits"]
     trials, finals = ([run for name, run in found.items() if name.startswith(kind)] for kind in ("trial-", "final-"))

@@ -82,7 +82,7 @@ def test_what_another_host_says(shared, alone, tmp_path):
     place = storage_of("stn-1")
     check_reachable(place)
     filesystem, root = FileSystem.from_uri(place)
-    for content, expected in ((b"seen", ""), (b"other", "it is another one")):
+    for content, expected in ((b"seen", ""), (b"other", "its content differs")):
         with filesystem.open_output_stream(f"{root}/mark") as file:
             file.write(content)
         assert read_error(place, f"{root}/mark") == expected
@@ -90,7 +90,7 @@ def test_what_another_host_says(shared, alone, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", ["bucket", "key"])
-def test_s3_that_does_not_take_it_is_told_in_a_line(s3, alone, monkeypatch, wrong):
+def test_a_refusal_of_s3_is_reported_in_one_line(s3, alone, monkeypatch, wrong):
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CHECKPOINT_STORAGE", "s3://bucket/of/mine")
@@ -105,7 +105,7 @@ def test_s3_that_does_not_take_it_is_told_in_a_line(s3, alone, monkeypatch, wron
     assert len(line.splitlines()) == 1 and "another one" not in line
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_a_line(alone, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_made_is_reported_in_one_line(alone, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("CHECKPOINT_STORAGE", str(tmp_path / "file"))
     with pytest.raises(ExternalError, match=f"CHECKPOINT_STORAGE: {Path(tmp_path, 'file')}"):

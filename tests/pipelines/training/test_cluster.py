@@ -1,4 +1,4 @@
-"""The cluster: the number of tuning trials that fit on it, and what errors tell of memory."""
+"""The cluster: the number of tuning trials that fit on it."""
 
 import pytest
 
@@ -43,4 +43,4 @@ def test_trials_fit_the_cluster(monkeypatch, nodes, share, number):
                 room[i] = (cpus - 1, [left - taken * (g in free[:1]) for g, left in enumerate(gpus)])
                 break
         else:
-            pytest.fail("one would wait for ever")
+            pytest.fail("one would wait forever")

@@ -101,7 +101,7 @@ def test_a_start_shows_notes_precision_and_what_was_resumed(listener, capsys):
         "state.pt: unreadable checkpoint", "cpu, float32: set by hand", "resumed after 3 of 8 epochs",
     ]  # fmt: skip
     listener.handle(started(time=9.0, workers=1))
-    assert capsys.readouterr().out.splitlines() == ["1 worker(s) where there were 2", "cpu, float32: set by hand"]
+    assert capsys.readouterr().out.splitlines() == ["1 worker(s) now, 2 before", "cpu, float32: set by hand"]
     assert listener.first_start == 5.0 and listener.started is not None and listener.started.workers == 1
 
 
@@ -116,7 +116,7 @@ def test_a_full_disk_stops_the_recording_and_nothing_else(listener, runs, report
     listener.handle(epoch(1, 7))
     said = capsys.readouterr().out
     assert said == (
-        "outbox.jsonl: No space left on device; make room there; the epochs from here will be logged at the end\n"
+        "outbox.jsonl: No space left on device; free disk space there; later epochs will be logged at the end\n"
     )
     runs[7].full = False  # an epoch between two others would otherwise be missing
     for message in (epoch(2, 7), SeedStarted(3), epoch(1, 3)):

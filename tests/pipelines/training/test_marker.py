@@ -32,7 +32,7 @@ def test_a_killed_process_is_named(tmp_path):
     ("changes", "cause"),
     [({"oom_kills": -1}, "for lack of memory"), ({"boot": "another"}, "was restarted")],
 )
-def test_lack_of_memory_and_a_restart_are_told_from_a_kill(tmp_path, changes, cause):
+def test_lack_of_memory_and_a_restart_are_distinguished_from_a_kill(tmp_path, changes, cause):
     with running_marker(tmp_path):
         values = read_json(tmp_path / MARKER)
     write_json(tmp_path / MARKER, values | changes)

@@ -198,7 +198,7 @@ def test_without_its_controller_a_training_ends_in_a_line_and_goes_on_from_s3(pr
     driver = start_and_kill(project, "TrainController", when=kept)
     error = error_line(driver.communicate()[0])
     assert driver.returncode == 1
-    assert "Ray lost what runs the training" in error and "the next start goes on" in error
+    assert "Ray lost a process that runs the training" in error and "the next start continues" in error
     assert kept() and checkpoints(project) == 0
     assert re.search(r"resumed after [1-9]\d* of 30 epochs", train(project).stdout)
     assert_each_epoch_once(project, seeds=1, epochs=30)
@@ -219,7 +219,7 @@ def test_without_its_mailbox_a_training_goes_on_and_all_epochs_are_logged_at_the
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_disk_that_fills_up_while_training(project, small_disk, workers):
-    """Database, artifacts and checkpoints lie on it; with room again training goes on from the last checkpoint."""
+    """Database, artifacts and checkpoints lie on it; with room again training continues from the last checkpoint."""
     settings = ("train.epochs=30", "train.seeds=[0]", "train.max_failures=0", f"train.workers={workers}")
     project.set(*SMALL, *settings)
     project.stage("prepare")
@@ -232,7 +232,7 @@ def test_a_disk_that_fills_up_while_training(project, small_disk, workers):
     output = driver.communicate()[0]
     assert driver.returncode == 1, output
     error = error_line(output)
-    assert "No space left on device" in error and f"{disk.folder}/training" in error and "next start goes on" in error
+    assert "No space left on device" in error and f"{disk.folder}/training" in error and "next start continues" in error
     disk.clear()
     assert re.search(r"resumed after [1-9]\d* of 30 epochs", train(project).stdout)
     assert_each_epoch_once(project, seeds=1, epochs=30)
@@ -262,7 +262,7 @@ def test_the_second_of_two_trainings_of_one_key_waits_and_takes_the_result_over(
     outputs = [driver.communicate()[0] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], outputs
     waited, worked = sorted(outputs, key=lambda output: "is copied" not in output)
-    assert "is at work on the same thing" in waited and "epochs on" not in waited
+    assert "is working on the same task" in waited and "epochs on" not in waited
     assert "epochs on" in worked
     assert_each_epoch_once(project, seeds=1, epochs=3)
 

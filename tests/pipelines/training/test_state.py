@@ -99,7 +99,7 @@ def test_the_furthest_of_all_attempts_wins(tmp_path, order):
     assert found is not None and torch.equal(found.finished[1].weights["w"], torch.ones(50))
 
 
-def test_what_cannot_be_read_is_noted_and_left_aside(tmp_path):
+def test_unreadable_checkpoints_are_skipped_with_a_note(tmp_path):
     whole = save(tmp_path / "a" / "checkpoint_1", state(0, 4)).read_bytes()
     broken = []
     for cut in (0, 1, 100, len(whole) // 2, len(whole) - 1):

@@ -10,7 +10,7 @@ from pipelines.settings.params import TrainParams, WorkerRange, load_params
 from pipelines.settings.variants import ClassifierParams, Origin, VariantParams, load_variant
 from pipelines.training.run import training_key
 
-# Another value for each setting, or two of which one is another.
+# A value that differs from params.yaml; for a choice, all values, since one of them differs.
 OF_TRAIN: dict[str, Any] = {
     "epochs": 77, "batch_size": 99, "optimizer": ("sgd", "muon"), "lr": 0.123, "warmup": 0.123, "momentum": 0.123,
     "weight_decay": 0.123, "max_grad_norm": 0.123, "dropout": 0.123, "flip": (True, False), "shift": 33,

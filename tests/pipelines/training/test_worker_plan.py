@@ -51,7 +51,7 @@ def test_workers_fit_the_cluster(nodes, workers, expected):
         ([(3, 0), (3, 0)], {"workers": 3, "threads": 2}),  # six cores, but no node has room for two workers
     ],
 )
-def test_what_would_wait_for_ever_is_refused(nodes, changes):
+def test_what_would_wait_forever_is_refused(nodes, changes):
     with pytest.raises(UserError, match=f"train.workers: {changes['workers']} given"):
         plan_workers(train_params(**changes), as_nodes(nodes))
 
@@ -78,7 +78,7 @@ def test_fewer_than_the_least_are_refused():
             plan_workers(train_params(workers=WorkerRange(min=2, max=4)), as_nodes(nodes))
 
 
-def test_hosts_that_leave_and_join_are_told_with_what_it_means(monkeypatch):
+def test_hosts_that_leave_and_join_are_reported_with_the_consequence(monkeypatch):
     pretend_nodes(monkeypatch, (2, 0), (2, 0))
     watch = HostWatch(
         plan_workers(train_params(workers=WorkerRange(min=2, max=4), threads=1), as_nodes([(2, 0), (2, 0)]))
@@ -86,10 +86,10 @@ def test_hosts_that_leave_and_join_are_told_with_what_it_means(monkeypatch):
     assert watch.changes() == []
     pretend_nodes(monkeypatch, (2, 0))
     (line,) = watch.changes()
-    assert line == "host 10.0.0.2 is lost; training goes on: there is room for 2 of at most 4 worker(s)"
+    assert line == "host 10.0.0.2 is lost; training continues: there is room for 2 of at most 4 worker(s)"
     assert watch.changes() == []
     pretend_nodes(monkeypatch, (1, 0))
-    assert watch.changes() == []  # the same host, whatever it lends
+    assert watch.changes() == []  # the same host with fewer CPUs
     pretend_nodes(monkeypatch)
     (line,) = watch.changes()
     assert line == (
@@ -97,4 +97,4 @@ def test_hosts_that_leave_and_join_are_told_with_what_it_means(monkeypatch):
     )
     pretend_nodes(monkeypatch, (8, 0))
     (line,) = watch.changes()
-    assert line == "host 10.0.0.1 has joined; training goes on: there is room for 4 of at most 4 worker(s)"
+    assert line == "host 10.0.0.1 has joined; training continues: there is room for 4 of at most 4 worker(s)"

@@ -112,7 +112,7 @@ def test_a_killed_study_ends_with_all_its_trials_and_one_run_for_each(small):
         assert transformer is not None and transformer.localization.hidden == params["hidden"]
     assert (small.folder / "plots/tune/history.png").stat().st_size > 1000
 
-    # A start without work left, then one with four more trials, of which one loses its worker.
+    # First a start without work left, then one with four more trials. One of the trials loses its worker.
     assert "at once" not in small.stage("tune").stdout
     small.set(f"tune.trials={trials + 4}")
     driver = small.start(sys.executable, "-m", "pipelines.tune")
@@ -166,7 +166,7 @@ def test_a_disk_that_fills_up_while_tuning(small, small_disk):
     output = driver.communicate()[0]
     assert driver.returncode == 1 and "Traceback" not in output, output
     (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert "the next start goes on" in error
+    assert "the next start continues" in error
     disk.clear()
     small.stage("tune")
     metrics = read_json(small.folder / "metrics/tune.json")
@@ -181,7 +181,7 @@ def test_two_drivers_of_one_study(small):
     first = small.start(sys.executable, "-m", "pipelines.tune")
     wait_for(b"study_name", small, first)
     second = small.stage("tune", check=False)
-    assert second.returncode == 1 and f"process {first.pid} is at work on the same thing" in second.stdout
+    assert second.returncode == 1 and f"process {first.pid} is working on the same task" in second.stdout
     assert "Traceback" not in second.stdout
     output = first.communicate()[0]
     assert first.returncode == 0, output

@@ -115,7 +115,7 @@ def test_a_resumed_sampler_does_not_repeat_itself(settings):
     assert len(set(values)) == 3
 
 
-def test_a_second_driver_is_told_who_holds_the_study(settings):
+def test_a_second_driver_learns_who_holds_the_study(settings):
     second = study.open_study("s", settings)
     with study.open_study("s", settings), pytest.raises(ExternalError, match=f"process {os.getpid()} .*s"), second:
         pass
@@ -151,7 +151,7 @@ def test_a_driver_that_was_silent_for_too_long_and_is_displaced_stops(settings):
     )
 
 
-def test_what_a_kill_leaves_of_the_journal_is_mended(settings):
+def test_an_incomplete_last_line_of_the_journal_is_repaired(settings):
     with study.open_study("s", settings) as opened:
         opened.tell(drawn(opened), 0.5)
     journal = Path(study.location("s"))
@@ -165,7 +165,7 @@ def test_what_a_kill_leaves_of_the_journal_is_mended(settings):
 
 
 @pytest.mark.parametrize("damage", [b'{"op_code": 4, "wor', b"\xff\xfe\x00", b'{"op_code": 4}', b'["no record"]'])
-def test_a_line_in_the_middle_of_the_journal_that_is_none_is_told(damage, settings):
+def test_a_damaged_line_in_the_middle_of_the_journal_is_reported(damage, settings):
     for _ in range(2):
         with study.open_study("s", settings) as opened:
             opened.tell(drawn(opened), 0.5)
@@ -206,7 +206,7 @@ def test_a_full_disk_loses_no_trial_and_counts_none_twice(settings, files_of_at_
             ), "enqueued twice"
 
 
-def test_a_clock_set_back_takes_the_study_from_no_one(settings, monkeypatch):
+def test_a_clock_set_back_does_not_release_the_study(settings, monkeypatch):
     """The running driver keeps the study, a driver started after a dead one gets it, and all trials stay."""
     now = time.time()
     clock = {"now": now}
@@ -229,7 +229,7 @@ def test_a_clock_set_back_takes_the_study_from_no_one(settings, monkeypatch):
 @pytest.mark.parametrize(
     "address", ["nonsense", "postgresql+nodriver://user:secret@host/db", "postgresql://user:secret@host:54x/db"]
 )
-def test_an_address_that_is_none_is_the_users_mistake(address, settings, monkeypatch):
+def test_an_invalid_address_is_a_user_error(address, settings, monkeypatch):
     monkeypatch.setenv("OPTUNA_STORAGE", address)
     with pytest.raises(UserError, match="OPTUNA_STORAGE") as raised, study.open_study("s", settings):
         pass
