@@ -216,7 +216,7 @@ def test_a_training_at_work_is_left_alone(folder, trainings, capsys):
     set_value("clean.superseded=0")
     with hold_lock(f"train-{first.name.removeprefix('stn-')}"):
         printed = run(capsys)
-    assert first.exists() and f"{first.relative_to(folder)} stays: process {os.getpid()} is at work" in printed
+    assert first.exists() and f"{first.relative_to(folder)} stays: process {os.getpid()} is working on the same task" in printed
     run(capsys)
     assert not first.exists()
 
@@ -230,7 +230,7 @@ def test_state_of_a_killed_process_is_deleted_by_all_unless_it_is_in_use(folder,
     run(capsys)
     assert file.exists()
     with hold_lock(f"{kind}-{Path(name).stem}"):
-        assert "is at work" in run(capsys, "--all")
+        assert "is working on the same task" in run(capsys, "--all")
     assert file.exists()
     run(capsys, "--all")
     assert not file.exists()

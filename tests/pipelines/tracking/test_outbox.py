@@ -486,11 +486,11 @@ def test_a_server_restarted_three_times_has_every_metric_once(server, monkeypatc
     assert kept(home) == []
 
 
-# Runs a stage that waits two seconds, not a minute, at its end.
+# Runs a stage that waits 10 s, not a minute, at its end. MLflow takes about 5 s to give up on a lost server.
 IMPATIENT = """
 import runpy, sys
 from pipelines.tracking.outbox import Outbox
-Outbox.__init__.__kwdefaults__["patience"] = 2.0
+Outbox.__init__.__kwdefaults__["patience"] = 10.0
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
