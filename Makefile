@@ -23,11 +23,8 @@ help:  ## list the targets
 setup: $(READY)  ## create .venv from requirements.lock, if it is missing or out of date
 
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another with: make setup PYTHON=python3.12")'
-	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --disable-pip-version-check -r requirements.lock
-	.venv/bin/python -m pip install --disable-pip-version-check --no-deps --editable .
-	touch $@
+	@$(PYTHON) tools/set_up.py
+	@touch $@
 
 demo: $(READY)  ## run the whole pipeline on scikit-learn's digits, distorted; downloads nothing
 	@tools/demo.sh

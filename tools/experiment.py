@@ -9,7 +9,7 @@ to the same tracking store; ``dvc exp apply`` brings the outputs here.
 
 import argparse
 import json
-import subprocess
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from pipelines.settings.dotted_names import flatten
 from pipelines.settings.params import PARAMS_FILE, check_params
 from pipelines.settings.yaml_file import read_yaml
 
-# DVC prints this line for every missing output. In a new experiment all outputs are missing.
-EXPECTED_WARNING = "WARNING: No file hash info found for"
+# DVC logs this for every output that the work tree lacks. In a new experiment all outputs are missing.
+EXPECTED_WARNING = "No file hash info found for"
 
 
 def read_settings(file: Path) -> dict[str, Any]:
@@ -47,16 +47,12 @@ def _merge(settings: Any, changes: Any) -> Any:
 
 def run_experiment(settings: dict[str, Any]) -> int:
     """Run the experiment; returns DVC's exit code."""
-    command = ["dvc", "exp", "run", "--temp"]
-    for name, value in settings.items():
-        command += ["-S", f"{name}={json.dumps(value, ensure_ascii=False)}"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if EXPECTED_WARNING not in line:
-            sys.stderr.write(line)
-            sys.stderr.flush()
-    return process.wait()
+    from dvc.cli import main as dvc
+
+    for module in ("hashfile", "index"):
+        logging.getLogger(f"dvc_data.{module}.checkout").addFilter(lambda record: EXPECTED_WARNING not in record.msg)
+    changes = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
+    return dvc(["exp", "run", "--temp", *(part for change in changes for part in ("-S", change))])
 
 
 def main() -> None:

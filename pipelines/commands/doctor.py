@@ -54,12 +54,26 @@ def check_torch() -> Iterator[Finding]:
     from stn.training import choose_precision
 
     count = torch.cuda.device_count()
-    names = ", ".join(torch.cuda.get_device_name(i) for i in range(count))
-    yield Finding("GPUs", f"{count}: {names}" if count else "none; training uses the CPU")
+    yield Finding("GPUs", describe_gpus())
     precision, reason = choose_precision("auto", torch.device("cuda" if count else "cpu"))
     yield Finding("precision", f"{str(precision).removeprefix('torch.')}, since {reason}")
     yield Finding("torch", f"{torch.__version__}")
     yield Finding("threads", f"train.threads: auto is {usable_cores()}, shared among the workers on this machine")
+
+
+def describe_gpus() -> str:
+    """The GPUs that training uses, or why it uses the CPU: no GPU, no driver, or a driver too old for torch."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count:
+        return f"{count}: " + ", ".join(torch.cuda.get_device_name(i) for i in range(count))
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).strip().split(". ")[0].splitlines()[0].rstrip(".")
+        return f"none ({reason}); training uses the CPU"
+    return "none; training uses the CPU"
 
 
 def check_settings() -> Iterator[Finding]:
@@ -170,10 +184,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.commands.doctor", description="Check this machine, the settings and the services."
     )
-    parser.parse_args()
+    parser.add_argument("--device", action="store_true", help="check only what training runs on")
+    checks = (check_machine, check_git, check_torch, check_settings, check_ray, check_tracking, check_services)
+    if parser.parse_args().device:
+        checks = (check_torch,)
     console = Console(highlight=False, soft_wrap=True)
     problems = []
-    for check in (check_machine, check_git, check_torch, check_settings, check_ray, check_tracking, check_services):
+    for check in checks:
         for finding in check():
             mark = "[red]✗[/red]" if finding.problem else "[green]✓[/green]"
             console.print(f"{mark} {finding.subject:<16} {finding.value}")
@@ -183,7 +200,8 @@ def main() -> None:
         console.print(f"[red]wrong:[/red] {problem}")
     if problems:
         sys.exit(1)
-    console.print("nothing is wrong")
+    if len(checks) > 1:
+        console.print("nothing is wrong")
 
 
 if __name__ == "__main__":

@@ -216,7 +216,10 @@ def test_a_training_at_work_is_left_alone(folder, trainings, capsys):
     set_value("clean.superseded=0")
     with hold_lock(f"train-{first.name.removeprefix('stn-')}"):
         printed = run(capsys)
-    assert first.exists() and f"{first.relative_to(folder)} stays: process {os.getpid()} is working on the same task" in printed
+    assert (
+        first.exists()
+        and f"{first.relative_to(folder)} stays: process {os.getpid()} is working on the same task" in printed
+    )
     run(capsys)
     assert not first.exists()
 
