@@ -14,11 +14,13 @@ def main() -> None:
     # torch and MLflow take seconds to import. Invalid settings are reported before that.
     from pipelines.evaluation.run import evaluate
     from pipelines.outputs.evaluation_results import COMPARISON
+    from pipelines.runtime.progress import print_duration
     from pipelines.tracking.client import store_errors_explained
 
     with store_errors_explained("the models are evaluated again"):
         evaluate(params.variants, params.evaluate)
     print(COMPARISON.read_text(encoding="utf-8"))
+    print_duration("evaluate")
 
 
 if __name__ == "__main__":

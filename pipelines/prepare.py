@@ -8,8 +8,10 @@ def main() -> None:
     params = load_params()
     # Imported only after the settings are checked, because torch takes seconds to import.
     from pipelines.preparation.run import prepare, report
+    from pipelines.runtime.progress import print_duration
 
     report(prepare(params))
+    print_duration("prepare")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ def main() -> None:
     params = load_params()
     # Importing torch and MLflow takes seconds, so the settings are checked first.
     from pipelines.registry.registration import register
+    from pipelines.runtime.progress import print_duration
     from pipelines.tracking.client import store_errors_explained
 
     with store_errors_explained("nothing is registered twice"):
@@ -21,6 +22,7 @@ def main() -> None:
         f"{registered.model}: {versions}; challenger is version {registered.challenger}, "
         f"champion is version {registered.champion}"
     )
+    print_duration("register")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as pipelines/__init__.py sets
 
 
 def pytest_collection_modifyitems(items: list) -> None:
-    """The demo first: it takes longest, and others wait for what it leaves. Other long files before short ones, so that
-    of processes that each take a file none is left with a long one at the end."""
+    """Run long files first, so that no process has a long one left at the end. The demo is the longest, and other files
+    wait for its results."""
     long = ("test_demo.py", "test_settings.py", "test_params.py", "test_champion.py", "tuning/test_run.py")
 
     def place(item) -> int:
@@ -126,7 +126,7 @@ class Project:
         return self.stage(f"commands.{name}", *arguments, **options)
 
     def commit(self, message: str) -> None:
-        """Commit everything there, whoever git thinks is at work."""
+        """Commit everything, with an identity of its own."""
         self.run("git", "add", "-A")
         identity = ("-c", "user.name=Tester", "-c", "user.email=tester@example.com", "-c", "commit.gpgsign=false")
         self.run("git", *identity, "commit", "-q", "-m", message)

@@ -79,7 +79,7 @@ def test_the_table_it_prints_is_the_one_in_the_metrics(demo, applied):
 
 
 def test_with_theta_forced_to_the_identity_the_lead_is_gone(applied, monkeypatch):
-    """What the variant stn gains, it gains by warping: without the warp it is no better than plain."""
+    """The lead of the variant stn comes from warping: without the warp it is no better than plain."""
     monkeypatch.chdir(applied.folder)
     meta, test = load_meta(), load_split("test")
     batches = meta.batches(test, torch.device("cpu"))
@@ -103,9 +103,9 @@ def test_with_theta_forced_to_the_identity_the_lead_is_gone(applied, monkeypatch
 def test_over_rotation_the_transformer_is_flatter_and_with_theta_forced_to_the_identity_it_is_not(
     applied, monkeypatch, tmp_path
 ):
-    """The mean accuracy over the angles of training, as a share of the highest: on upright test images, turned.
+    """Compares the mean accuracy over the angles of training, relative to the highest, on turned upright images.
 
-    Not on the prepared ones, which are turned already: turned by up to 90° more, half of them leave that range.
+    The prepared images are turned already. If they were turned by up to 90° more, half of them would leave the range.
     """
     monkeypatch.chdir(applied.folder)
     params, meta, test = load_params(), load_meta(), load_split("test")
@@ -253,7 +253,7 @@ def test_the_demos_results_meet_an_empty_store(applied, tmp_path):
 
 
 def test_promotion_and_the_way_back(applied):
-    """plain gives way to tuned, which is surely better; not the other way around, but by force. Then back again."""
+    """tuned replaces plain, since it is better. The opposite needs force. A rollback restores the champion."""
     client = mlflow.MlflowClient(f"sqlite:///{applied.folder}/state/mlflow.db")
     version = {v.tags["variant"]: str(v.version) for v in client.search_model_versions("name = 'stn-digits'")}
 
@@ -320,7 +320,7 @@ def test_the_champion_can_be_made_again_bit_for_bit(demo, client):
 
 
 def test_prediction_from_files(applied, client, monkeypatch, tmp_path):
-    """Test images as files, in color: what is said of them is what the model says of the pixels."""
+    """Color files of test images get the same prediction as their pixels."""
     monkeypatch.chdir(applied.folder)
     chosen = load_split("test").images[:12]
     for number, image in enumerate(chosen[:, 0].numpy()):
@@ -366,7 +366,7 @@ def test_the_champion_over_http(applied, client, monkeypatch):
 
 
 def test_three_lines_load_it_where_this_project_is_not(demo, tmp_path):
-    """In an environment of its own that finds torch and mlflow, and neither stn nor pipelines."""
+    """The environment has torch and mlflow, but neither stn nor pipelines."""
     venv.create(tmp_path / "env", with_pip=False)
     (site_packages,) = (tmp_path / "env/lib").glob("python*/site-packages")
     # Python searches the folders that a .pth file names, but does not read their .pth files. One is this project's.

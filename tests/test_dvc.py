@@ -96,7 +96,7 @@ def test_an_edit_of_code_that_changes_no_result_trains_nothing(project):
 
 
 def lock(project, stage: str) -> None:
-    """Record a stage in dvc.lock with the present dependencies and with invented outs."""
+    """Record a stage in dvc.lock with its current dependencies and with invented outs."""
     name, _, variant = stage.partition("@")
     for path in outs(name, "outs", "metrics", "plots"):
         target = project.folder / path.replace("${item.variant}", variant)

@@ -1,6 +1,6 @@
-"""A disk that is full at any of the files that a stage writes, and files that are cut off when a stage reads them.
+"""Full disks at each file that a stage writes, and truncated files at each file that a stage reads.
 
-At every point: one line, exit code 1, no file half written, and the next start does the rest.
+Each gives one line and exit code 1, leaves no partial file, and the next start continues.
 """
 
 import contextlib
@@ -122,7 +122,7 @@ def files(folder: Path, *parts: str) -> dict[str, bytes]:
 
 
 def fails(main: Callable[[], object], capsys) -> str:
-    """The one line in which ``main`` says why it ended with exit code 1."""
+    """The one line that ``main`` prints before it ends with exit code 1."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         run_main(main)
@@ -237,8 +237,8 @@ def test_settings_that_cannot_be_written_stay(folder, capsys):
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_every_row_of_the_table_of_faults_names_tests_that_are_there():
-    """In the files that the row names, or in the one that its section does."""
+def test_every_row_of_the_table_of_faults_names_existing_tests():
+    """They exist in the files that the row names, or in the file of its section."""
     rows, named = 0, set()
     for section in (ROOT / "docs/faults.md").read_text().split("\n## ")[1:]:
         header, _, table = section.partition("|---|---|---|\n")

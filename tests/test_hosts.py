@@ -1,7 +1,7 @@
 """A cluster of several hosts: code and data are sent, workers are spread, and training survives the loss of a host.
 
-The hosts are network namespaces, see :mod:`tools.hosts`. They would share the project's folder: it is hidden from all
-of them but the driver's host.
+The hosts are network namespaces, see :mod:`tools.hosts`. They would share the project's folder, so it is hidden from
+all hosts except the driver's.
 """
 
 import json
@@ -34,7 +34,7 @@ def cluster(project) -> Iterator[Cluster]:
         pytest.skip(reason)
     project.set(*SMALL)
     project.stage("prepare")
-    # The name of tmp_path is too long: the paths of Ray's sockets, which are beside it, must have less than 108 bytes.
+    # tmp_path is too long: the paths of Ray's sockets must be shorter than 108 bytes.
     with tempfile.TemporaryDirectory() as folder, hosts(3) as (head, *workers):
         shared = Path(folder, "shared")
         shared.mkdir()

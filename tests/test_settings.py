@@ -59,7 +59,7 @@ from stn.batches import Batches
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("params.yaml", "variants/plain.yaml", "variants/stn.yaml")
-# What every run here begins with; a check changes one leaf of it.
+# The settings of every run here; a check changes one leaf.
 TINY = {
     "data.dataset": "tiny", "data.size": 28, "data.channels": 1, "data.distortion.rotation": 30,
     "data.distortion.scale": [0.7, 1.0], "data.distortion.shift": 0.1, "prepare.validation": 0.25,
@@ -94,7 +94,7 @@ class Trained(SimpleNamespace):
     weights: dict[str, torch.Tensor]
     history: list[dict]
     files: set[str]
-    epochs: list[tuple[int, list[int]]]  # of each epoch: images to draw from, and the batches' sizes
+    epochs: list[tuple[int, list[int]]]  # for each epoch: the number of images, and the sizes of the batches
     asked: Any
     threads: list[int]
     started: WorkersStarted
@@ -110,7 +110,7 @@ class Tuned(SimpleNamespace):
 
     @property
     def drawn(self) -> list[FrozenTrial]:
-        """The trials whose values the sampler chose: all but the baseline's own."""
+        """The trials with values from the sampler: all except the baseline."""
         return self.trials[1:]
 
 
@@ -120,7 +120,7 @@ class Bench:
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch):
         self.folder, self.patch = folder, patch
         self.runs = 0
-        self.base: dict[str, Any] = {}  # settings beside the tiny ones that count as not changed
+        self.base: dict[str, Any] = {}  # settings added to the tiny ones, not counted as changed
         self.changed: set[str] = set()
         self.epochs: list[tuple[int, list[int]]] = []
         self.ordered: list[int] = []
@@ -387,7 +387,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 
 def changes_weights(leaf: str, value: Any) -> None:
-    """Check that a network trained with ``value`` is another; that nothing but a setting makes it one is tested too."""
+    """Check that ``value`` gives other weights. Another test checks that equal settings give equal weights."""
 
     @check(leaf)
     def _(bench: Bench) -> None:
@@ -397,7 +397,7 @@ def changes_weights(leaf: str, value: Any) -> None:
 
 
 def changes_distortion(leaf: str, value: Any) -> None:
-    """Check that validation and test images are stored another way, and training images seen another way."""
+    """Check that the stored validation and test images change, and that the training images change in training."""
 
     @check(leaf)
     def _(bench: Bench) -> None:
@@ -411,7 +411,7 @@ def changes_distortion(leaf: str, value: Any) -> None:
 
 
 def changes_shape(leaf: str, value: Any, tensor: str, shape: tuple[int, ...]) -> None:
-    """Check that the trained network's ``tensor`` has ``shape``, which it has not otherwise."""
+    """Check that the trained network's ``tensor`` has ``shape``, and another shape without ``value``."""
 
     @check(leaf)
     def _(bench: Bench) -> None:
@@ -566,7 +566,7 @@ def _(bench: Bench) -> None:
 
 
 def narrows(leaf: str, value: Any, name: str, wanted: Any) -> None:
-    """Check that with ``value`` every value drawn for ``name`` is ``wanted``, which it is not otherwise."""
+    """Check that every value drawn for ``name`` is ``wanted`` with ``value``, and not without it."""
 
     @check(f"tune.search_space.{leaf}")
     def _(bench: Bench) -> None:
@@ -594,7 +594,7 @@ narrows("theta_penalty", [0.7], "theta_penalty", 0.7)
 
 
 def straightens(name: str) -> None:
-    """Check that the range of ``name`` is drawn from evenly where it is not logarithmic: more large values."""
+    """Check that ``name`` is drawn uniformly if it is not logarithmic, so that large values are more frequent."""
 
     @check(f"tune.search_space.{name}.log")
     def _(bench: Bench) -> None:
@@ -642,7 +642,7 @@ def _(bench: Bench) -> None:
 
 @check("train.warmup")
 def _(bench: Bench) -> None:
-    # The peak lies where the rise ends: with half of the six steps, at the end of the first of two epochs.
+    # The peak is at the end of the rise: half of six steps is the end of the first of two epochs.
     assert bench.trained().history[0]["lr"] < 0.019
     assert bench.train({"train.warmup": 0.5}).history[0]["lr"] == pytest.approx(0.02)
 
@@ -712,7 +712,7 @@ def _(bench: Bench) -> None:
 
 
 def frees_one_more(leaf: str, value: int) -> None:
-    """Check that of three trainings of a variant, two recorded by DVC and an older one not finished, one more goes."""
+    """Check that one more training of a variant is deleted; of three, DVC has recorded two, and one is not finished."""
 
     @check(leaf)
     def _(bench: Bench) -> None:
@@ -742,7 +742,7 @@ def _(bench: Bench) -> None:
     after, sizes, _ = bench.evaluate({"evaluate.batch_size": 20})
     assert sizes == [20, 4] * 2 * passes
     before, after = flatten(before), flatten(after)
-    # A kernel may round otherwise for a batch of another size: that shows in the losses alone.
+    # A kernel may round differently for another batch size. Only the losses show it.
     losses = {name for name in before if name.endswith("_loss")}
     assert losses and {n: after[n] for n in losses} == pytest.approx({n: before[n] for n in losses})
     assert {n: v for n, v in after.items() if n not in losses} == {n: v for n, v in before.items() if n not in losses}
@@ -871,14 +871,14 @@ def test_every_setting_has_a_check():
 
 
 def test_without_a_change_nothing_changes(bench):
-    """What the checks of weights rest on: the same settings give the same network, bit for bit."""
+    """Equal settings give bitwise equal networks. The checks of weights depend on it."""
     again = bench.train({})
     assert same(again.weights, bench.trained().weights)
     assert [entry["train_loss"] for entry in again.history] == [e["train_loss"] for e in bench.trained().history]
 
 
 def test_a_shift_as_large_as_the_image_is_refused(bench):
-    """Each setting is within its range, and only together they are not: the margin is a reflection of the image."""
+    """Each setting is within its own range; together they are not, since the margin is a reflection of the image."""
     with pytest.raises(UserError, match=r"train\.shift"):
         bench.train({"train.shift": 28})
 

@@ -45,28 +45,34 @@ def install_packages():
         with log.open("w") as output:
             command = [*INSTALL, "--no-compile", "-r", str(requirements)]
             processes.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT))
+    every, shown = (1.0 if sys.stdout.isatty() else 15.0), 0.0
     try:
         while any(process.poll() is None for process in processes):
-            show_progress(len(lines), "".join(log.read_text() for log in logs))
+            if time.monotonic() - shown >= every:
+                shown = time.monotonic()
+                show_progress(len(lines), logs)
+            time.sleep(0.1)
     except BaseException:
         for process in processes:
             process.terminate()
         raise
-    print(flush=True)
+    show_progress(len(lines), logs)
+    if sys.stdout.isatty():
+        print()
     for process, log in zip(processes, logs, strict=True):
         if process.returncode:
             sys.exit(f"{log.read_text()[-2000:]}\nerror: pip failed (above; its whole output is in {log})")
 
 
-def show_progress(packages, log):
-    """Print how far pip is, once a second on a terminal and every 15 s elsewhere."""
+def show_progress(packages, logs):
+    """Print how far pip is, from the output of both processes; on a terminal, in place of the last line."""
+    log = "".join(path.read_text() for path in logs)
     packages -= len(re.findall(r"^Ignoring ", log, re.MULTILINE))  # packages for other systems
-    downloaded = len(re.findall(r"^(?:Collecting|Requirement already satisfied)", log, re.MULTILINE))
-    unpacked = len(list(VENV.glob("lib/python3*/site-packages/*.dist-info")))
-    at_terminal = sys.stdout.isatty()
+    downloaded = len(re.findall(r"^(?:Collecting|Processing|Requirement already satisfied)", log, re.MULTILINE))
+    unpacked = min(packages, len(list(VENV.glob("lib/python3*/site-packages/*.dist-info"))))  # pip is not in the lock
     text = f"  {downloaded} of {packages} packages downloaded, {unpacked} unpacked"
+    at_terminal = sys.stdout.isatty()
     print(f"\r{text}" if at_terminal else text, end="" if at_terminal else "\n", flush=True)
-    time.sleep(1 if at_terminal else 15)
 
 
 def main():

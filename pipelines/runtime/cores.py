@@ -23,4 +23,6 @@ def usable_cores() -> Cores:
     if count >= machine:
         return Cores(count)
     limit = "the process's CPU affinity" if affinity <= count else "the cgroup's CPU limit"
+    if os.environ.get("LOKY_MAX_CPU_COUNT") == str(count):
+        limit = "LOKY_MAX_CPU_COUNT"  # joblib's own setting
     return Cores(count, f"of {machine}: {limit}")

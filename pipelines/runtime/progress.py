@@ -51,6 +51,11 @@ class Timeline:
         return f"{sum(self.seconds.values()):.1f} s: {parts}"
 
 
+def print_duration(stage: str) -> None:
+    """Print the wall time since the start of this process, as the last line of a stage."""
+    print(f"{stage}: {time.time() - psutil.Process().create_time():.1f} s", flush=True)
+
+
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Reporter]:
     """A :class:`Reporter` that is shown while the block runs."""

@@ -70,7 +70,7 @@ def plan_workers(train: TrainParams, nodes: Sequence[Node]) -> WorkerPlan:
     else:
         least = most = max(1, gpus) if train.workers == "auto" else train.workers
     if gpus and least > gpus:
-        raise UserError(f"train.workers: {least} given; each takes a GPU and the cluster has {gpus}")
+        raise UserError(f"train.workers: {least} given; each takes a GPU, and there are {gpus}")
     threads, wanted = train.threads, max(least, min(most, gpus or cpus))
     if threads == "auto" and gpus:
         threads = max(1, min(node.cpus // node.gpus for node in nodes))
@@ -80,7 +80,7 @@ def plan_workers(train: TrainParams, nodes: Sequence[Node]) -> WorkerPlan:
     plan = WorkerPlan(wanted, threads, gpus > 0, least, most)
     if (room := plan.room(nodes)) < least:
         raise UserError(
-            f"train.workers: {least} given, of {threads} thread(s) each; the cluster's {cpus} CPU(s) on {len(nodes)} "
-            f"node(s) have room for {room}"
+            f"train.workers: {least} given, of {threads} thread(s) each; {cpus} CPU(s) on {len(nodes)} machine(s) have "
+            f"room for {room}"
         )
     return plan._replace(number=min(wanted, room))

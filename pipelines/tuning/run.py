@@ -12,6 +12,7 @@ from pipelines.runtime.errors import UserError
 from pipelines.runtime.files import read_json, write_json
 from pipelines.runtime.home import state_dir
 from pipelines.runtime.keys import digest_code, key_of
+from pipelines.runtime.progress import Timeline
 from pipelines.settings.params import Params
 from pipelines.settings.variants import BASELINE, VariantParams, variant_file
 from pipelines.tracking.client import connect, store_errors_explained
@@ -51,6 +52,8 @@ def tune(params: Params, baseline: VariantParams) -> TuningResults:
         UserError: the settings do not fit the data.
         ExternalError: another driver runs the study, or every trial failed; finished work is kept.
     """
+    timeline = Timeline()
+    timeline.mark("imports")
     setup = TuningSetup(params, baseline, load_meta())
     check_setup(setup)
     if not params.tune.trials:
@@ -73,12 +76,18 @@ def tune(params: Params, baseline: VariantParams) -> TuningResults:
                 with connected():
                     pool, heartbeat = start_workers(study, setup), Heartbeat(study)
                     runs.parent.start()
+                    timeline.mark("Ray")
                     run_trials(study, setup, runs, pool, heartbeat)
+                    timeline.mark("trials")
                     train_finalists(finals, runs, pool, heartbeat)
+                    timeline.mark("finalists")
+                timeline.mark("end of Ray")
             winner = choose_winner(finals)
             runs.finish(save_figures(study, PICTURES), winner.accuracies)
             results, comment = summarize(study, winner), describe_winner(study, winner, params.train.epochs)
             write_winner(make_tuned_variant(study, winner), comment, results)
+            timeline.mark("winner")
+            print(f"tune: {timeline}", flush=True)
             return results
         except BaseException:
             with suppress(OSError):  # must not hide why the study ended
@@ -124,7 +133,8 @@ def start_workers(study: optuna.Study, setup: TuningSetup) -> Pool:
     recipe = recipe_of(setup.params.train, setup.baseline)
     pool = Pool(tune.gpus_per_trial, most, recipe, setup.meta, load_arrays())
     finished = len(finished_trials(study))
-    print(f"tune: {study.study_name}: {finished} of {tune.trials} trials done, {pool.size} at once", flush=True)
+    done = f"{finished} of {tune.trials} trials done, {pool.size} at once"
+    print(f"tune: {done}; the study is {study.study_name}", flush=True)
     return pool
 
 

@@ -3,6 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from pipelines.commands import doctor
 
 
@@ -23,6 +25,23 @@ def test_a_data_folder_that_contains_only_files_is_not_empty(tmp_path, monkeypat
     assert data_source().endswith("is empty; svhn will be downloaded into it")
     (root / "train_32x32.mat").touch()
     assert data_source() in (str(root), "data/raw")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU", "Found no NVIDIA driver"),
+        ("The NVIDIA driver on your system is too old (found version 11040). Please update", "(found version 11040)"),
+    ],
+)
+def test_without_a_usable_gpu_the_reason_is_said(monkeypatch, error, reason):
+    def init():
+        raise RuntimeError(error)
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.cuda.init", init)
+    said = doctor.describe_gpus()
+    assert reason in said and said.endswith("training uses the CPU") and "Please" not in said
 
 
 def test_doctor_reports_what_it_finds_and_what_is_wrong(project):

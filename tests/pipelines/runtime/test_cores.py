@@ -27,6 +27,13 @@ def test_a_containers_limit_counts(monkeypatch):
     assert usable_cores() == (3, "of 8: the cgroup's CPU limit")
 
 
+def test_the_limit_that_joblib_takes_from_a_variable_is_named(monkeypatch):
+    monkeypatch.setattr(cores.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    assert usable_cores() == (1, "of 8: LOKY_MAX_CPU_COUNT")
+
+
 def test_without_a_limit_no_reason_is_named(monkeypatch):
     monkeypatch.setattr(cores.os, "cpu_count", lambda: 3)
     monkeypatch.setattr(cores.joblib, "cpu_count", lambda: 3)

@@ -120,7 +120,7 @@ def kept(home: Path) -> list[Path]:
 
 
 def kill(outbox: Outbox) -> None:
-    """Leave what a killed process leaves: the file as it is, half a line at its end, and no lock."""
+    """Leave the state of a killed process: the file with half a line at its end, and no lock."""
     with outbox.changed:
         outbox.stopped = True
         outbox.ending.set()

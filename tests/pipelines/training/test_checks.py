@@ -13,7 +13,7 @@ from pipelines.training.worker_plan import WorkerPlan
 
 
 def answering(monkeypatch, **changed: str) -> None:
-    """Two other hosts that run what they are given, but for the digests in ``changed``."""
+    """Two other hosts that run the function sent to them, except that they return the digests in ``changed``."""
     monkeypatch.setattr(
         host_checks,
         "run_on_other_hosts",

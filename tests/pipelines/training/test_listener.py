@@ -34,7 +34,7 @@ class Run:
 
 
 class Shown(Reporter):
-    """Keeps what it is to show."""
+    """Keeps the updates instead of showing them."""
 
     def __init__(self, total: int):
         super().__init__("stn", total, None)
@@ -75,9 +75,9 @@ def epoch(number: int, seed: int) -> EpochDone:
 
 def test_seeds_are_recorded_one_after_another(listener, log):
     for message in (SeedStarted(7), epoch(1, 7), SeedStarted(7), epoch(2, 7), SeedStarted(3), epoch(1, 3)):
-        listener.handle(message)  # a worker that is replaced announces its seed again
+        listener.handle(message)  # a replaced worker sends SeedStarted again
     listener.recorder.end("FINISHED")
-    listener.recorder.end("KILLED")  # nothing is running any more
+    listener.recorder.end("KILLED")  # no run is running
     assert log == [
         (7, "start"), (7, "epoch", 1), (7, "epoch", 2), (7, "end", "FINISHED"),
         (3, "start"), (3, "epoch", 1), (3, "end", "FINISHED"),

@@ -1,4 +1,4 @@
-"""The marker of a training in the driver's process: it stays only after a sudden end, whose cause it names."""
+"""The marker of a training in the driver's process stays after a sudden end and names its cause."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""ran_out_of_memory: known by the text of an error, as Ray passes it on."""
+"""ran_out_of_memory recognizes the text of an error, also in the traceback that Ray sends."""
 
 import traceback
 
@@ -21,8 +21,8 @@ from pipelines.training.memory import ran_out_of_memory
     ],
     ids=["Python", "NumPy", "PyTorch", "CUDA", "Ray"],
 )
-def test_memory_that_has_run_out_is_known_by_what_is_said(ask):
-    """As Ray hands it on, as the text of a traceback."""
+def test_out_of_memory_is_recognized_in_each_library_s_message(ask):
+    """The error as Ray reports it: the text of a traceback."""
     with pytest.raises((MemoryError, RuntimeError, RayOutOfMemoryError)) as raised:
         ask()
     assert ran_out_of_memory("".join(traceback.format_exception(raised.value)))

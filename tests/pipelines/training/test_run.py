@@ -25,8 +25,8 @@ SMALL = (
     "train.dropout=0.1",  # so that random numbers of the network itself must be right after a kill, too
     "train.threads=1",
 )
-# Runs inside every process of a training that is to die while it writes its third checkpoint: half of the file
-# reaches the storage, then the process is gone.
+# Runs inside every process of a training. It kills the process while the third checkpoint is written: half of the
+# file reaches the storage.
 DIE_WHILE_WRITING = """
 import os, pathlib, signal
 replace, counter, died = pathlib.Path.replace, [0], pathlib.Path(os.environ["DIED"])
@@ -43,7 +43,7 @@ pathlib.Path.replace = replace_by_half
 """
 
 
-# What asks for a pebibyte of memory in every epoch, in the place of a check of the losses.
+# Replaces the check of the losses by a request for a pebibyte of memory.
 ASK_FOR_TOO_MUCH = """
 
 def check_finite(losses):
@@ -99,7 +99,7 @@ def training_workers(driver: subprocess.Popen, name: str = "TrainWorker") -> lis
 
 
 def worker_at_work(driver: subprocess.Popen) -> psutil.Process:
-    """A training worker, waited for; the driver must not end before there is one."""
+    """Wait for a training worker; the driver must not end before there is one."""
     while not (workers := training_workers(driver)):
         assert driver.poll() is None, f"over before it could be killed: {driver.communicate()[0]}"
         time.sleep(0.05)
@@ -115,7 +115,7 @@ def trains_itself(driver: subprocess.Popen, project) -> bool:
 
 
 def error_line(output: str) -> str:
-    """The one line that tells why a stage ended."""
+    """The one line with the reason why a stage ended."""
     assert "Traceback" not in output, output
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
     return line
@@ -126,7 +126,7 @@ def checkpoints(project) -> int:
 
 
 def start_and_kill(project, name: str, when) -> subprocess.Popen:
-    """Start a training on two Ray workers and, once ``when()`` is true, kill that one process of its."""
+    """Start a training on two Ray workers and, once ``when()`` is true, kill its process ``name``."""
     driver = project.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
     while not when():
         assert driver.poll() is None, driver.communicate()[0]
@@ -219,7 +219,7 @@ def test_without_its_mailbox_a_training_goes_on_and_all_epochs_are_logged_at_the
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_disk_that_fills_up_while_training(project, small_disk, workers):
-    """Database, artifacts and checkpoints lie on it; with room again training continues from the last checkpoint."""
+    """Database, artifacts and checkpoints are on it. With room again, training continues from the last checkpoint."""
     settings = ("train.epochs=30", "train.seeds=[0]", "train.max_failures=0", f"train.workers={workers}")
     project.set(*SMALL, *settings)
     project.stage("prepare")
@@ -269,11 +269,11 @@ def test_the_second_of_two_trainings_of_one_key_waits_and_takes_the_result_over(
 
 @pytest.mark.slow
 def test_two_workers_train_what_one_trains(make_project):
-    """The same images, augmented alike, in the same batches: equal up to the order in which floats are added.
+    """Both see the same augmented images in the same batches. Only the order of additions differs.
 
-    With this learning rate and SGD that order alone moves no weight by more than about 3e-5 in 60 steps; with ten
-    times as much, by 2e-2 (in float64 by 6e-16 even so), which would hide a real difference. So would Muon, whose
-    orthogonal steps make the smallest part of a gradient as long as its largest: 3e-3.
+    With SGD and this learning rate, the order changes weights by at most about 3e-5 in 60 steps. With ten times the
+    learning rate it is 2e-2 (6e-16 in float64), and with Muon 3e-3, because orthogonal steps enlarge the smallest part
+    of a gradient. Such values would hide a real difference.
     """
     results = []
     for workers in (1, 2):
@@ -356,7 +356,7 @@ def test_what_cannot_be_trained_is_refused_before_ray_starts(project):
     done = project.stage("prepare", check=False)
     assert done.returncode == 2
     assert "variants/plain.yaml" in done.stdout and "12×12" in done.stdout and "Traceback" not in done.stdout
-    project.set("data.distortion.protocol=TC")  # whose canvas is large enough
+    project.set("data.distortion.protocol=TC")  # its canvas is large enough
     project.stage("prepare")
     project.set("data.distortion.protocol=none")
 

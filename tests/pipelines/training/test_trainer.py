@@ -1,4 +1,4 @@
-"""Trainer: the choice of watched images, and their θ after each epoch, which is that of the network of that epoch."""
+"""Trainer: which images are watched, and that θ in the history is that of the network after each epoch."""
 
 from functools import partial
 

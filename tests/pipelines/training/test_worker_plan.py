@@ -24,7 +24,7 @@ def train_params(**changes) -> TrainParams:
         ([(2, 0)], 2, (2, 1, False)),
         ([(16, 4)], "auto", (4, 4, True)),  # a worker for each GPU, cores shared
         ([(32, 0), (8, 8)], "auto", (8, 1, True)),  # a head without a GPU lends no cores
-        ([(0, 0), (8, 0), (8, 0)], 4, (4, 4, False)),  # nor does one without cores hold up the others
+        ([(0, 0), (8, 0), (8, 0)], 4, (4, 4, False)),  # a node without cores does not count
         ([(8, 0), (4, 0)], 2, (2, 4, False)),  # the smallest node sets the threads
         ([(8, 2), (8, 4)], 3, (3, 2, True)),
     ],
@@ -33,7 +33,7 @@ def test_workers_fit_the_cluster(nodes, workers, expected):
     plan = plan_workers(train_params(workers=workers), as_nodes(nodes))
     assert (plan.number, plan.threads, plan.gpu) == expected
     assert plan.least == plan.most == plan.number == plan.room(as_nodes(nodes))
-    # The oracle: put them one by one where there is room.
+    # The oracle: place the workers one by one.
     room = [list(node) for node in nodes]
     for _ in range(plan.number):
         node = next(n for n in room if n[0] >= plan.threads and (n[1] >= 1 or not plan.gpu))
@@ -47,7 +47,7 @@ def test_workers_fit_the_cluster(nodes, workers, expected):
         ([(2, 0)], {"workers": 3}),
         ([(2, 0)], {"workers": 1, "threads": 3}),
         ([(16, 2)], {"workers": 3}),
-        ([(32, 0), (8, 8)], {"workers": 8, "threads": 2}),  # cores enough, but not beside the GPUs
+        ([(32, 0), (8, 8)], {"workers": 8, "threads": 2}),  # enough cores, but not on the nodes with GPUs
         ([(3, 0), (3, 0)], {"workers": 3, "threads": 2}),  # six cores, but no node has room for two workers
     ],
 )
