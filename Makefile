@@ -102,7 +102,7 @@ bench: $(READY)  ## run the benchmarks on the prepared CIFAR-10; [ONLY="scaling 
 
 paper: ONLY =
 paper: $(READY)  ## train what is missing in the paper's table on MNIST; [ONLY=R, R-ST-CNN, addition or colocalization]
-	@file=experiments/paper/dvc.yaml; stages=$$(dvc stage list --name-only $$file | awk -v only='$(ONLY)' '{ name = $$0; \
+	@file=experiments/paper/dvc.yaml; ln -sf stages.yaml $$file; trap "rm -f $$file" EXIT; stages=$$(dvc stage list --name-only $$file | awk -v only='$(ONLY)' '{ name = $$0; \
 			sub(/.*:(train@)?/, "", name); sub(/@/, "-", name); if (!only || index(name "-", only "-") == 1) print }'); \
 		[ -n "$$stages" ] || { echo "error: ONLY: '$(ONLY)' given; a distortion or addition, and a network: R, R-ST-CNN; or colocalization" >&2; exit 2; }; \
 		dvc repro $$stages; \

@@ -58,6 +58,10 @@ class Predictions:
         """Accuracy on the images of each class, by class name."""
         return {name: float(self.correct[self.truth == label].mean()) for label, name in enumerate(classes)}
 
+    def confusion(self, classes: int) -> np.ndarray:
+        """Count the images by actual class (row) and predicted class (column), (classes, classes)."""
+        return np.bincount(self.truth * classes + self.predicted, minlength=classes**2).reshape(classes, classes)
+
 
 def predict_test_images(
     models: Mapping[str, Sequence[Trained]], test: Labeled, meta: DatasetMeta, settings: EvaluateParams

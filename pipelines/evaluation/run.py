@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from sklearn.metrics import confusion_matrix
-
 from pipelines.evaluation.calibration import calibration_error
 from pipelines.evaluation.comparison_table import comparison_table
 from pipelines.evaluation.measurements import Predictions, choose, measure_variant, predict_test_images
@@ -89,9 +87,8 @@ def _run_metrics(predictions: Predictions, areas: Mapping[Motion, float]) -> dic
 
 def _run_artifact(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
     """Content of the artifact ``evaluation.json`` of one model."""
-    matrix = confusion_matrix(predictions.truth, predictions.predicted, labels=range(len(classes)))
     return {
         "classes": list(classes),
         "class_accuracy": predictions.class_accuracy(classes),
-        "confusion": {"rows": "actual", "columns": "predicted", "counts": matrix.tolist()},
+        "confusion": {"rows": "actual", "columns": "predicted", "counts": predictions.confusion(len(classes)).tolist()},
     }

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -254,6 +256,24 @@ def test_theta_is_described_at_the_size_of_the_images():
     theta = torch.tensor([[1.0, 0.0, 0.1, 0.0, 1.0, 0.0]] * 2)
     sums = metric_sums(network, batches, (torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64), theta))
     assert sums["theta_outside"].item() == pytest.approx(2 * 1 / 20)
+
+
+def test_muon_does_not_import_dynamo():
+    code = """
+import sys
+import torch
+from stn import NetworkSettings, Recipe, TransformerSettings, build_network
+from stn.training import make_optimizer
+
+network = build_network(NetworkSettings((1, 20, 20), 4, TransformerSettings()))
+optimizer = make_optimizer(network, Recipe(1, 2, optimizer="muon"))
+network(torch.rand(2, 1, 20, 20)).sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_without_transformer_there_is_no_theta():

@@ -1,4 +1,4 @@
-"""The experiment's dvc.yaml: each stage depends on the code that it imports. And the stages that make paper selects."""
+"""The experiment's stages.yaml: each stage depends on the code that it imports. Also, what make paper selects."""
 
 import ast
 import os
@@ -15,7 +15,7 @@ from tools.imports import modules, needed_by
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "experiments/paper"
-STAGES = YAML(typ="safe").load((FOLDER / "dvc.yaml").read_text())["stages"]
+STAGES = YAML(typ="safe").load((FOLDER / "stages.yaml").read_text())["stages"]
 EXPERIMENT = {f"experiments.paper.{file.stem}": file for file in FOLDER.glob("*.py")}
 # Imported code that a stage does not depend on, with the reason.
 LEFT_OUT = {
@@ -112,6 +112,7 @@ def test_a_part_and_then_the_table_is_made(make_paper, only, stages):
     calls, done = make_paper(only)
     assert done.returncode == 0, done.stderr
     assert calls == [f"repro {stages}", "repro --single-item table"]
+    assert not (FOLDER / "dvc.yaml").exists()  # every other command of DVC would read it
 
 
 def test_only_r_does_not_select_rts(make_paper):

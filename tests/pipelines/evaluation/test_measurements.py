@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import confusion_matrix
 
 from pipelines.evaluation.measurements import Predictions, choose, measure_variant
 from pipelines.outputs.evaluation_results import MOTIONS, SeedResults
@@ -49,3 +50,9 @@ def test_a_single_seed_has_no_standard_deviation():
     results = measure_variant([only], {motion: {0: [1.0] * len(motion.amounts)} for motion in MOTIONS}, META)
     assert (results.test_accuracy, results.test_accuracy_std, results.chosen_test_accuracy) == (1.0, None, 1.0)
     assert choose([only]) is only
+
+
+def test_the_confusion_matrix_is_that_of_scikit_learn():
+    of_seed = predictions(0, [1, 0, 2, 1], 0.6)
+    expected = confusion_matrix(of_seed.truth, of_seed.predicted, labels=range(4))
+    assert of_seed.confusion(4).tolist() == expected.tolist()

@@ -14,9 +14,9 @@ from pipelines.tracking.client import connect
 from pipelines.training import cluster
 
 ROOT = Path(__file__).resolve().parents[3]
-# Read by the code, and not for .env: DVC sets DVC_ROOT, FORCE=1 is meant for one command, and OMP_WAIT_POLICY is read
-# by OpenMP when torch is imported.
-NOT_FOR_DOTENV = {"DVC_ROOT", "FORCE", "OMP_WAIT_POLICY"}
+# Read by the code, and not for .env: DVC sets DVC_ROOT, FORCE=1 is meant for one command, OMP_WAIT_POLICY is read by
+# OpenMP when torch is imported, and LOKY_MAX_CPU_COUNT by joblib.
+NOT_FOR_DOTENV = {"DVC_ROOT", "FORCE", "OMP_WAIT_POLICY", "LOKY_MAX_CPU_COUNT"}
 
 
 @pytest.fixture
