@@ -31,7 +31,7 @@ from pipelines.commands import clean
 from pipelines.evaluation import significance as comparison
 from pipelines.evaluation.run import evaluate
 from pipelines.networks.build import count_parameters, network_settings
-from pipelines.outputs.evaluation_results import MOTIONS
+from pipelines.outputs.motions import MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_meta, load_split
 from pipelines.outputs.tuning_results import TuningResults
 from pipelines.preparation.run import prepare_source

@@ -95,7 +95,7 @@ def test_experiments_are_shown_with_their_settings_and_metrics(committed, queued
                     assert variants.keys() == {"plain"} and 0 < variants["plain"]["test_accuracy"] < 1
     assert found == {name: float(rate) for name, rate in queued.items()}
     table = list(csv.DictReader(committed.run("dvc", "exp", "show", "--csv").stdout.splitlines()))
-    assert {row["Experiment"]: row["params.yaml:train.lr"] for row in table if row["Experiment"] in queued} == queued
+    assert {row["Experiment"]: row["train.lr"] for row in table if row["Experiment"] in queued} == queued
 
 
 def test_comparisons_name_what_differs(committed, queued):

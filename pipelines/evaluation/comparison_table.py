@@ -1,11 +1,15 @@
 """Comparison of all variants as Markdown."""
 
-from pipelines.outputs.evaluation_results import MOTIONS, Difference, EvaluationResults, VariantResults
+from collections.abc import Mapping
+
+from pipelines.outputs.alignment_results import Alignment
+from pipelines.outputs.evaluation_results import Difference, EvaluationResults, VariantResults
+from pipelines.outputs.motions import MOTIONS, UNDONE_MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta
 
 
 def comparison_table(results: EvaluationResults, meta: DatasetMeta, confidence: float) -> str:
-    """Format the results as Markdown: two tables with one row per variant, and one line per pair of variants.
+    """Format the results as Markdown: up to three tables with one row per variant, and one line per pair of variants.
 
     Args:
         confidence: confidence level of the intervals, in (0, 1).
@@ -26,6 +30,7 @@ def comparison_table(results: EvaluationResults, meta: DatasetMeta, confidence: 
         f"|---|{'---:|' * (len(MOTIONS) + 1)}",
         *(_robustness_row(name, variant) for name, variant in variants.items()),
     ]
+    lines += _alignment_lines({name: v.alignment for name, v in variants.items() if v.alignment is not None})
     if any(variant.final_fit for variant in variants.values()):
         lines += ["", "Validation accuracy is meaningless: models trained on the validation images (train.final_fit)."]
     if results.pairs:
@@ -45,6 +50,28 @@ def _accuracy_row(name: str, variant: VariantResults) -> str:
 def _robustness_row(name: str, variant: VariantResults) -> str:
     means = [f"{variant.robustness[motion.name]:.2%}" for motion in MOTIONS]
     return f"| {name} | {' | '.join(means)} | {variant.calibration_error:.2%} |"
+
+
+def _alignment_lines(alignments: Mapping[str, Alignment]) -> list[str]:
+    if not alignments:
+        return []
+    return [
+        "",
+        "What the transformers undo of motions of the test images: slope of θ on the motion (0: nothing, 1: all), and "
+        "median (90th percentile) distance of the corners of two views of an image, in pixels:",
+        "",
+        "| variant | " + " | ".join(str(motion) for motion in UNDONE_MOTIONS) + " | corners | not rectified | undone |",
+        f"|---|{'---:|' * (len(UNDONE_MOTIONS) + 3)}",
+        *(_alignment_row(name, alignment) for name, alignment in alignments.items()),
+    ]
+
+
+def _alignment_row(name: str, alignment: Alignment) -> str:
+    slopes = " | ".join(str(alignment.slopes[motion.name]) for motion in UNDONE_MOTIONS)
+    return (
+        f"| {name} | {slopes} | {alignment.corner_error:.1f} ({alignment.corner_error_90:.1f}) "
+        f"| {alignment.still_error:.1f} ({alignment.still_error_90:.1f}) | {alignment.undone:.0%} |"
+    )
 
 
 def _pair_line(pair: str, difference: Difference, confidence: float) -> str:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch.nn.functional as F
 
+from pipelines.evaluation.alignment import AlignmentMeasurements, summarize
 from pipelines.evaluation.calibration import calibration_error, reliability_bins
 from pipelines.evaluation.layer_table import layers
 from pipelines.evaluation.robustness import Curves, area
-from pipelines.outputs.evaluation_results import MOTIONS, ReliabilityBin, SeedResults, VariantResults
+from pipelines.outputs.evaluation_results import ReliabilityBin, SeedResults, VariantResults
+from pipelines.outputs.motions import MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled
 from pipelines.outputs.trained_models import Trained, best_on_validation
 from pipelines.runtime.progress import track
@@ -90,8 +92,21 @@ def choose(of_seeds: Sequence[Predictions]) -> Predictions:
     return next(predictions for predictions in of_seeds if predictions.model is best)
 
 
-def measure_variant(of_seeds: Sequence[Predictions], curves: Curves, meta: DatasetMeta) -> VariantResults:
-    """Compute the results of one variant from the predictions and the robustness curves of its training seeds."""
+def measure_variant(
+    of_seeds: Sequence[Predictions],
+    curves: Curves,
+    meta: DatasetMeta,
+    alignment: AlignmentMeasurements | None,
+    confidence: float,
+) -> VariantResults:
+    """Compute the results of one variant from the measurements of its training seeds.
+
+    Args:
+        of_seeds: predictions of the model of each seed.
+        curves: their robustness.
+        alignment: what their transformers undo; None without a transformer.
+        confidence: confidence level of intervals, in (0, 1).
+    """
     chosen = choose(of_seeds)
     accuracies = [predictions.accuracy for predictions in of_seeds]
     validation = [predictions.model.validation["validation_accuracy"] for predictions in of_seeds]
@@ -113,4 +128,5 @@ def measure_variant(of_seeds: Sequence[Predictions], curves: Curves, meta: Datas
             motion.name: float(np.mean([area(motion.amounts, curve) for curve in curves[motion].values()]))
             for motion in MOTIONS
         },
+        alignment=None if alignment is None else summarize(alignment, confidence),
     )

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.outputs.evaluation_results import MOTIONS, Motion
+from pipelines.outputs.motions import MOTIONS, Motion
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled
 from pipelines.outputs.trained_models import Trained
 from pipelines.runtime.progress import track
@@ -27,9 +27,7 @@ def measure_robustness(
         models: variant → its models, on :func:`~stn.training.default_device`.
         settings: batch size, and number of test images to use.
     """
-    # A random subset, because the test set may be sorted by class.
-    chosen = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))[: settings.robustness_images]
-    images, labels = test.images[chosen], test.labels[chosen]
+    images, labels = choose_images(test, settings.robustness_images)
     curves: dict[str, Curves] = {
         variant: {motion: {model.seed: [] for model in trained} for motion in MOTIONS}
         for variant, trained in models.items()
@@ -45,6 +43,12 @@ def measure_robustness(
     return curves
 
 
+def choose_images(test: Labeled, count: int) -> Labeled:
+    """Choose at most ``count`` images. The subset is random, because the test set may be sorted by class."""
+    chosen = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))[:count]
+    return Labeled(test.images[chosen], test.labels[chosen])
+
+
 def move(images: Tensor, motion: Motion, amount: float) -> Tensor:
     """Move the content of uint8 images (N, C, H, W) by ``amount``. Uncovered pixels are black."""
     height, width = images.shape[-2:]
@@ -56,9 +60,14 @@ def move(images: Tensor, motion: Motion, amount: float) -> Tensor:
     else:
         shift = shift + 2 * amount  # the image is 2 units wide
     matrix = sampling_matrix(angle, scale, shift, shift, aspect=width / height)
+    return resample(images, matrix.expand(len(images), 2, 3))
+
+
+def resample(images: Tensor, matrices: Tensor) -> Tensor:
+    """Resample uint8 images (N, C, H, W) by sampling matrices (N, 2, 3). Uncovered pixels are black."""
     chunks = [
-        distort(chunk.float(), matrix.expand(len(chunk), 2, 3), "zeros").round().clamp(0, 255).byte()
-        for chunk in images.split(1000)
+        distort(pixels.float(), of_chunk, "zeros").round().clamp(0, 255).byte()
+        for pixels, of_chunk in zip(images.split(1000), matrices.split(1000), strict=True)
     ]
     return torch.cat(chunks)
 

@@ -4,21 +4,23 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from pipelines.evaluation.alignment import AlignmentMeasurements, measure_alignment, undone_curve
 from pipelines.evaluation.calibration import calibration_error
 from pipelines.evaluation.comparison_table import comparison_table
 from pipelines.evaluation.measurements import Predictions, choose, measure_variant, predict_test_images
 from pipelines.evaluation.robustness import Curves, area, measure_robustness
 from pipelines.evaluation.significance import compare
+from pipelines.outputs.alignment_results import write_undone
 from pipelines.outputs.evaluation_results import (
     COMPARISON,
     EvaluationResults,
-    Motion,
     write_class_accuracy,
     write_confusion,
     write_curve,
     write_reliability,
     write_results,
 )
+from pipelines.outputs.motions import UNDONE_MOTIONS, Motion
 from pipelines.outputs.prepared_data import load_meta, load_split
 from pipelines.outputs.trained_models import load_trained
 from pipelines.runtime.files import write_text
@@ -32,10 +34,16 @@ def evaluate(variants: Sequence[str], settings: EvaluateParams) -> EvaluationRes
     models = {variant: load_trained(variant, meta) for variant in variants}
     predictions = predict_test_images(models, test, meta, settings)
     curves = measure_robustness(models, test, meta, settings)
+    alignment = measure_alignment(models, test, meta, settings)
 
     chosen = {variant: choose(predictions[variant]) for variant in variants}
     results = EvaluationResults(
-        variants={variant: measure_variant(predictions[variant], curves[variant], meta) for variant in variants},
+        variants={
+            variant: measure_variant(
+                predictions[variant], curves[variant], meta, alignment.get(variant), settings.confidence
+            )
+            for variant in variants
+        },
         pairs={
             f"{second} vs {first}": compare(chosen[first].correct, chosen[second].correct, settings)
             for first, second in combinations(variants, 2)
@@ -45,8 +53,10 @@ def evaluate(variants: Sequence[str], settings: EvaluateParams) -> EvaluationRes
     write_results(results)
     for variant in variants:
         _write_plots(variant, chosen[variant], curves[variant], meta.classes)
+    for motion in UNDONE_MOTIONS:
+        write_undone(motion, {variant: undone_curve(motion, measured) for variant, measured in alignment.items()})
     write_text(COMPARISON, comparison_table(results, meta, settings.confidence))
-    _log_to_runs(predictions, curves, meta.classes)
+    _log_to_runs(predictions, curves, alignment, meta.classes)
     return results
 
 
@@ -62,7 +72,10 @@ def _write_plots(variant: str, chosen: Predictions, curves: Curves, classes: Seq
 
 
 def _log_to_runs(
-    predictions: Mapping[str, Sequence[Predictions]], curves: Mapping[str, Curves], classes: Sequence[str]
+    predictions: Mapping[str, Sequence[Predictions]],
+    curves: Mapping[str, Curves],
+    alignment: Mapping[str, AlignmentMeasurements],
+    classes: Sequence[str],
 ) -> None:
     """Log each model's metrics and confusion matrix to the model's own run, if the store has it."""
     client = connect()
@@ -71,7 +84,10 @@ def _log_to_runs(
             run_id, seed = of_seed.model.run_id, of_seed.model.seed
             if run_exists(client, run_id):
                 areas = {motion: area(motion.amounts, by_seed[seed]) for motion, by_seed in curves[variant].items()}
-                log_metrics(client, run_id, _run_metrics(of_seed, areas))
+                metrics = _run_metrics(of_seed, areas)
+                if variant in alignment:
+                    metrics |= _alignment_metrics(alignment[variant], seed)
+                log_metrics(client, run_id, metrics)
                 client.log_dict(run_id, _run_artifact(of_seed, classes), "evaluation.json")
 
 
@@ -82,6 +98,14 @@ def _run_metrics(predictions: Predictions, areas: Mapping[Motion, float]) -> dic
         "test_loss": predictions.loss,
         "test_calibration_error": calibration_error(predictions.reliability),
         **{f"test_accuracy_over_{motion.name}": accuracy for motion, accuracy in areas.items()},
+    }
+
+
+def _alignment_metrics(measured: AlignmentMeasurements, seed: int) -> dict[str, float]:
+    """MLflow's metrics of what the transformer of one model undoes."""
+    return {
+        "test_corner_error": measured.seeds[seed].errors.median().item(),
+        **{f"test_undone_{motion.name}": slope.mean().item() for motion, slope in measured.slopes_of(seed).items()},
     }
 
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipelines.outputs.alignment_results import Alignment
+from pipelines.outputs.motions import Motion
 from pipelines.runtime.files import read_json, write_json, write_text
 
 METRICS = Path("metrics/evaluate.json")
@@ -49,6 +51,7 @@ class VariantResults:
         parameters: number of learned parameters.
         multiply_adds: multiply-adds for one image, see :func:`pipelines.evaluation.layer_table.layers`.
         robustness: name of the motion → mean accuracy over the range of its amounts.
+        alignment: how much of a motion the transformer undoes. None without a transformer.
     """
 
     test_accuracy: float
@@ -64,12 +67,14 @@ class VariantResults:
     parameters: int
     multiply_adds: int
     robustness: Mapping[str, float]
+    alignment: Alignment | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "VariantResults":
         """Parse the value of one variant in ``metrics/evaluate.json``."""
         seeds = {int(seed): SeedResults(**results) for seed, results in values["seeds"].items()}
-        return cls(**{**values, "seeds": seeds})
+        alignment = Alignment.from_json(values["alignment"]) if values.get("alignment") else None
+        return cls(**{**values, "seeds": seeds, "alignment": alignment})
 
     def to_json(self) -> dict[str, Any]:
         """Return the value of one variant in ``metrics/evaluate.json``."""
@@ -142,33 +147,6 @@ class ReliabilityBin(NamedTuple):
     confidence: float
     accuracy: float
     images: int
-
-
-class Motion(NamedTuple):
-    """One way to move the content of test images.
-
-    Args:
-        name: also the name of the DVC plot, ``plots/evaluate/<name>/<variant>.csv``.
-        amounts: evaluated amounts, in ascending order.
-        unit: unit of the amounts.
-        still: the amount that leaves an image unchanged.
-    """
-
-    name: str
-    amounts: tuple[float, ...]
-    unit: str
-    still: float
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.amounts[0]:g} to {self.amounts[-1]:g} {self.unit}".rstrip()
-
-
-ROTATION = Motion("rotation", tuple(range(-90, 91, 15)), "°", 0.0)
-MOTIONS = (
-    ROTATION,
-    Motion("scale", (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6), "×", 1.0),
-    Motion("shift", (-0.3, -0.25, -0.2, -0.15, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3), "of the size", 0.0),
-)
 
 
 def write_confusion(variant: str, actual: Sequence[str], predicted: Sequence[str]) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pipelines.outputs.evaluation_results import MOTIONS, EvaluationResults, VariantResults
+from pipelines.outputs.evaluation_results import EvaluationResults, VariantResults
+from pipelines.outputs.motions import MOTIONS, UNDONE_MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.outputs.trained_models import Trained
 from pipelines.settings.variants import ClassifierParams, TransformerParams
@@ -114,6 +115,9 @@ def _results_table(variant: str, meta: DatasetMeta, results: EvaluationResults) 
     ]
     for motion in MOTIONS:
         table.append(row(f"mean over {motion}", lambda values, name=motion.name: f"{values.robustness[name]:.2%}"))
+    if results.variants[variant].alignment is not None:
+        for motion in UNDONE_MOTIONS:
+            table.append(row(f"share of {motion} that θ undoes", lambda v, name=motion.name: _describe_slope(v, name)))
     table += [
         row("parameters", lambda values: f"{values.parameters:,}"),
         row("multiply-adds", lambda values: f"{values.multiply_adds:,}"),
@@ -134,6 +138,11 @@ def _describe_seeds(results: VariantResults) -> str:
     return f"{results.test_accuracy * 100:.2f} ± {results.test_accuracy_std * 100:.2f} %"
 
 
+def _describe_slope(results: VariantResults, motion: str) -> str:
+    """Return how much of a motion the transformer undoes, with its interval."""
+    return "no transformer" if results.alignment is None else str(results.alignment.slopes[motion])
+
+
 def _artifacts(transformer: TransformerParams | None) -> list[tuple[str, str]]:
     """Return link text and file of the run's artifacts."""
     artifacts = [
@@ -144,7 +153,12 @@ def _artifacts(transformer: TransformerParams | None) -> list[tuple[str, str]]:
     ]
     if transformer is None:
         return artifacts
-    return [("effect of the transformer", "theta/grids.png"), ("worst errors", "theta/worst.png"), *artifacts]
+    return [
+        ("effect of the transformer", "theta/grids.png"),
+        ("what it undoes", "evaluation/undone.png"),
+        ("worst errors", "theta/worst.png"),
+        *artifacts,
+    ]
 
 
 def _describe_network(transformer: TransformerParams | None, classifier: ClassifierParams) -> str:

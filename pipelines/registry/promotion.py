@@ -16,7 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.pyfunc import PyFuncModel
 
 from pipelines.evaluation.robustness import area, move
-from pipelines.outputs.evaluation_results import ROTATION
+from pipelines.outputs.motions import ROTATION
 from pipelines.outputs.prepared_data import Labeled, load_meta, load_split
 from pipelines.registry.champion import Decision, Outcome, apply_decision, make_decision, promotion_lock
 from pipelines.registry.gates import Candidate, GroundTruth, Verdict, check_gates

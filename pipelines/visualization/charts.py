@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor
 
-from pipelines.outputs.evaluation_results import Motion, ReliabilityBin
+from pipelines.outputs.alignment_results import UndoneCurve
+from pipelines.outputs.evaluation_results import ReliabilityBin
+from pipelines.outputs.motions import Motion
 from pipelines.outputs.trained_models import Metrics
 
 ACCENT = "#d1495b"
@@ -92,6 +94,30 @@ def draw_robustness(curves: Mapping[Motion, Mapping[str, MeanCurve]]) -> Figure:
         axes.grid(alpha=0.3)
         axes.set_ylim(0, 1)
     figure.axes[0].set_ylabel("test accuracy")
+    figure.axes[0].legend()
+    return figure
+
+
+def draw_undone(curves: Mapping[Motion, Mapping[str, UndoneCurve]]) -> Figure:
+    """Draw what transformers undo of each applied amount: one panel per motion, one line per variant.
+
+    The band holds 80 % of the images. A transformer that undoes a motion lies on the diagonal, and one that does
+    nothing on the horizontal line.
+
+    Args:
+        curves: motion → variant → what is undone.
+    """
+    figure = Figure(figsize=(4.2 * len(curves), 3.8), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(curves)))
+    for ax, (motion, of_variants) in zip(panels, curves.items(), strict=True):
+        ax.plot(motion.amounts, motion.amounts, color="gray", linewidth=0.7, linestyle=":")
+        ax.axhline(motion.still, color="gray", linewidth=0.7)
+        for color, (variant, curve) in enumerate(of_variants.items()):
+            ax.plot(motion.amounts, curve.mean, color=f"C{color}", linewidth=1.2, label=variant)
+            ax.fill_between(motion.amounts, curve.low, curve.high, color=f"C{color}", alpha=0.2, linewidth=0)
+        ax.set_xlabel(f"applied {motion}")
+        ax.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("undone by θ")
     figure.axes[0].legend()
     return figure
 

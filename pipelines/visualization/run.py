@@ -7,7 +7,9 @@ import torch
 from matplotlib.figure import Figure
 
 from pipelines.outputs import tuning_results
-from pipelines.outputs.evaluation_results import MOTIONS, read_curve, read_reliability
+from pipelines.outputs.alignment_results import read_undone
+from pipelines.outputs.evaluation_results import read_curve, read_reliability
+from pipelines.outputs.motions import MOTIONS, UNDONE_MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_meta, load_split
 from pipelines.outputs.reports import PICTURES, REPORT
 from pipelines.outputs.trained_models import Trained, best_on_validation, load_theta_history, load_trained
@@ -16,7 +18,13 @@ from pipelines.runtime.progress import track
 from pipelines.settings.params import VisualizeParams
 from pipelines.tracking.client import connect, log_files, run_exists
 from pipelines.visualization.animation import write_animation
-from pipelines.visualization.charts import draw_learning_curves, draw_reliability, draw_robustness, mean_curve
+from pipelines.visualization.charts import (
+    draw_learning_curves,
+    draw_reliability,
+    draw_robustness,
+    draw_undone,
+    mean_curve,
+)
 from pipelines.visualization.report import ANIMATION, render_report
 from pipelines.visualization.theta import draw_theta, draw_theta_history
 
@@ -37,7 +45,8 @@ def visualize(variants: Sequence[str], settings: VisualizeParams) -> None:
         if run_exists(client, model.run_id):
             own = [file for name, file in pictures.items() if name.startswith(f"{variant}/")]
             log_files(client, model.run_id, own, "theta")
-            log_files(client, model.run_id, [pictures["robustness"], pictures["reliability"]], "evaluation")
+            compared = [pictures[name] for name in ("robustness", "reliability", "undone") if name in pictures]
+            log_files(client, model.run_id, compared, "evaluation")
 
     pictures |= {f"tune/{file.stem}": file for file in sorted(tuning_results.PICTURES.glob("*.png"))}
     write_text(REPORT, render_report(meta, best, pictures))
@@ -55,12 +64,17 @@ def _save_charts(models: Mapping[str, Sequence[Trained]]) -> dict[str, Path]:
     robustness = {
         motion: {variant: mean_curve(read_curve(motion, variant)) for variant in models} for motion in MOTIONS
     }
+    undone = {
+        motion: {v: curve for v, curve in read_undone(motion).items() if v in models} for motion in UNDONE_MOTIONS
+    }
     figures = {
         "curves-accuracy": draw_learning_curves(histories, "validation_accuracy", "validation accuracy"),
         "curves-loss": draw_learning_curves(histories, "train_loss", "training loss"),
         "robustness": draw_robustness(robustness),
         "reliability": draw_reliability({variant: read_reliability(variant) for variant in models}),
     }
+    if any(undone.values()):
+        figures["undone"] = draw_undone(undone)
     return {name: _save(figure, name) for name, figure in figures.items()}
 
 

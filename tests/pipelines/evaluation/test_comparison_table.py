@@ -1,10 +1,12 @@
 """Comparison table: it shows the evaluation results."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from pipelines.evaluation.comparison_table import comparison_table
+from pipelines.outputs.alignment_results import Alignment, Slope
 from pipelines.outputs.evaluation_results import Difference, EvaluationResults, SeedResults, VariantResults
 from pipelines.outputs.prepared_data import DatasetMeta
 
@@ -53,6 +55,15 @@ def test_the_table_shows_the_results(seeds, confidence):
     low, high = map(float, re.findall(r"interval (\S+) to (\S+);", line)[0])
     assert (low, high) == pytest.approx((difference.low * 100, difference.high * 100), abs=0.005)
     assert "p = 0.092 " in line
+
+
+def test_a_variant_with_a_transformer_has_a_row_on_what_it_undoes():
+    slopes = {"rotation": Slope(0.01, -0.02, 0.03), "scale": Slope(0.5, 0.4, 0.6), "shift": Slope(1.0, 0.9, 1.1)}
+    stn = replace(variant_results(0.9, 9), alignment=Alignment(slopes, 4.06, 9.0, 5.04, 12.0, 0.18))
+    text = comparison_table(EvaluationResults({"plain": variant_results(0.8, 5), "stn": stn}, {}), META, 0.95)
+    slopes_shown = "0.01 (-0.02 to 0.03) | 0.50 (0.40 to 0.60) | 1.00 (0.90 to 1.10)"
+    assert f"| stn | {slopes_shown} | 4.1 (9.0) | 5.0 (12.0) | 18% |" in text
+    assert text.count("| plain |") == 2 and text.count("| stn |") == 3
 
 
 def test_a_single_variant_has_no_paired_comparison():

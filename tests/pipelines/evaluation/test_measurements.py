@@ -8,7 +8,8 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from pipelines.evaluation.measurements import Predictions, choose, measure_variant
-from pipelines.outputs.evaluation_results import MOTIONS, SeedResults
+from pipelines.outputs.evaluation_results import SeedResults
+from pipelines.outputs.motions import MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.outputs.trained_models import Trained
 from stn.classifiers import build_network
@@ -33,7 +34,7 @@ def predictions(seed: int, predicted: list[int], validation_accuracy: float, fin
 def test_results_of_a_variant_with_two_seeds(final_fit):
     of_seeds = [predictions(0, [0, 0, 1, 1], 0.6, final_fit), predictions(1, [0, 0, 0, 0], 0.8, final_fit)]
     curves = {motion: {0: [0.5] * len(motion.amounts), 1: [0.7] * len(motion.amounts)} for motion in MOTIONS}
-    results = measure_variant(of_seeds, curves, META)
+    results = measure_variant(of_seeds, curves, META, None, 0.95)
     assert (results.test_accuracy, results.test_accuracy_std) == (0.75, 0.0)
     assert (results.test_loss, results.calibration_error, results.validation_accuracy) == (1.0, 0.0, 0.7)
     assert results.seeds == {0: SeedResults(0.75, 0.5), 1: SeedResults(0.75, 1.5)}
@@ -47,7 +48,9 @@ def test_results_of_a_variant_with_two_seeds(final_fit):
 
 def test_a_single_seed_has_no_standard_deviation():
     only = predictions(0, [0, 0, 0, 1], 0.6)
-    results = measure_variant([only], {motion: {0: [1.0] * len(motion.amounts)} for motion in MOTIONS}, META)
+    results = measure_variant(
+        [only], {motion: {0: [1.0] * len(motion.amounts)} for motion in MOTIONS}, META, None, 0.95
+    )
     assert (results.test_accuracy, results.test_accuracy_std, results.chosen_test_accuracy) == (1.0, None, 1.0)
     assert choose([only]) is only
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from pipelines.outputs.alignment_results import Alignment, Slope
 from pipelines.outputs.evaluation_results import (
     METRICS,
     PLOTS,
-    ROTATION,
     Difference,
     EvaluationResults,
     ReliabilityBin,
@@ -23,6 +23,7 @@ from pipelines.outputs.evaluation_results import (
     write_reliability,
     write_results,
 )
+from pipelines.outputs.motions import ROTATION
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -38,6 +39,7 @@ def test_results_have_the_documented_json_form():
         seeds={4: SeedResults(0.5, 0.7)}, final_fit=False, chosen_seed=4, chosen_test_accuracy=0.5,
         class_accuracy={"cat": 0.4, "dog": 0.6}, parameters=10, multiply_adds=20,
         robustness={"rotation": 0.3, "scale": 0.2, "shift": 0.1},
+        alignment=Alignment({"rotation": Slope(0.5, 0.4, 0.6)}, 3.0, 9.0, 6.0, 12.0, 0.5),
     )  # fmt: skip
     results = EvaluationResults({"plain": plain}, {"stn vs plain": Difference(0.1, 0.0, 0.2, 3, 10, 0.09)})
     write_results(results)
@@ -51,6 +53,10 @@ def test_results_have_the_documented_json_form():
                 "final_fit": False, "chosen_seed": 4, "chosen_test_accuracy": 0.5,
                 "class_accuracy": {"cat": 0.4, "dog": 0.6}, "parameters": 10, "multiply_adds": 20,
                 "robustness": {"rotation": 0.3, "scale": 0.2, "shift": 0.1},
+                "alignment": {
+                    "slopes": {"rotation": {"mean": 0.5, "low": 0.4, "high": 0.6}}, "corner_error": 3.0,
+                    "corner_error_90": 9.0, "still_error": 6.0, "still_error_90": 12.0, "undone": 0.5,
+                },
             }
         },
         "pairs": {

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pipelines.evaluation.robustness import area, move
-from pipelines.outputs.evaluation_results import MOTIONS, ROTATION
+from pipelines.outputs.motions import MOTIONS, ROTATION
 
 SCALE, SHIFT = MOTIONS[1:]
 

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from pipelines.outputs.alignment_results import Alignment, Slope
 from pipelines.outputs.evaluation_results import Difference, EvaluationResults, SeedResults, VariantResults
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.outputs.trained_models import Trained
@@ -38,7 +39,9 @@ def card(variant: str, seeds: int = 3, meta: DatasetMeta = META, without: str = 
     settings = VariantParams.model_validate(
         {"transformer": None if variant == "plain" else transformer, "classifier": classifier}
     )
-    variants = {"plain": results(0.8, 12345, seeds), "stn": results(0.9, 23456, seeds)}
+    slopes = {name: Slope(0.5, 0.4, 0.6) for name in ("rotation", "scale", "shift")}
+    stn = replace(results(0.9, 23456, seeds), alignment=Alignment(slopes, 3.0, 9.0, 6.0, 12.0, 0.5))
+    variants = {"plain": results(0.8, 12345, seeds), "stn": stn}
     variants.pop(without, None)
     pairs = {"stn vs plain": Difference(0.1, 0.08, 0.12, only_first=10, only_second=210, p_value=0.00123)}
     model = cast(Trained, SimpleNamespace(variant=variant, seed=2, record=SimpleNamespace(variant=settings)))
@@ -67,6 +70,12 @@ def test_it_shows_the_results_next_to_those_of_plain():
         assert f"({LINKS.run}/artifacts/{file})" in text
     assert 'load_model("models:/stn-mine/7")' in text and "make provenance MODEL=stn-mine VERSION=7" in text
     assert len(text) < 5000, "longer than the column of a database"
+
+
+def test_it_shows_what_the_transformer_undoes():
+    text = card("stn")
+    assert row(text, "share of rotation -30 to 30 ° that θ undoes") == ["0.50 (0.40 to 0.60)", "no transformer"]
+    assert "share of" not in card("plain")
 
 
 def test_plain_is_compared_with_nothing():

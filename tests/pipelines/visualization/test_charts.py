@@ -8,13 +8,16 @@ import torch
 from matplotlib.collections import PathCollection
 from scipy import stats
 
-from pipelines.outputs.evaluation_results import MOTIONS, ROTATION, Motion, ReliabilityBin
+from pipelines.outputs.alignment_results import UndoneCurve
+from pipelines.outputs.evaluation_results import ReliabilityBin
+from pipelines.outputs.motions import MOTIONS, ROTATION, Motion
 from pipelines.visualization.charts import (
     MeanCurve,
     draw_learning_curves,
     draw_reliability,
     draw_robustness,
     draw_theta_distributions,
+    draw_undone,
     mean_curve,
 )
 from stn import Affine, Parallel
@@ -83,6 +86,17 @@ def test_robustness_has_one_panel_per_motion_and_an_interval_for_several_seeds()
     assert [np.asarray(line.get_xdata()).tolist() for line in (still, right.lines[-1])] == [[0.0, 0.0], [1.0, 1.0]]
     heights = [np.asarray(path.vertices)[:, 1] for band in left.collections for path in band.get_paths()]
     assert [(of_band.min(), of_band.max()) for of_band in heights if len(of_band)] == [(0.4, 1.0)]
+
+
+def test_undone_motions_are_drawn_beside_the_diagonal():
+    rotation = Motion("rotation", (-30.0, 0.0, 30.0), "°", 0.0)
+    curve = UndoneCurve(np.array([-15.0, 0.0, 15.0]), np.array([-20.0, 0.0, 10.0]), np.array([-10.0, 0.0, 20.0]))
+    figure = draw_undone({rotation: {"stn": curve}})
+    figure.savefig(io.BytesIO())
+    (axes,) = figure.axes
+    diagonal, nothing, undone = (np.asarray(line.get_ydata()).tolist() for line in axes.lines)
+    assert (diagonal, nothing, undone) == ([-30, 0, 30], [0, 0], [-15, 0, 15])
+    assert axes.get_xlabel() == "applied rotation -30 to 30 °"
 
 
 def test_the_interval_of_a_mean_curve_is_the_t_interval():
