@@ -20,15 +20,25 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as pipelines/__init__.py sets it; before a test imports torch
 
 
+# The files that take longest, longest first. A process that starts one of them last would run alone at the end.
+LONG = (
+    "training/test_run.py", "test_hosts.py", "test_demo.py", "tuning/test_run.py", "test_sharing.py",
+    "test_team_server.py", "test_earlier_store.py", "test_outbox.py", "test_settings.py", "test_faults.py",
+    "test_backup.py", "test_params.py",
+)  # fmt: skip
+APART = "training/test_run.py"  # its tests share nothing, so that each can run in another process
+
+
 def pytest_collection_modifyitems(items: list) -> None:
-    """Run long files first, so that no process has a long one left at the end. The demo is the longest, and other files
-    wait for its results."""
-    long = ("test_demo.py", "test_settings.py", "test_params.py", "test_champion.py", "tuning/test_run.py")
+    """Run long files first, and each file in one process, for ``pytest -n … --dist loadgroup``."""
 
     def place(item) -> int:
-        return next((i for i, name in enumerate(long) if item.path.as_posix().endswith(f"/{name}")), len(long))
+        return next((i for i, name in enumerate(LONG) if item.path.as_posix().endswith(f"/{name}")), len(LONG))
 
     items.sort(key=place)
+    for item in items:
+        if not item.path.as_posix().endswith(APART):
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
 
 
 @pytest.fixture
