@@ -103,6 +103,7 @@ class Project:
     def __init__(self, folder: Path):
         self.folder = folder
         self.output = ""  # of the demo, where it ran
+        self.copy = folder  # of the demo, to be copied while other tests use the demo
         self.env = {
             name: value
             for name, value in os.environ.items()
@@ -203,8 +204,10 @@ def demo(tmp_path_factory) -> Project:
             params = project.folder / "params.yaml"
             params.write_text(params.read_text().replace("source: data/raw", "source: /data/of/the/users/own"))
             project.commit("A user's own data")
-            output.write_text(project.run("tools/demo.sh").stdout)
-    project.output = output.read_text()
+            printed = project.run("tools/demo.sh").stdout
+            shutil.copytree(project.folder, folder / "demo/copy", symlinks=True)
+            output.write_text(printed)
+    project.output, project.copy = output.read_text(), folder / "demo/copy"
     return project
 
 

@@ -17,7 +17,7 @@ STAGES = ("prepare", "tune", "train@plain", "train@stn", "train@tuned", "evaluat
 def committed(demo, tmp_path_factory):
     """A copy of the demo's repository; the experiment's results are committed and pushed to a remote beside it."""
     folder = tmp_path_factory.mktemp("committed")
-    shutil.copytree(demo.folder, folder / "project", symlinks=True)
+    shutil.copytree(demo.copy, folder / "project", symlinks=True)
     project = type(demo)(folder / "project")
     name = re.search(r"Ran experiment\(s\): (\S+)", demo.output)
     assert name, demo.output
