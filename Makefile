@@ -45,6 +45,8 @@ tune: $(READY)  ## search for a better localization network, or continue; [TRIAL
 	dvc repro tune
 
 dashboard: $(READY)  ## show the study of params.yaml in optuna-dashboard; [DASHBOARD_PORT=8080]
+	@! (exec 3<>/dev/tcp/127.0.0.1/$(DASHBOARD_PORT)) 2>/dev/null || \
+		{ echo "error: DASHBOARD_PORT: $(DASHBOARD_PORT) given; another program listens there" >&2; exit 2; }
 	@config=$$(python -m pipelines.tune --dashboard); \
 		echo "The study on http://127.0.0.1:$(DASHBOARD_PORT)/"; \
 		optuna-dashboard --host 127.0.0.1 --port $(DASHBOARD_PORT) --from-config <(echo "$$config")  # no password for ps

@@ -53,6 +53,9 @@ case ${MLFLOW_AUTH:-} in
     ;;
   *) refuse "MLFLOW_AUTH: '$MLFLOW_AUTH' given; must be basic or none" ;;
 esac
+if (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; then
+  refuse "MLFLOW_PORT: $port given; another program listens there (on macOS, AirPlay takes 5000); try: make ui PORT=5050"
+fi
 mkdir -p state/artifacts state/server
 if [ ${#auth[@]} -gt 0 ]; then
   # Without the cache, each request hashes the password. With several workers, an old password stays valid until the

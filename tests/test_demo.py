@@ -268,6 +268,14 @@ def test_the_demos_results_meet_an_empty_store(applied, tmp_path):
     assert mlflow.MlflowClient(f"sqlite:///{applied.folder}/state/mlflow.db").get_run(version.tags["trained_in"])
 
 
+def test_promote_finds_the_demos_data_in_dvcs_cache(demo, client):
+    """The demo prepares its data in a temporary work tree; data/prepared stays empty."""
+    assert not (demo.folder / "data/prepared").exists()
+    (plain,) = client.search_model_versions("name = 'stn-digits' and tags.variant = 'plain'")
+    done = demo.command("promote", "stn-digits", "--version", str(plain.version), "--dry-run", check=False)
+    assert done.returncode == 3 and "would be refused" in done.stdout, done.stdout
+
+
 def test_promotion_and_the_way_back(applied):
     """tuned replaces plain, since it is better. The opposite needs force. A rollback restores the champion."""
     client = mlflow.MlflowClient(f"sqlite:///{applied.folder}/state/mlflow.db")

@@ -61,6 +61,17 @@ def test_server_serves_the_store_of_the_environment_on_loopback(project, tmp_pat
         assert listening == {"127.0.0.1"}
 
 
+def test_a_port_in_use_is_refused_in_one_line(project):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        for target, setting in (("ui", "MLFLOW_PORT"), ("dashboard", "DASHBOARD_PORT")):
+            variable = "PORT" if target == "ui" else setting
+            done = project.run("make", "-o", ".venv/.ready", target, f"{variable}={port}", check=False)
+            assert done.returncode == 2 and f"error: {setting}: {port} given; another program" in done.stdout
+
+
 def test_the_ui_shows_the_model_its_champion_and_its_theta(demo, browser):
     """From the list of models to the version, and from the links in its card to the pictures of its run."""
     wait = WebDriverWait(browser, 60)

@@ -3,6 +3,7 @@
 All sources give the same form: uint8 images of one size, and labels that index a list of class names.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.home import home
 from pipelines.runtime.progress import track
+from pipelines.settings.dataset_defaults import DATASET_DEFAULTS
 from pipelines.settings.params import DataParams
 
 
@@ -32,6 +34,12 @@ def read_source(data: DataParams) -> RawDataset:
     if data.dataset == "digits" and data.source == "data/raw":
         return _read_digits(data)
     path = locate(data.source)
+    near = get_close_matches(data.dataset, DATASET_DEFAULTS, n=1, cutoff=0.75)
+    if near and data.dataset not in DATASET_DEFAULTS and path.is_dir() and not contains_images(path):
+        raise UserError(
+            f"data.dataset: {data.dataset!r} given; did you mean {near[0]}? For images of your own, data.source must "
+            f"hold images, and {data.source!r} holds none"
+        )
     if path.is_file() or data.dataset not in torchvision_datasets.NAMES:
         return read_class_folders(data, path)
     found = torchvision_datasets.read(data, path)

@@ -20,6 +20,7 @@ from pipelines.outputs.motions import ROTATION
 from pipelines.outputs.prepared_data import Labeled, load_meta, load_split
 from pipelines.registry.champion import Decision, Outcome, apply_decision, make_decision, promotion_lock
 from pipelines.registry.gates import Candidate, GroundTruth, Verdict, check_gates
+from pipelines.registry.prepared_by_digest import WHERE, find_prepared
 from pipelines.registry.versions import aliases_of, fetch_files, find_version
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.progress import track
@@ -50,20 +51,20 @@ def promote(
         None if the version is the champion already.
 
     Raises:
-        UserError: the registry has no such model or version, or a version was trained on other data than the prepared
-            data.
+        UserError: the registry has no such model or version, the versions were trained on different data, or the data
+            are not available here.
         ExternalError: files of a version are missing or differ from the registered ones.
     """
-    client, meta = connect(), load_meta()
-    with promotion_lock(client, name):
+    client = connect()
+    with promotion_lock(client, name), tempfile.TemporaryDirectory() as folder:
         versions = [find_version(client, name, version or "challenger")]
         after, before = str(versions[0].version), aliases_of(client, name).get("champion")
         if after == before:
             return None
         if before is not None:
             versions.append(find_version(client, name, before))
-        _check_data(versions, meta.digest)
-        test = load_split("test")
+        prepared = _find_data(versions, Path(folder) / "prepared")
+        meta, test = load_meta(prepared), load_split("test", prepared)
         candidates = _measure(versions, test, params)
         truth = GroundTruth(test.labels.numpy(), meta.classes)
         challenger, champion = candidates[0], candidates[1] if len(candidates) > 1 else None
@@ -79,14 +80,20 @@ def promote(
     return Promotion(decision, report)
 
 
-def _check_data(versions: Sequence[ModelVersion], digest: str) -> None:
-    for version in versions:
-        found = version.tags.get("data_digest", "unknown")
-        if found != digest:
-            raise UserError(
-                f"MODEL: version {version.version} of {version.name} was trained on data {found}, data/prepared holds "
-                f"{digest}: a comparison would be meaningless. Restore that data, or register both versions from this"
-            )
+def _find_data(versions: Sequence[ModelVersion], target: Path) -> Path:
+    """Return the folder of the prepared data of all versions; they are copied to ``target`` if they are elsewhere."""
+    digests = [version.tags.get("data_digest", "unknown") for version in versions]
+    first, last = versions[0], versions[-1]
+    if digests[0] != digests[-1]:
+        raise UserError(
+            f"MODEL: version {first.version} of {first.name} was trained on data {digests[0][:12]}, the champion, "
+            f"version {last.version}, on {digests[-1][:12]}: a comparison would be meaningless"
+        )
+    if (found := find_prepared(digests[0], target)) is None:
+        raise UserError(
+            f"MODEL: version {first.version} of {first.name} was trained on data {digests[0][:12]}, which are {WHERE}"
+        )
+    return found
 
 
 def _measure(versions: Sequence[ModelVersion], test: Labeled, params: Params) -> list[Candidate]:

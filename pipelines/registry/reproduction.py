@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dvc.repo import Repo
 
 from pipelines.outputs.prepared_data import PREPARED, load_tensors
 from pipelines.registry.export import digest_of
+from pipelines.registry.prepared_by_digest import WHERE, find_prepared
 from pipelines.registry.versions import find_version, record_of
 from pipelines.runtime import environment
 from pipelines.runtime.cores import usable_cores
@@ -102,32 +102,17 @@ def _work_tree(commit: str, diff: str) -> Iterator[Path]:
 
 
 def _copy_data(data: Mapping[str, Any], target: Path) -> None:
-    """Copy the prepared data with the recorded digest, from ``data/prepared`` or from DVC's cache.
+    """Copy the prepared data with the recorded digest to ``target``.
 
     Raises:
-        UserError: neither has them.
+        UserError: they are not available here.
     """
-    if (PREPARED / "meta.json").exists() and read_json(PREPARED / "meta.json")["digest"] == data["digest"]:
-        shutil.copytree(PREPARED, target)
-        return
-    cache = Path(Repo().cache.local.path)
-    for listing in cache.glob("*/*.dir"):
-        # DVC stores a file in the folder named by the first two digits of its MD5.
-        files = {
-            entry["relpath"]: cache / entry["md5"][:2] / entry["md5"][2:] for entry in json.loads(listing.read_text())
-        }
-        meta = files.get("meta.json")
-        if meta is None or not meta.exists() or read_json(meta).get("digest") != data["digest"]:
-            continue
-        if all(file.exists() for file in files.values()):
-            for name, file in files.items():
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target / name)
-            return
-    raise UserError(
-        f"VERSION: its data, {data['dataset']} from {data['source']} with digest {data['digest'][:12]}, are neither in "
-        f"{PREPARED} nor in DVC's cache; prepare them again, or get them by dvc fetch --all-commits"
-    )
+    found = find_prepared(data["digest"], target)
+    if found is None:
+        described = f"{data['dataset']} from {data['source']} with digest {data['digest'][:12]}"
+        raise UserError(f"VERSION: its data, {described}, are {WHERE}")
+    if found != target:
+        shutil.copytree(found, target)
 
 
 def _write_settings(tree: Path, variant: str, seed: int, record: Mapping[str, Any]) -> None:

@@ -117,6 +117,14 @@ def test_the_order_in_an_archive_does_not_matter(tmp_path):
         assert_equal(source.train.images, stacked(images, *names))
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"), [("cifra10", "cifar10"), ("minst", "mnist"), ("fashion-mnist", "fashion_mnist")]
+)
+def test_a_mistyped_data_set_is_asked_for(tmp_path, given, meant):
+    with pytest.raises(UserError, match=f"data.dataset: '{given}' given; did you mean {meant}"):
+        read_source(data(tmp_path, given))
+
+
 @pytest.mark.parametrize("form", ["folder", "zip", "tar.gz"])
 def test_files_that_are_no_class_images_are_ignored(tmp_path, form):
     tree = tmp_path / "tree"

@@ -80,8 +80,14 @@ def test_an_unknown_model_or_version_is_refused(store):
 def test_versions_trained_on_other_data_are_not_compared(store):
     meta = Path("data/prepared/meta.json")
     meta.write_text(meta.read_text().replace('"d1"', '"d2"'))
-    with pytest.raises(UserError, match="version 2 of stn-mine was trained on data d1, data/prepared holds d2"):
+    with pytest.raises(UserError, match="version 2 of stn-mine was trained on data d1, which are neither in data/prep"):
         store.promote("2", force="I insist")
+    store.client.set_model_version_tag(NAME, "2", "data_digest", "d2")
+    try:
+        with pytest.raises(UserError, match="was trained on data d2, the champion, version 1, on d1: a comparison"):
+            store.promote("2", force="I insist")
+    finally:
+        store.client.set_model_version_tag(NAME, "2", "data_digest", "d1")
     assert store.champion == "1"
 
 

@@ -48,6 +48,23 @@ def test_distributions_count_every_image_and_show_mean_and_standard_deviation():
     assert [axes.axison for axes in figure.axes] == [True] * 7 + [False] * 2  # nine panels for seven quantities
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.full((20,), 0.3),
+        torch.tensor([1.0, torch.nextafter(torch.tensor(1.0), torch.tensor(2.0)).item()] * 10),
+        torch.tensor([torch.nan] * 20),
+        torch.tensor([0.0, torch.inf, torch.nan, 1.0]),
+        torch.tensor([5.0]),
+    ],
+    ids=["constant", "two neighbors", "nan", "some not finite", "one image"],
+)
+def test_degenerate_theta_is_drawn(values):
+    figure = draw_theta_distributions({"scale": values})
+    figure.savefig(io.BytesIO())
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == values.isfinite().sum()  # pyright: ignore
+
+
 def test_learning_curves_have_one_line_per_seed_and_one_color_per_variant():
     histories = {
         "plain": [[{"epoch": epoch, "loss": seed + 1 / epoch} for epoch in (1, 2, 3)] for seed in range(2)],

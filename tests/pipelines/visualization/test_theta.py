@@ -1,6 +1,7 @@
 """Figures of every kind of transformer: they show the input of its classifier."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,16 @@ def untrained_model(settings: dict[str, Any]) -> Trained:
     network = build_network(NetworkSettings((1, 20, 20), 2, transformer)).eval()
     no_record: Any = None
     return Trained("mine", 0, network, "run", [], no_record)
+
+
+def test_class_names_with_dollar_signs_are_drawn_as_they_are():
+    images = torch.randint(256, (2, 1, 20, 20), dtype=torch.uint8)
+    meta = replace(META, classes=["us_$", r"$\frac$"])
+    figures = draw_theta(untrained_model({"transform": ("affine",)}), meta, Labeled(images, torch.tensor([0, 1])), 2)
+    for figure in figures:
+        figure.savefig(io.BytesIO())
+    titles = {axes.get_title() for figure in figures for axes in figure.axes}
+    assert any("us_$" in title for title in titles) and any(r"$\frac$" in title for title in titles)
 
 
 @KINDS
