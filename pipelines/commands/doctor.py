@@ -6,7 +6,6 @@ python -m pipelines.commands.doctor
 import argparse
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -42,9 +41,11 @@ def check_machine() -> Iterator[Finding]:
 
 def check_git() -> Iterator[Finding]:
     """Check that the current folder is in a git repository with a commit."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    commit = done.stdout.strip()[:10]
-    yield Finding("git", commit or "no commit", "" if commit else "DVC needs a git repository with a commit")
+    from pipelines.tracking.lineage import current_commit
+
+    commit = current_commit()
+    problem = "" if commit.sha else commit.problem or "DVC needs a git repository with a commit"
+    yield Finding("git", commit.sha[:10] or "no commit", problem)
 
 
 def check_torch() -> Iterator[Finding]:

@@ -4,6 +4,7 @@
 Every ``python -m pipelines.<module>`` reads the variables before anything else and refuses invalid values.
 """
 
+import getpass
 import os
 import re
 from typing import NamedTuple
@@ -41,8 +42,17 @@ VARIABLES = {
 PAIRS = (("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
 
 
+def _name_user() -> None:
+    """Name a user who has no entry in the system's list of users, as in many containers. MLflow and DVC need a name."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError since Python 3.13
+        os.environ["USER"] = str(os.getuid())
+
+
 def read() -> str | None:
     """Add the variables of ``.env`` to this process's environment; returns the first mistake in one line, or None."""
+    _name_user()
     path = home() / FILE
     if path.exists():
         try:

@@ -10,9 +10,16 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """The user's repository: DVC_ROOT if it is set, else git's top folder, else the current folder."""
+    """The user's project: DVC_ROOT if it is set, else the nearest folder with ``.dvc``, else git's top folder.
+
+    The project can be a folder of a larger git repository. Without DVC and git it is the current folder.
+    """
     if "DVC_ROOT" in os.environ:
         return Path(os.environ["DVC_ROOT"]).resolve()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / ".dvc").is_dir():
+            return folder
     try:
         top = subprocess.run(["git", "rev-parse", "--show-toplevel"], capture_output=True, text=True)
     except FileNotFoundError:  # the tracking server's image has no git

@@ -1,5 +1,6 @@
 """Where a result came from: git commit, uncommitted changes and versions of libraries."""
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -7,20 +8,27 @@ from typing import NamedTuple
 
 
 class Commit(NamedTuple):
-    """The commit that was checked out and the changes that it lacks; ``sha`` is empty outside git."""
+    """The commit that was checked out and the changes that it lacks.
+
+    Args:
+        sha: SHA-1 of the commit; empty outside git and in a repository without a commit.
+        diff: uncommitted changes.
+        problem: git's reason why it could not tell; empty if it could.
+    """
 
     sha: str
     diff: str
+    problem: str = ""
 
     @property
     def name(self) -> str:
-        """The commit's SHA-1, ``none`` outside git."""
-        return self.sha or "none"
+        """The commit's SHA-1; ``none`` if there is none, ``unknown`` if git could not tell."""
+        return "unknown" if self.problem else self.sha or "none"
 
     @property
     def dirty(self) -> str:
-        """``true`` if anything differs from the commit, else ``false``."""
-        return str(bool(self.diff)).lower()
+        """``true`` if anything differs from the commit, else ``false``; ``unknown`` if git could not tell."""
+        return "unknown" if self.problem else str(bool(self.diff)).lower()
 
     @property
     def tags(self) -> dict[str, str]:
@@ -34,13 +42,23 @@ def current_commit() -> Commit:
     The changes leave out ``dvc.lock``, which every run rewrites, and include new files of code, which git would ignore.
     """
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace").stdout
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", env=os.environ | {"LC_ALL": "C"}
+        )
 
-    sha = git("rev-parse", "--verify", "--quiet", "HEAD").strip()
-    diff = git("diff", "HEAD", "--", ".", ":!dvc.lock")
-    new = git("ls-files", "--others", "--exclude-standard", "--", "stn", "pipelines", "variants").splitlines()
-    return Commit(sha, diff + "".join(git("diff", "--no-index", "--", "/dev/null", file) for file in new))
+    try:
+        inside = git("rev-parse", "--git-dir")
+    except FileNotFoundError:
+        return Commit("", "", "git is not installed")
+    if inside.returncode:
+        reason = next(iter(inside.stderr.strip().splitlines()), "git failed").removeprefix("fatal: ")
+        return Commit("", "", "" if reason.startswith("not a git repository") else reason)
+    sha = git("rev-parse", "--verify", "--quiet", "HEAD").stdout.strip()
+    diff = git("diff", "HEAD", "--", ".", ":!dvc.lock").stdout if sha else ""
+    new = git("ls-files", "--others", "--exclude-standard", "--", "stn", "pipelines", "variants").stdout.splitlines()
+    return Commit(sha, diff + "".join(git("diff", "--no-index", "--", "/dev/null", file).stdout for file in new))
 
 
 def libraries() -> dict[str, str]:

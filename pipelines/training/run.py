@@ -144,6 +144,8 @@ class TrainingDriver:
 
     def _make_record(self, workers: WorkerPlan) -> TrainingRecord:
         commit = current_commit()
+        if commit.problem:
+            print(f"git: {commit.problem}; the commit of this training is recorded as unknown", flush=True)
         return TrainingRecord(
             variant=self.variant,
             train=self.params.train,

@@ -1,5 +1,6 @@
 """The environment: .env.example against the code, precedence, refusals, and secrets that are never printed."""
 
+import getpass
 import os
 import re
 import sys
@@ -15,8 +16,8 @@ from pipelines.training import cluster
 
 ROOT = Path(__file__).resolve().parents[3]
 # Read by the code, and not for .env: DVC sets DVC_ROOT, FORCE=1 is meant for one command, OMP_WAIT_POLICY is read by
-# OpenMP when torch is imported, and LOKY_MAX_CPU_COUNT by joblib.
-NOT_FOR_DOTENV = {"DVC_ROOT", "FORCE", "OMP_WAIT_POLICY", "LOKY_MAX_CPU_COUNT"}
+# OpenMP when torch is imported, LOKY_MAX_CPU_COUNT by joblib, and USER is the system's.
+NOT_FOR_DOTENV = {"DVC_ROOT", "FORCE", "OMP_WAIT_POLICY", "LOKY_MAX_CPU_COUNT", "USER"}
 
 
 @pytest.fixture
@@ -190,3 +191,18 @@ def test_make_gives_dvc_what_dotenv_says(project):
     assert project.run(*make, "pull", env=outside).stdout == "dvc pull --run-cache by outside\n"
     (project.folder / ".env").unlink()
     assert project.run(*make, "push").stdout == "dvc push --run-cache by nobody\n"
+
+
+def test_a_user_without_an_entry_in_the_list_of_users_has_a_name(monkeypatch, tmp_path):
+    """As in a container that runs under any user id."""
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert environment.read() is None
+    assert getpass.getuser() == str(os.getuid())
+    del os.environ["USER"]

@@ -22,8 +22,38 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_outside_git_there_is_no_commit(folder):
-    assert current_commit() == ("", "")
+    assert current_commit() == ("", "", "")
     assert current_commit().tags == {"git_commit": "none", "git_dirty": "false"}
+
+
+def test_before_the_first_commit_there_is_none(folder):
+    git("init", "-q")
+    (folder / "params.yaml").write_text("mine\n")
+    assert current_commit().tags == {"git_commit": "none", "git_dirty": "false"}
+
+
+@pytest.mark.parametrize(("variable", "value", "reason"), [
+    ("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1", "dubious ownership"), ("PATH", "/nowhere", "git is not installed"),
+])  # fmt: skip
+def test_where_git_cannot_tell_the_commit_is_unknown(folder, monkeypatch, variable, value, reason):
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "A start")
+    monkeypatch.setenv(variable, value)
+    commit = current_commit()
+    assert reason in commit.problem and "\n" not in commit.problem
+    assert commit.tags == {"git_commit": "unknown", "git_dirty": "unknown"}
+
+
+def test_a_detached_head_and_a_shallow_clone_have_their_commit(folder, monkeypatch):
+    git("init", "-q", "first")
+    monkeypatch.chdir(folder / "first")
+    for message in ("one", "two"):
+        git("commit", "-q", "--allow-empty", "-m", message)
+    git("checkout", "-q", "--detach", "HEAD~1")
+    assert current_commit() == (git("rev-parse", "HEAD"), "", "")
+    git("clone", "-q", "--depth", "1", f"file://{folder}/first", "../shallow")
+    monkeypatch.chdir(folder / "shallow")
+    assert current_commit() == (git("rev-parse", "HEAD"), "", "")
 
 
 def test_the_commit_and_its_uncommitted_changes(folder):
