@@ -9,8 +9,8 @@ DASHBOARD_PORT ?= 8080
 MODEL ?= stn-cifar10
 ONLY ?= training_throughput time_to_accuracy scaling overhead inference tuning
 READY := .venv/.ready
-# Three processes also on two cores, because some tests wait for timeouts.
-AT_ONCE := -n 3 --dist loadgroup --no-loadscope-reorder
+# Long files start first, and each file runs in one process, see tests/conftest.py.
+AT_ONCE := -n 2 --dist loadgroup --no-loadscope-reorder
 # DVC's stages call `python`, and recipes call `dvc` by name.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv

@@ -31,7 +31,7 @@ from pipelines.commands import clean
 from pipelines.evaluation import significance as comparison
 from pipelines.evaluation.run import evaluate
 from pipelines.networks.build import count_parameters, network_settings
-from pipelines.outputs.motions import MOTIONS
+from pipelines.outputs.motions import MOTIONS, UNDONE_MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_meta, load_split
 from pipelines.outputs.tuning_results import TuningResults
 from pipelines.preparation.run import prepare_source
@@ -737,13 +737,15 @@ frees_one_more("clean.superseded", 0)
 @check("evaluate.batch_size")
 def _(bench: Bench) -> None:
     before, sizes, _ = bench.evaluate({})
-    passes = 1 + sum(len(motion.amounts) for motion in MOTIONS)  # once as they are, then moved by each amount
-    assert sizes == [10, 10, 4] * 2 * passes
+    # Both variants: once as they are, then moved by each amount. The transformer of one: moved, and two views.
+    passes = 2 * (1 + sum(len(motion.amounts) for motion in MOTIONS))
+    passes += sum(len(motion.amounts) for motion in UNDONE_MOTIONS) + 2
+    assert sizes == [10, 10, 4] * passes
     after, sizes, _ = bench.evaluate({"evaluate.batch_size": 20})
-    assert sizes == [20, 4] * 2 * passes
+    assert sizes == [20, 4] * passes
     before, after = flatten(before), flatten(after)
-    # A kernel may round differently for another batch size. Only the losses show it.
-    losses = {name for name in before if name.endswith("_loss")}
+    # A kernel may round differently for another batch size. Only the losses and θ show it.
+    losses = {name for name in before if name.endswith("_loss") or ".alignment." in name}
     assert losses and {n: after[n] for n in losses} == pytest.approx({n: before[n] for n in losses})
     assert {n: v for n, v in after.items() if n not in losses} == {n: v for n, v in before.items() if n not in losses}
 
