@@ -9,12 +9,14 @@ DASHBOARD_PORT ?= 8080
 MODEL ?= stn-cifar10
 ONLY ?= training_throughput time_to_accuracy scaling overhead inference tuning
 READY := .venv/.ready
-# Long files start first, and each file runs in one process, see tests/conftest.py.
+# Long files start first, and most files run in one process each, see tests/conftest.py.
 AT_ONCE := -n 2 --dist loadgroup --no-loadscope-reorder
 # DVC's stages call `python`, and recipes call `dvc` by name.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PYTHONUNBUFFERED := 1
+# DVC needs a name, which a user id in a container may not have.
+export USER := $(or $(USER),$(shell id -un 2>/dev/null || id -u))
 # For programs of others, which do not read .env. As in our own commands, the real environment wins over .env.
 WITH_ENV := $(if $(wildcard .env),dotenv --file .env run --no-override --)
 

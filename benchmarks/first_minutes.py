@@ -1,4 +1,4 @@
-"""Measures what a new user waits for, at several commits in turns: `make setup` and `make demo` on a fresh clone.
+"""Measures what a new user waits for, at several commits, alternately: `make setup` and `make demo` on a fresh clone.
 
     python -m benchmarks.first_minutes 835a76f HEAD --repeats 2
 

@@ -52,7 +52,8 @@ def fit_poses(transform: Transform, theta: Tensor, input_size: Sequence[int], ou
     linear = matrices[:, :, :2] * (_extent(input_size, theta)[:, None] / _extent(output_size, theta))
     a, b, c, d = (linear[:, i, j] for i in (0, 1) for j in (0, 1))
     determinant = a * d - b * c
-    rotation = torch.atan2(c - b, a + d)
+    # Of a map that mirrors, the rotation after the reflection of x.
+    rotation = torch.where(determinant < 0, torch.atan2(-c - b, d - a), torch.atan2(c - b, a + d))
     log_scale = determinant.abs().clamp(min=1e-12).log() / 2
     return Poses(rotation, log_scale, matrices[:, 0, 2], matrices[:, 1, 2])
 
@@ -71,9 +72,9 @@ def corner_errors(
     transform: Transform,
     thetas: tuple[Tensor, Tensor],
     motions: tuple[Tensor, Tensor],
-    output_size: Sequence[int],
+    size: Sequence[int],
 ) -> Tensor:
-    """Measure how far the rectified images of two views of each image are apart, in pixels of the output, (B,).
+    """Measure how far the rectified images of two views of each image are apart, in pixels, (B,).
 
     The error is the mean distance between the four corners c of the output and the points (T₂∘A₂)⁻¹∘T₁∘A₁(c). It is 0
     if both motions are undone. It does not get smaller if the transformer zooms in, and a transformer that shows a
@@ -82,6 +83,7 @@ def corner_errors(
     Args:
         thetas: θ (B, P) of both views.
         motions: affine sampling maps (B, 2, 3) of both views.
+        size: (height, width) of the image whose pixels are the unit of the error.
     """
     first, second = (theta.double() for theta in thetas)
     (matrix_1, matrix_2), heads = (motion.double() for motion in motions), transform.heads
@@ -93,13 +95,8 @@ def corner_errors(
     inverse = torch.linalg.inv(torch.cat((matrix_2, last_row), 1))[:, :2]
     wanted = Affine().map(inverse.repeat_interleave(heads, 0).flatten(1), original)
     found = _solve(transform, second, wanted, corners.expand_as(wanted))
-    distances = ((found - corners) * _extent(output_size, first) / 2).norm(dim=-1)
+    distances = ((found - corners) * _extent(size, first) / 2).norm(dim=-1)
     return distances.mean(1).unflatten(0, (-1, heads)).mean(1)
-
-
-def identity_theta(count: int) -> Tensor:
-    """θ (count, 6) of the affine identity, to measure :func:`corner_errors` of a transformer that does nothing."""
-    return torch.tensor([Affine.identity]).repeat(count, 1)
 
 
 def _solve(transform: Transform, theta: Tensor, targets: Tensor, start: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def choose_precision(setting: str, device: torch.device) -> tuple[torch.dtype, s
 
 
 def _skip_import_of_dynamo() -> None:
-    """Keep Muon from importing ``torch._dynamo``, which takes 1.2 to 1.7 s; SGD imports it in each case.
+    """Keep Muon from importing ``torch._dynamo``, which takes 1.2 to 1.7 s; SGD imports it anyway.
 
     At the first call of these methods torch imports it, only to exclude them from compilation, and stores the result
     in this attribute. If torch renames the attribute, the import happens again.

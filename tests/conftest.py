@@ -30,7 +30,7 @@ APART = "training/test_run.py"  # its tests share nothing, so that each can run 
 
 
 def pytest_collection_modifyitems(items: list) -> None:
-    """Run long files first, and each file in one process, for ``pytest -n … --dist loadgroup``."""
+    """Run long files first, and each file except APART in one process, for ``pytest -n … --dist loadgroup``."""
 
     def place(item) -> int:
         return next((i for i, name in enumerate(LONG) if item.path.as_posix().endswith(f"/{name}")), len(LONG))

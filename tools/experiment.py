@@ -50,7 +50,9 @@ def run_experiment(settings: dict[str, Any]) -> int:
     from dvc.cli import main as dvc
 
     for module in ("hashfile", "index"):
-        logging.getLogger(f"dvc_data.{module}.checkout").addFilter(lambda record: EXPECTED_WARNING not in record.msg)
+        logging.getLogger(f"dvc_data.{module}.checkout").addFilter(
+            lambda record: EXPECTED_WARNING not in str(record.msg)
+        )
     changes = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
     return dvc(["exp", "run", "--temp", *(part for change in changes for part in ("-S", change))])
 

@@ -16,8 +16,8 @@ from pathlib import Path
 VENV = Path(".venv")
 PYTHON = str(VENV / "bin" / "python")
 LOCK = Path("requirements.lock")
-# The packages before this letter take about as long as the others. All packages of one namespace, such as nvidia/, lie
-# in one part, so that two processes never write the same file.
+# The packages before this letter take about as long as the others. Packages that share files, such as mlflow and
+# mlflow-skinny, lie in one part, so that two processes never write the same file.
 SECOND_PART = "p"
 INSTALL = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
 NOT_COMPILED = r"/tests?/|/testing/"
@@ -47,32 +47,48 @@ def install_packages():
             processes.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT))
     every, shown = (1.0 if sys.stdout.isatty() else 15.0), 0.0
     try:
-        while any(process.poll() is None for process in processes):
+        while any(process.poll() is None for process in processes) and not any(map(has_failed, processes)):
             if time.monotonic() - shown >= every:
                 shown = time.monotonic()
                 show_progress(len(lines), logs)
             time.sleep(0.1)
-    except BaseException:
+        show_progress(len(lines), logs)
+        for process, log in zip(processes, logs, strict=True):
+            if has_failed(process):
+                sys.exit(f"{read(log)[-2000:]}\nerror: pip failed (above; its whole output is in {log})")
+    finally:
         for process in processes:
             process.terminate()
-        raise
-    show_progress(len(lines), logs)
+            process.wait()
     if sys.stdout.isatty():
         print()
-    for process, log in zip(processes, logs, strict=True):
-        if process.returncode:
-            sys.exit(f"{log.read_text()[-2000:]}\nerror: pip failed (above; its whole output is in {log})")
+
+
+def has_failed(process):
+    """Whether a process has ended with an error."""
+    return process.poll() not in (None, 0)
+
+
+def read(log):
+    """The text of a log that pip may be writing at this moment."""
+    return log.read_text(encoding="utf-8", errors="replace")
 
 
 def show_progress(packages, logs):
     """Print how far pip is, from the output of both processes; on a terminal, in place of the last line."""
-    log = "".join(path.read_text() for path in logs)
+    log = "".join(map(read, logs))
     packages -= len(re.findall(r"^Ignoring ", log, re.MULTILINE))  # packages for other systems
-    downloaded = len(re.findall(r"^(?:Collecting|Processing|Requirement already satisfied)", log, re.MULTILINE))
+    found = len(re.findall(r"^(?:Collecting|Processing|Requirement already satisfied)", log, re.MULTILINE))
     unpacked = min(packages, len(list(VENV.glob("lib/python3*/site-packages/*.dist-info"))))  # pip is not in the lock
-    text = f"  {downloaded} of {packages} packages downloaded, {unpacked} unpacked"
+    text = f"  {found} of {packages} packages found, {unpacked} installed"
     at_terminal = sys.stdout.isatty()
     print(f"\r{text}" if at_terminal else text, end="" if at_terminal else "\n", flush=True)
+
+
+def run(*command):
+    """Run a command; exits in one line, after the command's own messages, if it fails."""
+    if subprocess.run(command, check=False).returncode:
+        sys.exit(f"error: failed: {' '.join(command)}")
 
 
 def main():
@@ -83,16 +99,19 @@ def main():
     start = time.monotonic()
     print(f"Installing the packages of {LOCK} in {VENV} (7.4 GB with CUDA's libraries)", flush=True)
     if not Path(PYTHON).exists():
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+        run(sys.executable, "-m", "venv", str(VENV))
     install_packages()
     print("  compiling bytecode", flush=True)
     packages = next(VENV.glob("lib/python3*/site-packages"))
-    # Exit code 1 means that some file is no valid Python 3, such as a template.
+    # Exit code 1 means that some file is not valid Python 3, such as a template.
     subprocess.run([PYTHON, "-m", "compileall", "-qq", "-j", "0", "-x", NOT_COMPILED, str(packages)], check=False)
-    subprocess.run([*INSTALL, "--quiet", "--editable", "."], check=True)
+    run(*INSTALL, "--quiet", "--editable", ".")
     print(f"Done in {time.monotonic() - start:.0f} s. Training will use:", flush=True)
-    subprocess.run([PYTHON, "-m", "pipelines.commands.doctor", "--device"], check=True)
+    run(PYTHON, "-m", "pipelines.commands.doctor", "--device")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -45,7 +45,7 @@ def check_git() -> Iterator[Finding]:
 
     commit = current_commit()
     problem = "" if commit.sha else commit.problem or "DVC needs a git repository with a commit"
-    yield Finding("git", commit.sha[:10] or "no commit", problem)
+    yield Finding("git", commit.sha[:10] or ("unknown" if commit.problem else "no commit"), problem)
 
 
 def check_torch() -> Iterator[Finding]:
@@ -72,7 +72,7 @@ def describe_gpus() -> str:
     try:
         torch.cuda.init()
     except (AssertionError, RuntimeError) as error:
-        reason = str(error).strip().split(". ")[0].splitlines()[0].rstrip(".")
+        reason = next(iter(str(error).strip().split(". ")[0].splitlines()), type(error).__name__).rstrip(".")
         return f"none ({reason}); training uses the CPU"
     return "none; training uses the CPU"
 

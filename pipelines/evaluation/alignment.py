@@ -14,12 +14,11 @@ from pipelines.outputs.prepared_data import DatasetMeta, Labeled
 from pipelines.outputs.trained_models import Trained
 from pipelines.runtime.progress import track
 from pipelines.settings.params import EvaluateParams
-from stn.alignment import Poses, corner_errors, fit_poses, identity_theta, slopes
+from stn.alignment import Poses, corner_errors, fit_poses, slopes
 from stn.batches import Batches
 from stn.distortions import sampling_matrix
 from stn.spatial_transformer import SpatialTransformer
 from stn.training import default_device
-from stn.transforms import Affine
 
 RESAMPLES = 1000  # bootstrap resamples for the interval of a slope
 
@@ -52,17 +51,18 @@ class Undone(NamedTuple):
     Args:
         amounts: motion → what was undone of each amount, (A, N), as its :class:`Quantity`. Several heads are averaged.
         errors: corner error of two views of each image in pixels, (N,), see :func:`stn.alignment.corner_errors`.
+        fixed_errors: the same if θ of the first view is used for both views.
     """
 
     amounts: Mapping[Motion, Tensor]
     errors: Tensor
+    fixed_errors: Tensor
 
 
 class AlignmentMeasurements(NamedTuple):
-    """Measurements of one variant: of each training seed, and corner errors (N,) without a transformer."""
+    """Measurements of one variant, by training seed."""
 
     seeds: Mapping[int, Undone]
-    still_errors: Tensor
 
     def slopes_of(self, seed: int) -> dict[Motion, Tensor]:
         """The slope of each image, (N,), for each motion."""
@@ -100,8 +100,6 @@ def measure_alignment(
         for key, transformer in transformers.items():
             thetas[key].append(_predict_theta(transformer, batches, settings.batch_size))
     size = meta.image_shape[1:]
-    still = identity_theta(len(images))
-    still_errors = corner_errors(Affine(), (still, still), (views[0], views[1]), size)
     measured: dict[str, dict[int, Undone]] = {}
     for (variant, seed), transformer in transformers.items():
         *of_amounts, first, second = thetas[variant, seed]
@@ -111,17 +109,19 @@ def measure_alignment(
         for motion in UNDONE_MOTIONS:
             count = len(motion.amounts)
             amounts[motion], poses = _undone(motion, poses[:count], transform.heads), poses[count:]
-        errors = corner_errors(transform, (first, second), (views[0], views[1]), output_size)
-        measured.setdefault(variant, {})[seed] = Undone(amounts, errors)
+        errors, fixed_errors = (
+            corner_errors(transform, (first, theta), (views[0], views[1]), size) for theta in (second, first)
+        )
+        measured.setdefault(variant, {})[seed] = Undone(amounts, errors, fixed_errors)
         transformer.transform.to(default_device())
-    return {variant: AlignmentMeasurements(seeds, still_errors) for variant, seeds in measured.items()}
+    return {variant: AlignmentMeasurements(seeds) for variant, seeds in measured.items()}
 
 
 def summarize(measurements: AlignmentMeasurements, confidence: float) -> Alignment:
     """Average over images and training seeds. The intervals are percentiles of a bootstrap over both."""
     by_seed = [measurements.slopes_of(seed) for seed in measurements.seeds]
     errors = torch.stack([undone.errors for undone in measurements.seeds.values()]).numpy()
-    still = measurements.still_errors.numpy()
+    fixed = torch.stack([undone.fixed_errors for undone in measurements.seeds.values()]).numpy()
     return Alignment(
         slopes={
             motion.name: _mean_slope(torch.stack([slopes_[motion] for slopes_ in by_seed]).numpy(), confidence)
@@ -129,9 +129,9 @@ def summarize(measurements: AlignmentMeasurements, confidence: float) -> Alignme
         },
         corner_error=float(np.median(errors)),
         corner_error_90=float(np.quantile(errors, 0.9)),
-        still_error=float(np.median(still)),
-        still_error_90=float(np.quantile(still, 0.9)),
-        undone=float(1 - np.median(errors) / np.median(still)),
+        fixed_error=float(np.median(fixed)),
+        fixed_error_90=float(np.quantile(fixed, 0.9)),
+        undone=float(1 - np.median(errors) / np.median(fixed)),
     )
 
 

@@ -30,7 +30,7 @@ def comparison_table(results: EvaluationResults, meta: DatasetMeta, confidence: 
         f"|---|{'---:|' * (len(MOTIONS) + 1)}",
         *(_robustness_row(name, variant) for name, variant in variants.items()),
     ]
-    lines += _alignment_lines({name: v.alignment for name, v in variants.items() if v.alignment is not None})
+    lines += _alignment_lines({name: v.alignment for name, v in variants.items() if v.alignment}, confidence)
     if any(variant.final_fit for variant in variants.values()):
         lines += ["", "Validation accuracy is meaningless: models trained on the validation images (train.final_fit)."]
     if results.pairs:
@@ -52,15 +52,16 @@ def _robustness_row(name: str, variant: VariantResults) -> str:
     return f"| {name} | {' | '.join(means)} | {variant.calibration_error:.2%} |"
 
 
-def _alignment_lines(alignments: Mapping[str, Alignment]) -> list[str]:
+def _alignment_lines(alignments: Mapping[str, Alignment], confidence: float) -> list[str]:
     if not alignments:
         return []
     return [
         "",
-        "What the transformers undo of motions of the test images: slope of θ on the motion (0: nothing, 1: all), and "
-        "median (90th percentile) distance of the corners of two views of an image, in pixels:",
+        "What the transformers undo of motions of the test images. Slope of θ on the motion (0: nothing, 1: all) with "
+        f"its {confidence * 100:g}% interval. Distance of the corners of two views of an image in pixels, median and "
+        "90th percentile, also with θ fixed:",
         "",
-        "| variant | " + " | ".join(str(motion) for motion in UNDONE_MOTIONS) + " | corners | not rectified | undone |",
+        f"| variant | {' | '.join(map(str, UNDONE_MOTIONS))} | corners | corners, θ fixed | undone |",
         f"|---|{'---:|' * (len(UNDONE_MOTIONS) + 3)}",
         *(_alignment_row(name, alignment) for name, alignment in alignments.items()),
     ]
@@ -70,7 +71,7 @@ def _alignment_row(name: str, alignment: Alignment) -> str:
     slopes = " | ".join(str(alignment.slopes[motion.name]) for motion in UNDONE_MOTIONS)
     return (
         f"| {name} | {slopes} | {alignment.corner_error:.1f} ({alignment.corner_error_90:.1f}) "
-        f"| {alignment.still_error:.1f} ({alignment.still_error_90:.1f}) | {alignment.undone:.0%} |"
+        f"| {alignment.fixed_error:.1f} ({alignment.fixed_error_90:.1f}) | {alignment.undone:.0%} |"
     )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+
 from pipelines.evaluation.alignment import AlignmentMeasurements, measure_alignment, undone_curve
 from pipelines.evaluation.calibration import calibration_error
 from pipelines.evaluation.comparison_table import comparison_table
@@ -104,7 +106,7 @@ def _run_metrics(predictions: Predictions, areas: Mapping[Motion, float]) -> dic
 def _alignment_metrics(measured: AlignmentMeasurements, seed: int) -> dict[str, float]:
     """MLflow's metrics of what the transformer of one model undoes."""
     return {
-        "test_corner_error": measured.seeds[seed].errors.median().item(),
+        "test_corner_error": float(np.median(measured.seeds[seed].errors.numpy())),
         **{f"test_undone_{motion.name}": slope.mean().item() for motion, slope in measured.slopes_of(seed).items()},
     }
 

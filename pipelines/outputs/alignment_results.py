@@ -36,16 +36,16 @@ class Alignment:
         slopes: name of the motion → its slope, 0 for a transformer that does nothing and 1 for one that undoes it.
         corner_error, corner_error_90: median and 90th percentile of the distance between the corners of two rectified
             views of an image that was moved at random, over images and training seeds.
-        still_error, still_error_90: the same without a transformer.
-        undone: share of the motion that is undone, 1 - corner_error / still_error. Negative if the transformer adds to
-            the motion.
+        fixed_error, fixed_error_90: the same if θ of the first view is used for both views.
+        undone: share of the motion that is undone, 1 - corner_error / fixed_error: 0 if θ does not react to motions,
+            negative if it adds to them.
     """
 
     slopes: Mapping[str, Slope]
     corner_error: float
     corner_error_90: float
-    still_error: float
-    still_error_90: float
+    fixed_error: float
+    fixed_error_90: float
     undone: float
 
     @classmethod

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.outputs.alignment_results import Alignment
+from pipelines.outputs.alignment_results import PLOTS, Alignment
 from pipelines.outputs.motions import Motion
 from pipelines.runtime.files import read_json, write_json, write_text
 
 METRICS = Path("metrics/evaluate.json")
-PLOTS = Path("plots/evaluate")
 COMPARISON = Path("reports/comparison.md")
 
 

@@ -41,8 +41,8 @@ class TrainingRecord:
         variant: the variant's settings.
         train: the section ``train`` of params.yaml.
         data: description of the prepared data.
-        git_commit: SHA-1 of the commit, ``none`` outside git.
-        git_dirty: ``true`` if there were uncommitted changes, else ``false``.
+        git_commit: SHA-1 of the commit; ``none`` outside git, ``unknown`` if git could not tell.
+        git_dirty: ``true`` if there were uncommitted changes, else ``false``; ``unknown`` if git could not tell.
         git_diff: the uncommitted changes.
         libraries: version of each library.
         workers, threads: the workers that finished the training, and the CPU threads of each.

@@ -1,7 +1,6 @@
 """Finds the prepared data that a version was trained on, by their digest."""
 
 import json
-import shutil
 from pathlib import Path
 
 from pipelines.outputs.prepared_data import PREPARED
@@ -16,9 +15,9 @@ def find_prepared(digest: str, target: Path) -> Path | None:
     Data of an experiment in a temporary work tree, such as the demo, are in the cache alone.
 
     Returns:
-        ``data/prepared``, or ``target`` after the data are copied there from the cache; None if neither has them.
+        ``data/prepared``, or ``target`` with links to the files in the cache; None if neither has them.
     """
-    if (PREPARED / "meta.json").exists() and read_json(PREPARED / "meta.json")["digest"] == digest:
+    if (PREPARED / "meta.json").exists() and read_json(PREPARED / "meta.json").get("digest") == digest:
         return PREPARED
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
@@ -38,6 +37,6 @@ def find_prepared(digest: str, target: Path) -> Path | None:
         if all(file.exists() for file in files.values()):
             for name, file in files.items():
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target / name)
+                (target / name).symlink_to(file)
             return target
     return None

@@ -47,6 +47,8 @@ def reproduce(name: str, wanted: str) -> str:
     version = find_version(client, name, wanted)
     record, tags = record_of(client, version), version.tags
     variant, seed, commit = tags["variant"], int(tags["seed"]), record["git_commit"]
+    if commit in ("none", "unknown"):
+        raise UserError(f"VERSION: {version.version} given; the commit of its training was not recorded ({commit})")
     if subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True).returncode:
         raise UserError(
             f"VERSION: {version.version} given; it was trained at commit {commit}, which this repository does not "
@@ -107,12 +109,11 @@ def _copy_data(data: Mapping[str, Any], target: Path) -> None:
     Raises:
         UserError: they are not available here.
     """
-    found = find_prepared(data["digest"], target)
+    found = find_prepared(data["digest"], target.with_name("found"))
     if found is None:
         described = f"{data['dataset']} from {data['source']} with digest {data['digest'][:12]}"
         raise UserError(f"VERSION: its data, {described}, are {WHERE}")
-    if found != target:
-        shutil.copytree(found, target)
+    shutil.copytree(found, target)
 
 
 def _write_settings(tree: Path, variant: str, seed: int, record: Mapping[str, Any]) -> None:

@@ -62,8 +62,8 @@ def describe_os_error(error: OSError) -> str | None:
 
 def run_main(main: Callable[[], object]) -> None:
     """Read the environment, call a module's ``main``, and exit with the code of its failure if it fails."""
-    # The objects of imported modules stay until the end. To look for garbage among them takes 0.6 s while torch and
-    # MLflow are imported, and 0.6 s when Python exits.
+    # The objects of imported modules stay until the end. Looking for garbage among them takes 0.6 s while torch
+    # and MLflow are imported, and 0.6 s when Python exits.
     gc.set_threshold(20_000, 50, 100)
     atexit.register(gc.freeze)
     try:

@@ -52,7 +52,7 @@ class Timeline:
 
 
 def print_duration(stage: str) -> None:
-    """Print the wall time since the start of this process, as the last line of a stage."""
+    """Print the wall time of a stage, since the start of this process."""
     print(f"{stage}: {time.time() - psutil.Process().create_time():.1f} s", flush=True)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stn.alignment import FAR, corner_errors, fit_poses, identity_theta, slopes
+from stn.alignment import FAR, corner_errors, fit_poses, slopes
 from stn.composition import Parallel, compose
 from stn.distortions import distort, sampling_matrix
 from stn.transforms import Affine, Projective, Similarity, ThinPlateSpline
@@ -38,6 +38,10 @@ def undoing(motions: Tensor, own: Tensor | None = None) -> Tensor:
     return (torch.linalg.inv(square(motions)) @ square(own))[:, :2].flatten(1)
 
 
+def identity_theta(count: int) -> Tensor:
+    return torch.tensor([Affine.identity]).repeat(count, 1)
+
+
 AMOUNTS = {
     "rotation": torch.linspace(-0.5, 0.5, 5, dtype=torch.float64),
     "log_scale": torch.linspace(-0.3, 0.3, 5, dtype=torch.float64),
@@ -63,6 +67,13 @@ def test_the_slope_is_the_share_of_the_motion_that_is_undone(kind, share):
     thetas = [undoing(moved(kind, share * amount).expand(IMAGES, 2, 3), own) for amount in applied]
     undone = torch.stack([getattr(fit_poses(Affine(), theta, SIZE, SIZE), kind) for theta in thetas])
     torch.testing.assert_close(slopes(applied, undone), torch.full((IMAGES,), share, dtype=torch.float64))
+
+
+def test_the_rotation_of_a_transformer_that_mirrors_is_measured():
+    applied, mirror = AMOUNTS["rotation"], torch.tensor([[[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]], dtype=torch.float64)
+    thetas = [undoing(moved("rotation", amount), mirror) for amount in applied]
+    undone = torch.stack([fit_poses(Affine(), theta, SIZE, SIZE).rotation for theta in thetas])
+    torch.testing.assert_close(slopes(applied, undone), torch.ones(1, dtype=torch.float64))
 
 
 def test_the_theta_with_slope_one_restores_the_image():

@@ -65,4 +65,4 @@ def test_progress_counts_the_packages_of_this_system(tmp_path, monkeypatch, caps
     (tmp_path / "1.log").write_text("Ignoring pywin32: markers do not match\nCollecting torch==3\n")
     (tmp_path / "2.log").write_text("Requirement already satisfied: six\n")
     set_up.show_progress(10, [tmp_path / "1.log", tmp_path / "2.log"])
-    assert capsys.readouterr().out == "  2 of 9 packages downloaded, 1 unpacked\n"
+    assert capsys.readouterr().out == "  2 of 9 packages found, 1 installed\n"

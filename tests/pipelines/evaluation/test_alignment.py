@@ -28,8 +28,8 @@ SETTINGS: Any = SimpleNamespace(batch_size=6, robustness_images=100)
 class Oracle:
     """A transformer that undoes ``share`` of each motion, which it knows from the order of the measurements."""
 
-    def __init__(self, share: float):
-        self.transform, self.output_size = Affine(), None
+    def __init__(self, share: float, output_size: tuple[int, int] | None = None):
+        self.transform, self.output_size = Affine(), output_size
         self.answers = iter([*self._of_amounts(share), *self._of_views(share)])
 
     def _of_amounts(self, share: float) -> list[Tensor]:
@@ -75,19 +75,31 @@ def test_a_transformer_that_undoes_everything_has_slope_one_and_one_that_does_no
     models = {
         "plain": [trained("plain", 0, None)],
         "idle": [trained("idle", 0, Oracle(0.0))],
+        "small": [trained("small", 0, Oracle(0.0, output_size=(10, 15)))],
         "exact": [trained("exact", seed, Oracle(1.0)) for seed in (0, 1)],
     }
     measured = measure_alignment(models, TEST, META, SETTINGS)
-    assert list(measured) == ["idle", "exact"]
-    idle, exact = (summarize(measured[name], 0.95) for name in measured)
+    assert list(measured) == ["idle", "small", "exact"]
+    idle, small, exact = (summarize(measured[name], 0.95) for name in measured)
     for motion in UNDONE_MOTIONS:
         assert idle.slopes[motion.name].mean == pytest.approx(0, abs=1e-6)
         slope = exact.slopes[motion.name]
         assert (slope.low, slope.mean, slope.high) == pytest.approx((1, 1, 1), abs=1e-5)
         curve = undone_curve(motion, measured["exact"])
         assert curve.mean == pytest.approx(np.array(motion.amounts), abs=1e-4)
-    assert idle.corner_error == pytest.approx(idle.still_error) and idle.undone == pytest.approx(0)
-    assert exact.corner_error < 1e-3 < exact.still_error == idle.still_error and exact.undone == pytest.approx(1)
+    assert idle == small and idle.corner_error == idle.fixed_error > 1 and idle.undone == 0
+    assert exact.corner_error < 1e-3 < exact.fixed_error and exact.undone == pytest.approx(1)
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_a_fixed_zoom_undoes_nothing(scale):
+    class Zoom(Oracle):
+        def theta(self, images: Tensor) -> Tensor:
+            return scale * torch.tensor([[1.0, 0.1, 0.2, 0.0, 0.8, -0.1]]).repeat(len(images), 1)
+
+    zoomed = summarize(measure_alignment({"zoom": [trained("zoom", 0, Zoom(0.0))]}, TEST, META, SETTINGS)["zoom"], 0.95)
+    assert zoomed.undone == 0 and zoomed.corner_error > 0
+    assert all(slope.mean == pytest.approx(0, abs=1e-9) for slope in zoomed.slopes.values())
 
 
 def test_the_interval_of_a_slope_covers_the_spread_of_the_seeds():

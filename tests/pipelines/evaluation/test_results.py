@@ -55,7 +55,7 @@ def test_results_have_the_documented_json_form():
                 "robustness": {"rotation": 0.3, "scale": 0.2, "shift": 0.1},
                 "alignment": {
                     "slopes": {"rotation": {"mean": 0.5, "low": 0.4, "high": 0.6}}, "corner_error": 3.0,
-                    "corner_error_90": 9.0, "still_error": 6.0, "still_error_90": 12.0, "undone": 0.5,
+                    "corner_error_90": 9.0, "fixed_error": 6.0, "fixed_error_90": 12.0, "undone": 0.5,
                 },
             }
         },
