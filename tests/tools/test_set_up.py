@@ -59,6 +59,14 @@ def test_a_failure_of_pip_shows_its_message_and_its_log(pip):
     assert "no matching distribution for torch==3" in str(ended.value.code) and "pip-2.log" in str(ended.value.code)
 
 
+def test_a_failure_stops_the_other_process(pip, tmp_path):
+    script = "import pathlib, sys, time; time.sleep(0 if 'pip-2' in sys.argv[-1] else 5); "
+    script += "pathlib.Path('finished').touch() if 'pip-1' in sys.argv[-1] else sys.exit(1)"
+    with pytest.raises(SystemExit):
+        pip(script)
+    assert not (tmp_path / "finished").exists()
+
+
 def test_progress_counts_the_packages_of_this_system(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".venv/lib/python3.12/site-packages/torch-3.dist-info").mkdir(parents=True)

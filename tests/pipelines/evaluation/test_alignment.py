@@ -12,6 +12,7 @@ from pipelines.evaluation import alignment
 from pipelines.evaluation.alignment import measure_alignment, summarize, undone_curve
 from pipelines.outputs.motions import UNDONE_MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled
+from stn.alignment import Poses
 from stn.distortions import sampling_matrix
 from stn.transforms import Affine
 
@@ -108,6 +109,16 @@ def test_the_interval_of_a_slope_covers_the_spread_of_the_seeds():
     )
     slope = summarize(measured["mixed"], 0.95).slopes["rotation"]
     assert (slope.low, slope.mean, slope.high) == pytest.approx((0.5, 1.0, 1.5), abs=1e-5)
+
+
+def test_a_rotation_is_followed_across_180_degrees():
+    """The sampling map of an image that lies upside down turns from 170° to -170°, by 20°."""
+    rotation = UNDONE_MOTIONS[0]
+    angles = torch.deg2rad(180.0 + torch.tensor(rotation.amounts, dtype=torch.float64))
+    wrapped = torch.atan2(angles.sin(), angles.cos())
+    zero = torch.zeros(1, dtype=torch.float64)
+    undone = alignment._undone(rotation, [Poses(angle.view(1), zero, zero, zero) for angle in wrapped], 1)
+    assert torch.rad2deg(undone[:, 0]).tolist() == pytest.approx(rotation.amounts)
 
 
 def test_without_any_transformer_nothing_is_measured():
