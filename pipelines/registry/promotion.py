@@ -81,7 +81,7 @@ def promote(
 
 
 def _find_data(versions: Sequence[ModelVersion], target: Path) -> Path:
-    """Return the folder of the prepared data of all versions; they are copied to ``target`` if they are elsewhere."""
+    """Return the folder of the prepared data of all versions; ``target`` links to them if they are in the cache."""
     digests = [version.tags.get("data_digest", "unknown") for version in versions]
     first, last = versions[0], versions[-1]
     if digests[0] != digests[-1]:
