@@ -1,19 +1,22 @@
-"""Image classifiers with an optional spatial transformer in front."""
+"""Image classifiers with optional spatial transformers in front and inside."""
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stn.composition import Parallel, Series
 from stn.convolution import Conv2d
-from stn.localization import Localization, check_layers, conv_pool_size
+from stn.insertion import InnerTransformer, find_submodule, input_shapes
+from stn.localization import check_layers, conv_pool_size
 from stn.pooling import MaxPool2x2
-from stn.settings import NetworkSettings, Normalization, TransformerSettings
+from stn.settings import ClassifierSettings, NetworkSettings, Normalization
 from stn.spatial_transformer import SpatialTransformer
-from stn.transforms import TRANSFORMS, Transform
+from stn.transformers import build_transformer
+
+INPUT = "input"
+"""The place of the transformer in front of the classifier."""
 
 
 class ConvClassifier(nn.Sequential):
@@ -48,54 +51,90 @@ class ConvClassifier(nn.Sequential):
         in_channels, height, width = image_shape
         check_layers(channels, kernel_sizes, "classifier")
         height, width = conv_pool_size(height, width, kernel_sizes, "classifier")
-        layers: list[nn.Module] = []
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i, (out_channels, kernel) in enumerate(zip(channels, kernel_sizes, strict=True), 1):
-            layers.append(Conv2d(in_channels, out_channels, kernel))
+            layers[f"conv{i}"] = Conv2d(in_channels, out_channels, kernel)
             if i == len(channels):
-                layers.append(nn.Dropout2d(dropout))
-            layers += [MaxPool2x2(), nn.ReLU()]
+                layers["conv_dropout"] = nn.Dropout2d(dropout)
+            layers[f"pool{i}"], layers[f"relu{i}"] = MaxPool2x2(), nn.ReLU()
             in_channels = out_channels
-        layers.append(nn.Flatten())
+        layers["flatten"] = nn.Flatten()
         in_features = in_channels * height * width
-        for width in hidden:
-            layers += [nn.Linear(in_features, width), nn.ReLU()]
+        for i, width in enumerate(hidden, 1):
+            layers[f"hidden{i}"], layers[f"hidden_relu{i}"] = nn.Linear(in_features, width), nn.ReLU()
             in_features = width
-        super().__init__(*layers, nn.Dropout(dropout), nn.Linear(in_features, classes))
+        layers["dropout"], layers["logits"] = nn.Dropout(dropout), nn.Linear(in_features, classes)
+        super().__init__(layers)
 
 
 class Network(nn.Module):
-    """A classifier behind an optional spatial transformer.
+    """A classifier with optional spatial transformers in front and inside.
 
     It maps normalized images (B, C, H, W) to logits (B, classes).
+
+    Args:
+        classifier: any module that maps images to logits.
+        transformer: in front of the classifier.
+        inner: each before a submodule of the classifier, by the dotted name of the submodule. For a classifier with an
+            attribute ``layers``, the names are those of the submodules of ``layers``.
+
+    Raises:
+        ValueError: there is no such submodule.
     """
 
-    def __init__(self, classifier: nn.Module, transformer: SpatialTransformer | None = None):
+    def __init__(
+        self,
+        classifier: nn.Module,
+        transformer: SpatialTransformer | None = None,
+        inner: Mapping[str, SpatialTransformer] | None = None,
+    ):
         super().__init__()
         self.transformer = transformer
         self.classifier = classifier
+        self.inner = nn.ModuleDict()
+        for place, of_place in (inner or {}).items():
+            hook = InnerTransformer(of_place)
+            find_submodule(layers_of(classifier), place).register_forward_pre_hook(hook)
+            self.inner[place.replace(".", "_")] = hook  # names of modules have no dots
 
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return logits (B, classes), and the θ (B, P) of the warp, or None without a transformer."""
-        if self.transformer is None:
-            return self.classifier(images), None
-        theta = self.transformer.theta(images)
-        return self.classifier(self.transformer.warp(images, theta)), theta
+    @property
+    def transformers(self) -> dict[str, SpatialTransformer]:
+        """All transformers by place: ``input``, then the names of submodules with dots replaced by underscores."""
+        front = {} if self.transformer is None else {INPUT: self.transformer}
+        return front | {name: inner.transformer for name, inner in self.inner.items()}  # pyright: ignore[reportReturnType]
 
-    def forward(self, images: Tensor, with_theta: bool = False) -> Tensor | tuple[Tensor, Tensor | None]:
+    def predict(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return logits (B, classes), and θ (B, P) of each transformer by its place, see :attr:`transformers`."""
+        thetas = {}
+        if self.transformer is not None:
+            thetas[INPUT] = self.transformer.theta(images)
+            images = self.transformer.warp(images, thetas[INPUT])
+        logits = self.classifier(images)
+        for name, inner in self.inner.items():
+            thetas[name] = inner.take_theta()  # pyright: ignore[reportCallIssue]
+        return logits, thetas
+
+    def forward(self, images: Tensor, with_theta: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return logits, or the pair of :meth:`predict` if ``with_theta`` is set.
 
         DistributedDataParallel supports no other method than ``forward``.
         """
-        logits, theta = self.predict(images)
-        return (logits, theta) if with_theta else logits
+        logits, thetas = self.predict(images)
+        return (logits, thetas) if with_theta else logits
+
+
+def layers_of(classifier: nn.Module) -> nn.Module:
+    """Return the module whose submodules have the names of places: ``classifier.layers`` if there is one."""
+    layers = getattr(classifier, "layers", None)
+    return layers if isinstance(layers, nn.Module) else classifier
 
 
 class RawClassifier(nn.Module):
     """A trained network that accepts raw pixels and normalizes them.
 
-    It maps uint8 images (B, C, H, W) to ``class``, int64 (B,), ``probabilities``, fp32 (B, classes), and, with a
-    transformer, ``theta``, fp32, in the form of :meth:`stn.transforms.Transform.readable`: matrices (B, 2, 3) for the
-    affine families.
+    It maps uint8 images (B, C, H, W) to ``class``, int64 (B,), ``probabilities``, fp32 (B, classes), ``theta`` of the
+    transformer in front, and ``theta_<place>`` of each transformer inside. θ is fp32, in the form of
+    :meth:`stn.transforms.Transform.readable`: matrices (B, 2, 3) for the affine families.
 
     Args:
         network: the trained network. It is not copied.
@@ -111,11 +150,12 @@ class RawClassifier(nn.Module):
         self.register_buffer("std", torch.tensor(normalization.std).view(-1, 1, 1) * 255)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        logits, theta = self.network.predict((images.float() - self.mean) / self.std)
+        logits, thetas = self.network.predict((images.float() - self.mean) / self.std)
         probabilities = logits.float().softmax(1)
         outputs = {"class": probabilities.argmax(1), "probabilities": probabilities}
-        if self.network.transformer is not None and theta is not None:
-            outputs["theta"] = self.network.transformer.transform.readable(theta)
+        for place, transformer in self.network.transformers.items():
+            name = "theta" if place == INPUT else f"theta_{place}"
+            outputs[name] = transformer.transform.readable(thetas[place])
         return outputs
 
 
@@ -126,53 +166,26 @@ def build_network(settings: NetworkSettings) -> Network:
     of (1, 28, 28) it is the network of PyTorch's spatial-transformer tutorial, with 27,360 parameters.
 
     Raises:
-        ValueError: the image is too small for the kernels, or a module does not accept a setting.
+        ValueError: the image is too small for the kernels, a module does not accept a setting, or there is no such
+            place for a transformer.
     """
-    if settings.transformer is None:
-        transformer, seen = None, settings.image_shape
-    else:
-        transformer = build_transformer(settings.image_shape, settings.transformer)
-        channels, height, width = settings.image_shape
-        seen = (channels * transformer.transform.heads, *(transformer.output_size or (height, width)))
-    classifier = ConvClassifier(seen, settings.classes, settings.dropout, **asdict(settings.classifier))
-    return Network(classifier, transformer)
+    front = settings.transformer
+    seen = settings.image_shape if front is None else front.output_shape(settings.image_shape)
+    if front is None or not callable(front.localization):
+        transformer = None if front is None else build_transformer(settings.image_shape, front)
+        classifier = _build_classifier(settings, seen)
+    else:  # the localization network may use layers of the classifier
+        classifier = _build_classifier(settings, seen)
+        transformer = build_transformer(settings.image_shape, front, classifier)
+    shapes = input_shapes(layers_of(classifier), seen, *settings.inner) if settings.inner else []
+    inner = {
+        place: build_transformer(shape, of_place, classifier)
+        for (place, of_place), shape in zip(settings.inner.items(), shapes, strict=True)
+    }
+    return Network(classifier, transformer, inner)
 
 
-def build_transformer(image_shape: tuple[int, int, int], settings: TransformerSettings) -> SpatialTransformer:
-    """Build a spatial transformer, or a series of them, for images of ``image_shape`` (C, H, W).
-
-    Raises:
-        ValueError: as in :func:`build_network`.
-    """
-    for name, family in (("scale", "attention"), ("control_points", "tps")):
-        if (value := getattr(settings, name)) is not None and family not in settings.transform:
-            raise ValueError(f"{name}: {value} given; only {family} has it, not {', '.join(settings.transform)}")
-    transforms = [_build_transform(name, settings) for name in settings.transform]
-    if settings.parallel > 1:
-        if len(transforms) > 1:
-            names = list(settings.transform)
-            raise ValueError(
-                f"parallel: {settings.parallel} given, but transform: {names} is a series; set only one of them"
-            )
-        transforms = [Parallel(transforms[0], settings.parallel)]
-    layers = asdict(settings.localization)
-    localizations = [Localization(image_shape, transform.identity, **layers) for transform in transforms]
-    size = settings.output_size
-    options: dict[str, Any] = {
-        "padding_mode": settings.padding_mode, "antialias": settings.antialias,
-        "output_size": None if size is None else (size, size),
-    }  # fmt: skip
-    if len(transforms) > 1:
-        return Series(localizations, transforms, **options)
-    return SpatialTransformer(localizations[0], transform=transforms[0], **options)
-
-
-def _build_transform(name: str, settings: TransformerSettings) -> Transform:
-    if name not in TRANSFORMS:
-        raise ValueError(f"transform: {name!r} is not one of {', '.join(TRANSFORMS)}")
-    options: dict[str, Any] = {"bound": settings.bound}
-    if name == "attention":
-        options["scale"] = settings.scale
-    if name == "tps" and settings.control_points is not None:
-        options["control_points"] = settings.control_points
-    return TRANSFORMS[name](**options)
+def _build_classifier(settings: NetworkSettings, image_shape: tuple[int, int, int]) -> nn.Module:
+    if isinstance(settings.classifier, ClassifierSettings):
+        return ConvClassifier(image_shape, settings.classes, settings.dropout, **asdict(settings.classifier))
+    return settings.classifier(image_shape, settings.classes, settings.dropout)

@@ -57,6 +57,8 @@ class Localization(nn.Module):
         hidden: width of each linear layer except the last. One number means one layer.
         activation: a key of :data:`ACTIVATIONS`, applied after each pool and after each linear layer except the last.
         downsample: the image is first averaged over squares of this many pixels per side.
+        input_size: height and width in pixels to which the image is resized before that, by averages over areas. None:
+            its own size. The sampler still samples the image at full resolution.
 
     Raises:
         ValueError: the image is too small for the kernels, ``channels`` and ``kernel_sizes`` differ in length, or
@@ -73,6 +75,7 @@ class Localization(nn.Module):
         hidden: int | Sequence[int] = 32,
         activation: str = "relu",
         downsample: int = 1,
+        input_size: tuple[int, int] | None = None,
     ):
         super().__init__()
         check_layers(channels, kernel_sizes, "localization")
@@ -80,11 +83,15 @@ class Localization(nn.Module):
             raise ValueError(f"localization.activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
         activate = ACTIVATIONS[activation]
         in_channels, height, width = image_shape
+        layers: list[nn.Module] = []
+        if input_size is not None:
+            height, width = input_size
+            layers.append(nn.AdaptiveAvgPool2d(input_size))
         height, width = conv_pool_size(
             height // downsample, width // downsample, kernel_sizes, "localization.kernel_sizes"
         )
-
-        layers: list[nn.Module] = [nn.AvgPool2d(downsample)] if downsample > 1 else []
+        if downsample > 1:
+            layers.append(nn.AvgPool2d(downsample))
         for out_channels, kernel in zip(channels, kernel_sizes, strict=True):
             layers += [Conv2d(in_channels, out_channels, kernel), MaxPool2x2(), activate()]
             in_channels = out_channels
@@ -94,11 +101,16 @@ class Localization(nn.Module):
         for width in [hidden] if isinstance(hidden, int) else hidden:
             head += [nn.Linear(in_features, width), activate()]
             in_features = width
-        last = nn.Linear(in_features, len(identity))
-        self.head = nn.Sequential(*head, last)
-        with torch.no_grad():
-            last.weight.zero_()
-            last.bias.copy_(torch.tensor(identity))
+        self.head = nn.Sequential(*head, identity_layer(in_features, identity))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
+
+
+def identity_layer(in_features: int, identity: Sequence[float]) -> nn.Linear:
+    """Return the last layer of a localization network: zero weights, and ``identity`` as its bias."""
+    last = nn.Linear(in_features, len(identity))
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor(identity))
+    return last

@@ -3,8 +3,16 @@
 These classes do not check their values. The functions and modules that are built from them do.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+Shape = tuple[int, int, int]  # channels, height, width
+MakeClassifier = Callable[[Shape, int, float], nn.Module]
+"""Makes a classifier for images of a shape, a number of classes and a dropout probability."""
+MakeLocalization = Callable[[Shape, Sequence[float], nn.Module | None], nn.Module]
+"""Makes a localization network for images of a shape, the identity θ, and the classifier, whose layers it may use."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,7 @@ class LocalizationSettings:
     hidden: Sequence[int] = (32,)
     activation: str = "relu"
     downsample: int = 1
+    input_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -33,10 +42,10 @@ class TransformerSettings:
         scale: fixed scale of the family ``attention``.
         control_points: number of control points per side of the family ``tps``.
         bound: see :meth:`stn.transforms.Transform.bounded`.
-        output_size: height and width of the classifier's input in pixels. None: the size of the images.
+        output_size: height and width of the output in pixels. None: the size of the input.
         antialias, padding_mode: see :class:`~stn.spatial_transformer.SpatialTransformer`.
-        localization: settings of the localization network. In a series, each transform has its own network with these
-            settings.
+        localization: settings of the localization network, or a function that makes it. In a series, each transform has
+            its own network.
     """
 
     transform: Sequence[str] = ("affine",)
@@ -44,10 +53,16 @@ class TransformerSettings:
     scale: float | None = None
     control_points: int | None = None
     bound: float | None = None
-    output_size: int | None = None
+    output_size: tuple[int, int] | None = None
     antialias: int = 1
     padding_mode: str = "zeros"
-    localization: LocalizationSettings = LocalizationSettings()
+    localization: LocalizationSettings | MakeLocalization = LocalizationSettings()
+
+    def output_shape(self, image_shape: Shape) -> Shape:
+        """The shape of rectified images (C, H, W), with parallel transforms stacked as channels."""
+        channels, *size = image_shape
+        height, width = self.output_size or size
+        return channels * self.parallel, height, width
 
 
 @dataclass(frozen=True)
@@ -64,21 +79,23 @@ class ClassifierSettings:
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """Settings of a classifier with an optional spatial transformer in front.
+    """Settings of a classifier with optional spatial transformers in front and inside.
 
     Args:
         image_shape: channels, height, width.
         classes: number of classes.
-        transformer: None: no spatial transformer.
-        classifier: settings of the classifier.
+        transformer: in front of the classifier. None: no spatial transformer there.
+        classifier: settings of the classifier, or a function that makes it.
         dropout: dropout probability in the classifier.
+        inner: transformers before submodules of the classifier, by the dotted name of the submodule.
     """
 
-    image_shape: tuple[int, int, int]
+    image_shape: Shape
     classes: int
     transformer: TransformerSettings | None = None
-    classifier: ClassifierSettings = ClassifierSettings()
+    classifier: ClassifierSettings | MakeClassifier = ClassifierSettings()
     dropout: float = 0.0
+    inner: Mapping[str, TransformerSettings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

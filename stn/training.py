@@ -6,7 +6,7 @@ This code runs inside training workers but does not depend on them.
 import math
 import sys
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from stn.batches import Batches
-from stn.classifiers import Network
+from stn.classifiers import INPUT, Network
 from stn.muon import Muon
 from stn.settings import Recipe
 
@@ -69,8 +69,8 @@ def make_optimizer(network: Network, recipe: Recipe) -> Optimizer:
     decay = recipe.localization_weight_decay
     decay = recipe.weight_decay if decay is None else decay
     parts = [(network.classifier, recipe.lr, recipe.weight_decay)]
-    if network.transformer is not None:
-        parts += [(part, recipe.lr * recipe.localization_lr, decay) for part in network.transformer.localizations()]
+    for transformer in network.transformers.values():
+        parts += [(part, recipe.lr * recipe.localization_lr, decay) for part in transformer.localizations()]
     muon = recipe.optimizer == "muon"
     groups = []
     for part, part_lr, part_decay in parts:
@@ -117,7 +117,7 @@ def train_epoch(
     The loss of a rank is the sum over its images divided by ``recipe.batch_size / world_size``, not by the number of
     its images. The mean over the ranks, which DistributedDataParallel takes of the gradients, is then the mean over the
     global batch. ``recipe.theta_penalty`` times the squared distance of θ from the identity is added to the objective,
-    but not to the returned losses.
+    for each transformer, but not to the returned losses.
 
     Args:
         model: a :class:`~stn.classifiers.Network`, or one wrapped in DistributedDataParallel.
@@ -130,19 +130,21 @@ def train_epoch(
     """
     batch_size = recipe.batch_size
     network = cast(Network, model.module if isinstance(model, DistributedDataParallel) else model)
-    identity = None
-    if recipe.theta_penalty and network.transformer is not None:
-        identity = torch.tensor(network.transformer.transform.identity, device=next(model.parameters()).device)
+    identities = {}
+    if recipe.theta_penalty:
+        device = next(model.parameters()).device
+        for place, transformer in network.transformers.items():
+            identities[place] = torch.tensor(transformer.transform.identity, device=device)
     model.train()
     losses = []
     for step, (images, labels) in enumerate(batches):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-            logits, theta = model(images, with_theta=True)
+            logits, thetas = model(images, with_theta=True)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum") * (world_size / batch_size)
         objective = loss
-        if identity is not None:
-            distance = (theta.float() - identity).square().sum()
-            objective = loss + recipe.theta_penalty * distance * (world_size / batch_size)
+        for place, identity in identities.items():
+            distance = (thetas[place].float() - identity).square().sum()
+            objective = objective + recipe.theta_penalty * distance * (world_size / batch_size)
         optimizer.zero_grad()
         objective.backward()
         # One large step can move the grid off the image, and no gradient moves it back.
@@ -169,45 +171,61 @@ def check_finite(losses: Tensor) -> None:
         raise NotFiniteError(f"the loss became {losses[step].item()} at step {step + 1} of {len(losses)}")
 
 
+class Outputs(NamedTuple):
+    """Outputs of a network for N images.
+
+    Args:
+        logits: fp32 (N, classes).
+        labels: int64 (N,).
+        thetas: θ fp32 (N, P) of each transformer, by its place; see :attr:`stn.classifiers.Network.transformers`.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    thetas: dict[str, Tensor]
+
+
 @torch.inference_mode()
 def predict(
     network: Network, batches: Iterable[tuple[Tensor, Tensor]], precision: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Predict all batches; return logits fp32 (N, classes), labels (N,) and θ fp32 (N, P).
-
-    θ is None without a transformer.
-    """
+) -> Outputs:
+    """Predict all batches, in evaluation mode."""
     network.eval()
-    logits, labels, thetas = [], [], []
+    logits, labels = [], []
+    thetas: dict[str, list[Tensor]] = {place: [] for place in network.transformers}
     for images, label in batches:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-            logit, theta = network.predict(images)
+            logit, of_batch = network.predict(images)
         logits.append(logit.float())
         labels.append(label)
-        thetas.append(theta)
-    theta = None if network.transformer is None else torch.cat(thetas).float()
-    return torch.cat(logits), torch.cat(labels), theta
+        for place, theta in of_batch.items():
+            thetas[place].append(theta)
+    return Outputs(
+        torch.cat(logits), torch.cat(labels), {place: torch.cat(parts).float() for place, parts in thetas.items()}
+    )
 
 
-def metric_sums(network: Network, batches: Batches, outputs: tuple[Tensor, Tensor, Tensor | None]) -> dict[str, Tensor]:
-    """Sum metrics over the images of ``outputs``, a result of :func:`predict`.
+def metric_sums(network: Network, batches: Batches, outputs: Outputs) -> dict[str, Tensor]:
+    """Sum metrics over the images of ``outputs``.
 
     The sums can be added over ranks and divided by ``count``. They are fp64 scalars:
 
     - ``count``: number of images.
     - ``loss``: cross-entropy in nats.
     - ``accuracy``: 1 for each correct prediction, else 0.
-    - ``theta_<name>``, with a transformer: each quantity of :meth:`stn.transforms.Transform.describe`.
+    - ``theta_<name>``, with a transformer in front: each quantity of :meth:`stn.transforms.Transform.describe`.
+    - ``theta_<place>_<name>``: the same for each transformer inside.
     """
-    logits, labels, theta = outputs
+    logits, labels, thetas = outputs
     sums = {
         "count": torch.ones_like(labels),
         "loss": F.cross_entropy(logits, labels, reduction="none"),
         "accuracy": logits.argmax(1) == labels,
     }
-    if network.transformer is not None and theta is not None:
-        described = network.transformer.transform.describe(theta, batches.height, batches.width)
-        sums |= {f"theta_{name}": value for name, value in described.items()}
+    for place, transformer in network.transformers.items():
+        prefix = "theta" if place == INPUT else f"theta_{place}"
+        described = transformer.transform.describe(thetas[place], batches.height, batches.width)
+        sums |= {f"{prefix}_{name}": value for name, value in described.items()}
     return {name: value.double().sum() for name, value in sums.items()}
 
 

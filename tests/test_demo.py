@@ -209,16 +209,16 @@ def test_the_registered_model_answers_as_the_trained_network_does(client, applie
         assert version.tags["seed"] == str(model.seed)
         served = mlflow.pyfunc.load_model(f"models:/stn-digits/{version.version}")
         batches = meta.batches(test, torch.device("cpu"))
-        logits, labels, theta = predict(model.network, batches.ordered(1000))
+        logits, labels, thetas = predict(model.network, batches.ordered(1000))
         for count in (1, 2, len(labels)):
             answer = served.predict(test.images[:count].numpy())
             np.testing.assert_array_equal(answer["class"], logits[:count].argmax(1))
             np.testing.assert_allclose(answer["probabilities"], logits[:count].softmax(1), atol=1e-5)
-            if theta is None:
+            if not thetas:
                 assert "theta" not in answer
             else:
                 assert model.network.transformer is not None
-                matrices = model.network.transformer.transform.readable(theta[:count])
+                matrices = model.network.transformer.transform.readable(thetas["input"][:count])
                 np.testing.assert_allclose(answer["theta"], matrices, atol=1e-5)
         accuracy = (answer["class"] == labels.numpy()).mean()
         assert version.tags["test_accuracy"] == f"{accuracy:.4f}"

@@ -43,7 +43,7 @@ from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import read_json, write_json
 from pipelines.settings.dotted_names import flatten
 from pipelines.settings.params import Params, load_params
-from pipelines.settings.variants import ClassifierParams, load_variant
+from pipelines.settings.variants import ConvClassifierParams, load_variant
 from pipelines.training import distributed, local
 from pipelines.training import run as train_module
 from pipelines.training.checkpoints import checkpoints
@@ -533,7 +533,7 @@ def _(bench: Bench) -> None:
 @check("tune.max_parameters")
 def _(bench: Bench) -> None:
     def largest(tuned: Tuned) -> int:
-        variants = [to_variant(trial.params, ClassifierParams()) for trial in tuned.trials]
+        variants = [to_variant(trial.params, ConvClassifierParams()) for trial in tuned.trials]
         return max(count_parameters(network_settings(variant, (1, 28, 28), classes=4)) for variant in variants)
 
     # The baseline network has 27,054 of them, here with four classes.

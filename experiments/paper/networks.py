@@ -2,15 +2,20 @@
 
 from experiments.paper.settings import TrainParams
 from pipelines.networks.build import count_parameters, network_settings
-from pipelines.settings.variants import ClassifierParams, LocalizationParams, TransformerParams, VariantParams
+from pipelines.settings.variants import (
+    ConvClassifierParams,
+    ConvolutionalLocalizationParams,
+    TransformerParams,
+    VariantParams,
+)
 
 DIGIT = 28  # height and width of MNIST's images, and of a transformer's output on a larger canvas
 # Possible widths of the classifier's layers. Convolutions have multiples of 16 filters, the width of vector registers:
 # 33 filters take twice as long as 32.
 WIDTHS = {"FCN": range(4, 513, 4), "CNN": range(16, 257, 16)}
 LOCALIZATIONS = {
-    "FCN": LocalizationParams(channels=[], kernel_sizes=[], hidden=[32, 32], activation="tanh"),
-    "CNN": LocalizationParams(channels=[20, 20], kernel_sizes=[5, 5], hidden=64, activation="tanh"),
+    "FCN": ConvolutionalLocalizationParams(channels=[], kernel_sizes=[], hidden=[32, 32], activation="tanh"),
+    "CNN": ConvolutionalLocalizationParams(channels=[20, 20], kernel_sizes=[5, 5], hidden=64, activation="tanh"),
 }
 
 
@@ -50,9 +55,9 @@ def paper_network(name: str, image_shape: tuple[int, int, int], classes: int, se
         )
 
     def with_width(width: int) -> VariantParams:
-        classifier = ClassifierParams(channels=[width, 2 * width], kernel_sizes=[9, 7], hidden=[])
+        classifier = ConvClassifierParams(channels=[width, 2 * width], kernel_sizes=[9, 7], hidden=[])
         if kind == "FCN":
-            classifier = ClassifierParams(channels=[], kernel_sizes=[], hidden=[width, width])
+            classifier = ConvClassifierParams(channels=[], kernel_sizes=[], hidden=[width, width])
         return VariantParams(transformer=transformer, classifier=classifier, localization_lr=settings.localization_lr)
 
     def deviation(width: int) -> int:

@@ -29,7 +29,7 @@ OUTPUTS = (
     "registered.json", "variants/tuned.yaml", "variants/.tuned.yaml", "experiments/paper/data",
 )  # fmt: skip
 CACHES = (".pytest_cache", ".ruff_cache", ".hypothesis", "stn_pipelines.egg-info", "dvc_plots")
-CODE = ("stn", "pipelines", "benchmarks", "experiments", "tests", "tools")
+CODE = ("stn", "pipelines", "own_networks", "benchmarks", "experiments", "tests", "tools")
 
 
 class Item(NamedTuple):

@@ -6,14 +6,16 @@ python -m pipelines.commands.summary stn
 import argparse
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from pipelines.runtime.errors import UserError, run_main
+from pipelines.runtime.errors import run_main
 from pipelines.settings.dataset_defaults import DATASET_DEFAULTS
 from pipelines.settings.params import Params, load_params
-from pipelines.settings.variants import VariantParams, load_variant, variant_file
+from pipelines.settings.variants import VariantParams, load_variant
 
 ASSUMED_CLASSES = 10
+MOST_ROWS = 40  # of the table; layers of larger networks are merged
 
 
 def count_classes(dataset: str) -> tuple[int, str]:
@@ -34,10 +36,10 @@ def make_table(name: str, variant: VariantParams, params: Params) -> Table:
     """Return the table of the layers of the variant ``name``.
 
     Raises:
-        UserError: the images are too small for the network.
+        UserError: the images do not fit the network.
     """
-    from pipelines.evaluation.layer_table import layers
-    from pipelines.networks.build import network_settings
+    from pipelines.evaluation.layer_table import group_layers, layers
+    from pipelines.networks.build import check_network, network_settings
     from stn.classifiers import build_network
     from stn.distortions import make_distortion
 
@@ -46,11 +48,9 @@ def make_table(name: str, variant: VariantParams, params: Params) -> Table:
     height, width = distortion.framed(data.size, data.size)
     shape = (data.channels, height, width)
     classes, note = count_classes(data.dataset)
-    try:
-        network = build_network(network_settings(variant, shape, classes, params.train.dropout))
-    except ValueError as error:
-        raise UserError(f"{variant_file(name)}: {error}") from None
-    rows = layers(network, shape)
+    check_network(name, variant, shape, classes)
+    network = build_network(network_settings(variant, shape, classes, params.train.dropout))
+    rows = group_layers(layers(network, shape), MOST_ROWS)
     table = Table(title=f"{name} on {data.dataset}: {'×'.join(map(str, shape))}, {classes} classes{note}")
     table.add_column("layer")
     table.add_column("kind")
@@ -58,7 +58,7 @@ def make_table(name: str, variant: VariantParams, params: Params) -> Table:
         table.add_column(header, justify="right")
     for row in rows:
         output = "×".join(map(str, row.output))
-        table.add_row(row.name, row.kind, output, f"{row.parameters:,}", f"{row.multiply_adds:,}")
+        table.add_row(escape(row.name), row.kind, output, f"{row.parameters:,}", f"{row.multiply_adds:,}")
     table.add_section()
     parameters, multiply_adds = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
     table.add_row("total", "", "", f"{parameters:,}", f"{multiply_adds:,}", style="bold")

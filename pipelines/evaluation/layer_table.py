@@ -1,7 +1,8 @@
 """Layers of a network with output shape, number of parameters and multiply-adds."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,8 @@ def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]
 
     Multiply-adds are counted for convolutions, linear layers, the matrix products of the sampling grid (12 per point of
     an affine grid, half of them with zeros) and bilinear sampling (4 per sampled value). Pooling, activations and
-    biases are not counted.
+    biases are not counted. The row ``(others)`` has the parameters and multiply-adds that belong to no layer, such as
+    position embeddings and the matrix products of attention.
     """
     table: list[Layer] = []
     # The counter accumulates FLOPs by module name, and a series of transformers runs its sampler several times.
@@ -39,7 +41,8 @@ def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]
         total = sum(counter.get_flop_counts().get(f"{type(network).__name__}.{name}", {}).values())
         flops, counted[name] = total - counted[name], total
         parameters = sum(p.numel() for p in module.parameters())
-        table.append(Layer(name, type(module).__name__, tuple(output.shape[1:]), parameters, flops // 2))
+        shape = tuple(output.shape[1:]) if isinstance(output, torch.Tensor) else ()
+        table.append(Layer(name, type(module).__name__, shape, parameters, flops // 2))
 
     hooks = [module.register_forward_hook(add_layer) for module in names]
     device = next(network.parameters()).device
@@ -52,7 +55,34 @@ def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]
         for hook in hooks:
             hook.remove()
         network.train(training)
+    seen = {layer.name: layer.parameters for layer in table}  # a layer that runs twice has its weights once
+    parameters = sum(p.numel() for p in network.parameters()) - sum(seen.values())
+    multiply_adds = counter.get_total_flops() // 2 - sum(layer.multiply_adds for layer in table)
+    if parameters or multiply_adds:
+        table.append(Layer("(others)", "", (), parameters, multiply_adds))
     return table
+
+
+def group_layers(rows: Sequence[Layer], most: int) -> list[Layer]:
+    """Merge rows with the same beginning of their names, as few as possible, until there are at most ``most``.
+
+    A merged row has the output shape of its last layer. Names are never cut to less than two parts.
+    """
+    depth = max(row.name.count(".") for row in rows) + 1
+    while depth > 2 and len(_groups(rows, depth)) > most:
+        depth -= 1
+    merged = []
+    for group in _groups(rows, depth):
+        name = ".".join(group[0].name.split(".")[:depth])
+        parameters, multiply_adds = sum(row.parameters for row in group), sum(row.multiply_adds for row in group)
+        whole = Layer(name, f"{len(group)} layers", group[-1].output, parameters, multiply_adds)
+        merged.append(group[0] if len(group) == 1 else whole)
+    return merged
+
+
+def _groups(rows: Sequence[Layer], depth: int) -> list[list[Layer]]:
+    """Neighbors in ``rows`` with the same first ``depth`` parts of their names."""
+    return [list(group) for _, group in groupby(rows, key=lambda row: row.name.split(".")[:depth])]
 
 
 def _leaves(module: nn.Module, name: str = "") -> Iterator[tuple[nn.Module, str]]:

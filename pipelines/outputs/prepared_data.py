@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipelines.networks.backbones import Pretraining
 from pipelines.networks.build import network_settings
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import RECREATE, read_json, write_json
@@ -98,13 +99,18 @@ class DatasetMeta:
         """Batches of a split; its images are copied to ``device``."""
         return Batches(split.images, split.labels, self.normalization, device, augmentation)
 
-    def network_settings(self, variant: VariantParams, dropout: float = 0.0) -> NetworkSettings:
-        """The settings of a variant's network for these images."""
-        return network_settings(variant, self.image_shape, len(self.classes), dropout)
+    def network_settings(
+        self, variant: VariantParams, dropout: float = 0.0, load_weights: bool = False
+    ) -> NetworkSettings:
+        """The settings of a variant's network for these images, with or without its pretrained weights."""
+        pretraining = Pretraining(self.normalization, load_weights)
+        return network_settings(variant, self.image_shape, len(self.classes), dropout, pretraining)
 
-    def network_builder(self, variant: VariantParams, dropout: float = 0.0) -> "partial[Network]":
+    def network_builder(
+        self, variant: VariantParams, dropout: float = 0.0, load_weights: bool = True
+    ) -> "partial[Network]":
         """A picklable function without arguments that builds a variant's network for these images."""
-        return partial(build_network, self.network_settings(variant, dropout))
+        return partial(build_network, self.network_settings(variant, dropout, load_weights))
 
 
 def load_meta(folder: Path = PREPARED) -> DatasetMeta:

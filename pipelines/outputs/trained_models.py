@@ -162,7 +162,7 @@ def load_trained(variant: str, meta: DatasetMeta, folder: Path = MODELS) -> list
     record = TrainingRecord.from_json(values)
     models = []
     for seed, run in values["runs"].items():
-        network = meta.network_builder(record.variant, record.train.dropout)()
+        network = meta.network_builder(record.variant, record.train.dropout, load_weights=False)()
         network.load_state_dict(load_tensors(folder / variant / f"{seed}.safetensors"))
         models.append(Trained(variant, int(seed), network.eval(), run["run_id"], run["history"], record))
     return models

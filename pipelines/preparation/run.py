@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.networks.build import check_size
+from pipelines.networks.build import check_network
 from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, Labeled, Splits, digest_of_splits, write_prepared
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.sources import read_source
@@ -36,7 +36,7 @@ def prepare(params: Params, folder: Path = PREPARED) -> DatasetMeta:
     height, width = make_distortion(**params.data.distortion.model_dump()).framed(size, size)
     for variant in params.variants:
         if variant != TUNED:  # the stage tune may write another one for this size
-            check_size(variant, load_variant(variant), (params.data.channels, height, width))
+            check_network(variant, load_variant(variant), (params.data.channels, height, width), classes=2)
     return prepare_source(params.data, params.prepare, folder)
 
 

@@ -7,7 +7,13 @@ from pipelines.outputs.evaluation_results import EvaluationResults, VariantResul
 from pipelines.outputs.motions import MOTIONS, UNDONE_MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.outputs.trained_models import Trained
-from pipelines.settings.variants import ClassifierParams, TransformerParams
+from pipelines.settings.variants import (
+    BackboneParams,
+    ClassifierParams,
+    OwnNetworkParams,
+    TransformerParams,
+    VariantParams,
+)
 
 PLAIN = "plain"  # the variant without a transformer; the others are compared with it
 
@@ -35,14 +41,14 @@ def version_card(links: VersionLinks, model: Trained, meta: DatasetMeta, results
         meta: its data.
         results: results of the stage evaluate.
     """
-    own, transformer = results.variants[model.variant], model.record.variant.transformer
+    own, transformer = results.variants[model.variant], model.record.variant.front
     shape = ", ".join(map(str, meta.image_shape))
     weakest = sorted(own.class_accuracy.items(), key=lambda item: item[1])[:3]
     lines = [
         f"{model.variant}, training seed {model.seed}: {own.chosen_test_accuracy:.2%} of the test images are "
-        f"classified correctly. {_describe_network(transformer, model.record.variant.classifier)} "
+        f"classified correctly. {_describe_network(model.record.variant)} "
         f"Input: uint8 images (B, {shape}). Output: class, probabilities of {len(meta.classes)} classes"
-        f"{', θ' if transformer else ''}.",
+        f"{', θ' if model.record.variant.all_transformers else ''}.",
         "",
         f"**Data**: {meta.dataset}, from {meta.source}: {meta.counts['train']:,} training, "
         f"{meta.counts['validation']:,} validation and {meta.counts['test']:,} test images"
@@ -161,15 +167,30 @@ def _artifacts(transformer: TransformerParams | None) -> list[tuple[str, str]]:
     ]
 
 
-def _describe_network(transformer: TransformerParams | None, classifier: ClassifierParams) -> str:
+def _describe_network(variant: VariantParams) -> str:
+    described = _describe_classifier(variant.classifier)
+    if not variant.all_transformers:
+        return f"{described}, without a spatial transformer."
+    if (front := variant.front) is not None:
+        number = "A spatial transformer" if front.parallel == 1 else f"{front.parallel} parallel spatial transformers"
+        described = f"{number} ({_describe_transformer(front)}) before {described}"
+    inner = [f"before {place} ({_describe_transformer(params)})" for place, params in variant.inner.items()]
+    return f"{described}{', with a transformer inside ' if inner else ''}{' and '.join(inner)}."
+
+
+def _describe_classifier(classifier: ClassifierParams) -> str:
+    if isinstance(classifier, BackboneParams):
+        return f"{classifier.backbone} of timm{' with pretrained weights' if classifier.pretrained else ''}"
+    if isinstance(classifier, OwnNetworkParams):
+        return classifier.module
     layers = [(len(classifier.channels), "convolution"), (len(classifier.hidden) + 1, "linear layer")]
-    counts = " and ".join(f"{count} {layer}{'s' * (count > 1)}" for count, layer in layers if count)
-    if transformer is None:
-        return f"{counts}, without a spatial transformer."
-    families, heads = transformer.transform, transformer.parallel
+    return " and ".join(f"{count} {layer}{'s' * (count > 1)}" for count, layer in layers if count)
+
+
+def _describe_transformer(params: TransformerParams) -> str:
+    families = params.transform
     kind = families if isinstance(families, str) else ", then ".join(families)
-    number = "A spatial transformer" if heads == 1 else f"{heads} parallel spatial transformers"
-    return f"{number} ({kind}; padding {transformer.padding_mode}) before {counts}."
+    return f"{kind}; padding {params.padding_mode}"
 
 
 def _describe_distortion(meta: DatasetMeta) -> str:

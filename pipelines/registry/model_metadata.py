@@ -33,7 +33,7 @@ class ModelMetadata:
     @classmethod
     def from_trained(cls, model: Trained, meta: DatasetMeta) -> "ModelMetadata":
         """Return the metadata of a trained model."""
-        transformer = model.record.variant.transformer
+        transformer = model.record.variant.front
         return cls(
             dataset=meta.dataset,
             classes=meta.classes,

@@ -87,6 +87,9 @@ class SearchSpaceParams(Section):
     localization_lr: Annotated[FloatDomain, each(Annotated[LearningRateFactor, Field(ge=1e-6)])]
     localization_weight_decay: Annotated[FloatDomain, each(WeightDecay)]
     theta_penalty: Annotated[FloatDomain, each(ThetaPenalty)]
+    # Not drawn if they are empty.
+    at: list[str]
+    backbone: list[str]
 
 
 class TuneParams(Section):

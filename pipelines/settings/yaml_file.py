@@ -103,7 +103,8 @@ def _lines(path: Path, model: type[BaseModel], mistakes: list) -> list[str]:
 def _one_line(model: type[BaseModel], setting: str, mistakes: list) -> str:
     first = mistakes[0]
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), _fields(_section_at(model, first["loc"][:-1])), n=1)
+        names = [name for section in _sections_at(model, first["loc"][:-1]) for name in _fields(section)]
+        near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
         return f"{setting}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
     if first["type"] == "missing":
         return f"{setting}: missing"
@@ -121,13 +122,14 @@ def _shown_name(name: Any) -> str:
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 
-def _section_at(model: type[BaseModel], loc: tuple) -> type[BaseModel]:
-    """The section at the location ``loc``."""
+def _sections_at(model: type[BaseModel], loc: tuple) -> list[type[BaseModel]]:
+    """The section at the location ``loc``, or all members if it is a union of sections."""
+    sections = [model]
     for part in loc:
-        for name, field in model.model_fields.items():
-            if part == (field.alias or name):
-                model = next(_models(field.annotation))
-    return model
+        fields = [field for section in sections for name, field in section.model_fields.items()
+                  if part == (field.alias or name)]  # fmt: skip
+        sections = [section for field in fields for section in _models(field.annotation)] or sections
+    return sections
 
 
 def _fields(section: type[BaseModel]) -> list[str]:

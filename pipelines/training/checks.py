@@ -1,10 +1,10 @@
 """Checks that refuse an impossible training before any work starts."""
 
-from pipelines.networks.build import check_size
+from pipelines.networks.build import check_network, has_batch_norm
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.runtime.errors import UserError
 from pipelines.settings.params import Params
-from pipelines.settings.variants import VariantParams
+from pipelines.settings.variants import BackboneParams, VariantParams, variant_file
 from pipelines.training.worker_plan import WorkerPlan
 
 # The code that a training's result depends on.
@@ -21,11 +21,26 @@ def check_trainable(name: str, params: Params, variant: VariantParams, meta: Dat
         raise UserError(
             f"data.dataset: {params.data.dataset} given, prepared is {meta.dataset}; run: dvc repro prepare"
         )
-    check_size(name, variant, meta.image_shape)
+    check_network(name, variant, meta.image_shape, len(meta.classes))
     images = meta.counts["train"] + params.train.final_fit * meta.counts["validation"]
     batch_size = params.train.batch_size
     if batch_size > images:
         raise UserError(f"train.batch_size: {batch_size} given; there are {images} training images")
+
+
+def check_weights(name: str, variant: VariantParams, meta: DatasetMeta) -> None:
+    """Check that the pretrained weights of a variant can be loaded. This downloads them if timm has to.
+
+    Raises:
+        UserError: a file of weights is missing or is another one, or does not fit the network.
+        ExternalError: weights cannot be downloaded.
+    """
+    parts = [variant.classifier, *(transformer.localization for transformer in variant.all_transformers.values())]
+    if any(isinstance(part, BackboneParams) and part.pretrained is not False for part in parts):
+        try:
+            meta.network_builder(variant, load_weights=True)()
+        except ValueError as error:
+            raise UserError(f"{variant_file(name)}: {error}") from None
 
 
 def check_shares(params: Params, workers: WorkerPlan, meta: DatasetMeta) -> None:
@@ -40,3 +55,19 @@ def check_shares(params: Params, workers: WorkerPlan, meta: DatasetMeta) -> None
             f"train.workers: {params.train.workers} given, which is {workers.number}; a batch or the validation "
             f"images, {images}, cannot be shared among them"
         )
+
+
+def check_batch_norm(name: str, params: Params, variant: VariantParams, meta: DatasetMeta, workers: WorkerPlan) -> None:
+    """Refuse batch normalization over a single image.
+
+    Raises:
+        UserError: the share of a worker in a batch is one image, and the network has batch normalization.
+    """
+    batch_size = params.train.batch_size
+    if batch_size // workers.most < 2:
+        network = check_network(name, variant, meta.image_shape, len(meta.classes))
+        if has_batch_norm(network):
+            raise UserError(
+                f"train.batch_size: {batch_size} given for {workers}; {variant_file(name)} has batch normalization, "
+                f"which needs two images for each worker"
+            )

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 # A host on a slow disk needs this long to start its first process and import the code.
 ANSWER_WITHIN_S = 120.0
 # Files that a remote cluster receives. digest_code reads .dvcignore. Data are sent through the object store.
-SHIPPED = ("pipelines", "stn", ".dvcignore")
+SHIPPED = ("pipelines", "stn", "own_networks", ".dvcignore")
 
 
 def excludes() -> list[str]:

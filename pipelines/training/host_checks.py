@@ -2,6 +2,7 @@
 
 from pyarrow.fs import FileSystem
 
+from pipelines.networks.own_networks import FOLDER
 from pipelines.runtime import environment
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.keys import digest_code
@@ -45,10 +46,11 @@ def check_same_code() -> None:
         UserError: a host's code differs from the driver's.
         ExternalError: a host does not answer.
     """
-    here = digest_code(*CODE)
-    others = [host for host, digest in run_on_other_hosts(digest_code, *CODE).items() if digest != here]
+    code = (*CODE, FOLDER)
+    here = digest_code(*code)
+    others = [host for host, digest in run_on_other_hosts(digest_code, *code).items() if digest != here]
     if others:
         raise UserError(
-            f"RAY_ADDRESS: the code of {', '.join(CODE)} on host {others[0]} differs from the code here; remove the "
+            f"RAY_ADDRESS: the code of {', '.join(code)} on host {others[0]} differs from the code here; remove the "
             f"project from that host's Python path, so that Ray sends it the code of this folder"
         )

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from pipelines.networks.own_networks import own_code
 from pipelines.outputs.prepared_data import DatasetMeta, load_meta
 from pipelines.outputs.trained_models import (
     CHANGEABLE_TRAIN,
@@ -33,7 +34,7 @@ from pipelines.tracking.client import Dataset, TrainingRun, connect, experiment_
 from pipelines.tracking.lineage import current_commit, libraries
 from pipelines.tracking.outbox import Outbox
 from pipelines.training.checkpoints import check_writable, remove, storage_of
-from pipelines.training.checks import CODE, check_shares, check_trainable
+from pipelines.training.checks import CODE, check_batch_norm, check_shares, check_trainable, check_weights
 from pipelines.training.listener import Listener
 from pipelines.training.local import train_in_process
 from pipelines.training.marker import take_last_end
@@ -79,7 +80,8 @@ def training_key(train: TrainParams, variant: VariantParams, data_digest: str) -
     origin is not part of it either.
     """
     recipe = train.model_dump(exclude=CHANGEABLE_TRAIN)
-    return key_of(recipe, variant.model_dump(exclude=CHANGEABLE_VARIANT), data_digest, digest_code(*CODE))
+    code = digest_code(*CODE, *own_code(variant.classifier))
+    return key_of(recipe, variant.model_dump(exclude=CHANGEABLE_VARIANT), data_digest, code)
 
 
 class TrainingDriver:
@@ -96,6 +98,7 @@ class TrainingDriver:
         Raises:
             UserError, ExternalError: as :func:`train`.
         """
+        check_weights(self.name, self.variant, self.meta)
         self.timeline.mark("imports")
         client = connect()
         self.timeline.mark("MLflow")
@@ -135,6 +138,7 @@ class TrainingDriver:
     def _open(self, outbox: Outbox, workers: WorkerPlan) -> tuple[TrainingRecord, dict[int, TrainingRun]]:
         """Open the MLflow runs and describe them by the record of this training."""
         check_shares(self.params, workers, self.meta)
+        check_batch_norm(self.name, self.params, self.variant, self.meta, workers)
         record = self._make_record(workers)
         with store_errors_explained("no training has begun"):
             runs = open_runs(outbox, self.name, record, self.folder)
@@ -163,7 +167,7 @@ class TrainingDriver:
         """Train with ``run_job``: :func:`train_in_process`, or ``train_on_ray``. ``place`` is passed to it last."""
         train = self.params.train
         job = TrainingJob(
-            make_network=self.meta.network_builder(self.variant, train.dropout),
+            make_network=self.meta.network_builder(self.variant, train.dropout, load_weights=True),
             recipe=recipe_of(train, self.variant),
             seeds=train.seeds,
             meta=self.meta,

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
+from pipelines.training.ranks import all_reduce, average_buffers, distribute, gather_rows
 from stn.batches import Batches, derive_seed
-from stn.classifiers import Network
+from stn.classifiers import INPUT, Network
 from stn.settings import Recipe
 from stn.training import NotFiniteError, check_finite, make_optimizer, metric_sums, one_cycle, predict, train_epoch
 
@@ -42,7 +41,8 @@ class Trainer:
     Attributes:
         history: metrics of each finished epoch.
         watched: indices (E,) of a few validation images, see :data:`WATCHED`.
-        theta_history: θ (E, P) of these images after each epoch, on the CPU. Empty without a transformer.
+        theta_history: θ (E, P) of these images after each epoch, on the CPU, by the transformer in front of the
+            classifier. Empty without one.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.watched = spread_over_classes(self.validation.labels.cpu(), WATCHED)
         self.theta_history: list[torch.Tensor] = []
-        self.model = self.network if world_size == 1 else DistributedDataParallel(self.network)
+        self.model = self.network if world_size == 1 else distribute(self.network, self.training.device)
 
     @property
     def done(self) -> int:
@@ -85,7 +85,7 @@ class Trainer:
         epoch, started = self.done, time.perf_counter()
         losses = self._train(epoch, on_step)
         seconds = time.perf_counter() - started
-        means, theta = self._validate(epoch)
+        means, thetas = self._validate(epoch)
         metrics = {
             "epoch": epoch + 1,
             "timestamp": int(time.time() * 1000),
@@ -95,8 +95,8 @@ class Trainer:
             "epoch_seconds": seconds,
         } | means
         self.history.append(metrics)
-        if theta is not None:
-            self.theta_history.append(gather_rows(theta, self.watched, self.rank, self.world_size))
+        if INPUT in thetas:
+            self.theta_history.append(gather_rows(thetas[INPUT], self.watched, self.rank, self.world_size))
         return metrics
 
     def _train(self, epoch: int, on_step: Callable[[int], None] | None) -> torch.Tensor:
@@ -109,10 +109,11 @@ class Trainer:
         )  # fmt: skip
         losses = all_reduce(losses) / self.world_size
         check_finite(losses)
+        average_buffers(self.network, self.world_size)
         return losses
 
-    def _validate(self, epoch: int) -> tuple[dict[str, float], torch.Tensor | None]:
-        """Means of the metrics over all ranks' validation images, and θ of this rank's images."""
+    def _validate(self, epoch: int) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        """Means of the metrics over all ranks' validation images, and θ of this rank's images by place."""
         batches = self.validation.ordered(VALIDATION_BATCH_SIZE, self.rank, self.world_size)
         outputs = predict(self.network, batches, self.precision)
         sums = metric_sums(self.network, self.validation, outputs)
@@ -124,7 +125,7 @@ class Trainer:
         means = {
             name if name.startswith("theta_") else f"validation_{name}": value / count for name, value in total.items()
         }
-        return means, outputs[2]
+        return means, outputs.thetas
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that :meth:`load_state_dict` needs to continue from here."""
@@ -164,26 +165,3 @@ def spread_over_classes(labels: torch.Tensor, count: int) -> torch.Tensor:
     if classes > count:
         return in_turn[torch.linspace(0, classes - 1, count).round().long()]
     return in_turn[:count]
-
-
-def gather_rows(theta: torch.Tensor, images: torch.Tensor, rank: int, world_size: int) -> torch.Tensor:
-    """Collect θ of the chosen images on every rank.
-
-    Args:
-        theta: θ (n, P) of this rank's share of the images, as :meth:`stn.batches.Batches.ordered` divides them.
-        images: indices (E,) of the chosen images, on the CPU.
-
-    Returns:
-        θ (E, P), on the CPU.
-    """
-    mine = images % world_size == rank
-    rows = torch.zeros(len(images), theta.shape[1], device=theta.device)
-    rows[mine] = theta[images[mine] // world_size]
-    return all_reduce(rows).cpu()
-
-
-def all_reduce(values: torch.Tensor) -> torch.Tensor:
-    """Sum ``values`` over all ranks, in place; returns ``values``."""
-    if dist.is_initialized():
-        dist.all_reduce(values)
-    return values

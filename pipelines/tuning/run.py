@@ -6,6 +6,7 @@ from pathlib import Path
 
 import optuna
 
+from pipelines.networks.own_networks import own_code
 from pipelines.outputs.prepared_data import DatasetMeta, load_arrays, load_meta
 from pipelines.outputs.tuning_results import PICTURES, TuningResults
 from pipelines.runtime.errors import UserError
@@ -41,7 +42,7 @@ from pipelines.tuning.winner import choose_winner, describe_winner, make_tuned_v
 # The code that a trial's result depends on. It includes only those modules of training/ that a trial runs.
 TRIAL_CODE = (
     "stn", "pipelines/networks", "pipelines/outputs/prepared_data.py", "pipelines/training/trainer.py",
-    "pipelines/training/batches.py", "pipelines/training/recipe.py",
+    "pipelines/training/ranks.py", "pipelines/training/batches.py", "pipelines/training/recipe.py",
 )  # fmt: skip
 
 
@@ -102,7 +103,7 @@ def study_name(params: Params, baseline: VariantParams, meta: DatasetMeta) -> tu
         "the recipe of a trial": key_of(trial_recipe(params).model_dump(), params.tune.seed),
         str(variant_file(BASELINE)): key_of(baseline.model_dump()),
         "the prepared data": meta.digest,
-        "the code of a trial": digest_code(*TRIAL_CODE),
+        "the code of a trial": digest_code(*TRIAL_CODE, *own_code(baseline.classifier)),
     }
     return f"stn-{meta.dataset}-{key_of(parts)}", parts
 

@@ -13,7 +13,13 @@ from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.runtime.errors import UserError
 from pipelines.settings.params import SearchSpaceParams
 from pipelines.settings.ranges import FloatRange, IntRange
-from pipelines.settings.variants import ClassifierParams, VariantParams
+from pipelines.settings.variants import (
+    INPUT,
+    BackboneParams,
+    ClassifierParams,
+    ConvolutionalLocalizationParams,
+    VariantParams,
+)
 
 DRAWS = 500
 
@@ -23,8 +29,8 @@ def draw(trial: optuna.Trial, space: SearchSpaceParams, classifier: ClassifierPa
 
     A layer's values are suggested only if the drawn network has that layer.
     """
-    values = {name: _suggest(trial, name, space) for name in _names(0)}
-    for name in _names(values["layers"]):
+    values = {name: _suggest(trial, name, space) for name in _names(space, 0)}
+    for name in _names(space, values["layers"]):
         if name not in values:
             values[name] = _suggest(trial, name, space)
     return to_variant(values, classifier)
@@ -37,22 +43,29 @@ def draw_only(trial: optuna.Trial, space: SearchSpaceParams, names: list[str]) -
 
 
 def to_variant(values: dict[str, Any], classifier: ClassifierParams) -> VariantParams:
-    """Convert values to the variant that they describe, with the given classifier."""
+    """Convert values to the variant that they describe.
+
+    Args:
+        classifier: the classifier, unless the values name a backbone.
+    """
     layers = range(1, values["layers"] + 1)
+    transformer = {
+        "transform": values["transform"],
+        "padding_mode": values["padding_mode"],
+        "localization": {
+            "channels": [values[f"channels_{i}"] for i in layers],
+            "kernel_sizes": [values[f"kernel_size_{i}"] for i in layers],
+            "hidden": values["hidden"],
+            "activation": values["activation"],
+            "downsample": values["downsample"],
+        },
+    }
+    at = values.get("at", INPUT)
+    placed = {"transformer": transformer} if at == INPUT else {"transformers": [{"at": at, **transformer}]}
     return VariantParams.model_validate(
         {
-            "transformer": {
-                "transform": values["transform"],
-                "padding_mode": values["padding_mode"],
-                "localization": {
-                    "channels": [values[f"channels_{i}"] for i in layers],
-                    "kernel_sizes": [values[f"kernel_size_{i}"] for i in layers],
-                    "hidden": values["hidden"],
-                    "activation": values["activation"],
-                    "downsample": values["downsample"],
-                },
-            },
-            "classifier": classifier.model_dump(),
+            **placed,
+            "classifier": {"backbone": values["backbone"]} if "backbone" in values else classifier.model_dump(),
             "localization_lr": values["localization_lr"],
             "localization_weight_decay": values["localization_weight_decay"],
             "theta_penalty": values["theta_penalty"],
@@ -63,21 +76,26 @@ def to_variant(values: dict[str, Any], classifier: ClassifierParams) -> VariantP
 def from_variant(variant: VariantParams, weight_decay: float) -> dict[str, Any]:
     """Convert a variant to values, the inverse of :func:`to_variant`.
 
-    A list of hidden layers is left out, because no trial can have one.
+    Values that no trial can have are left out: a list of hidden layers, and the layers of a localization network that
+    is not convolutional.
 
     Args:
-        variant: has a transformer.
+        variant: has a transformer in front.
         weight_decay: the recipe's; used if the variant has none of its own.
     """
-    assert variant.transformer is not None
-    localization = variant.transformer.localization
-    decay = variant.localization_weight_decay
+    front = variant.front
+    assert front is not None
+    localization, decay = front.localization, variant.localization_weight_decay
     values = {
-        "transform": variant.transformer.transform, "padding_mode": variant.transformer.padding_mode,
-        "downsample": localization.downsample, "layers": len(localization.channels),
-        "activation": localization.activation, "localization_lr": variant.localization_lr,
-        "localization_weight_decay": weight_decay if decay is None else decay, "theta_penalty": variant.theta_penalty,
+        "transform": front.transform, "padding_mode": front.padding_mode, "activation": localization.activation,
+        "localization_lr": variant.localization_lr, "theta_penalty": variant.theta_penalty, "at": INPUT,
+        "localization_weight_decay": weight_decay if decay is None else decay,
     }  # fmt: skip
+    if isinstance(variant.classifier, BackboneParams):
+        values["backbone"] = variant.classifier.backbone
+    if not isinstance(localization, ConvolutionalLocalizationParams):
+        return values
+    values |= {"downsample": localization.downsample, "layers": len(localization.channels)}
     for i, (channels, kernel) in enumerate(zip(localization.channels, localization.kernel_sizes, strict=True), start=1):
         values |= {f"channels_{i}": channels, f"kernel_size_{i}": kernel}
     if isinstance(localization.hidden, int):
@@ -90,8 +108,7 @@ def restrict_to_space(values: dict[str, Any], space: SearchSpaceParams) -> dict[
     kept = {}
     for name, value in values.items():
         domain = _domain(name, space)
-        fits = value in domain if isinstance(domain, list) else domain.low <= value <= domain.high
-        if fits:
+        if value in domain if isinstance(domain, list) else domain.low <= value <= domain.high:
             kept[name] = value
     return kept
 
@@ -124,10 +141,11 @@ def check_space(
     raise UserError(f"tune.search_space: none of {DRAWS} combinations can be trained; the last: {misfit}")
 
 
-def _names(layers: int) -> list[str]:
+def _names(space: SearchSpaceParams, layers: int) -> list[str]:
     """Names of the values that a network with this number of convolution layers has."""
+    names = [name for name in SearchSpaceParams.model_fields if getattr(space, name) != []]
     of_layers = [f"{name}_{i}" for i in range(1, layers + 1) for name in ("channels", "kernel_size")]
-    return [name for name in SearchSpaceParams.model_fields if name not in ("channels", "kernel_size")] + of_layers
+    return [name for name in names if name not in ("channels", "kernel_size")] + of_layers
 
 
 def _domain(name: str, space: SearchSpaceParams) -> list | FloatRange:

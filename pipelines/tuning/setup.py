@@ -8,7 +8,7 @@ from pipelines.networks.build import count_parameters
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.runtime.errors import UserError
 from pipelines.settings.params import Params, RecipeParams
-from pipelines.settings.variants import BASELINE, VariantParams, variant_file
+from pipelines.settings.variants import BASELINE, INPUT, VariantParams, variant_file
 from pipelines.training.checks import check_trainable
 from pipelines.training.recipe import recipe_of
 from pipelines.tuning.search_space import from_variant, restrict_to_space
@@ -71,5 +71,5 @@ def check_setup(setup: TuningSetup) -> None:
     # Validation images choose the winner. Trials are never trained on them, even with train.final_fit.
     train = setup.params.train.model_copy(update={"final_fit": False})
     check_trainable(BASELINE, setup.params.model_copy(update={"train": train}), setup.baseline, setup.meta)
-    if setup.baseline.transformer is None:
-        raise UserError(f"{variant_file(BASELINE)}: transformer: null given; there is nothing to tune")
+    if setup.baseline.front is None:
+        raise UserError(f"{variant_file(BASELINE)}: no transformer at {INPUT!r} given; there is nothing to tune")

@@ -25,6 +25,7 @@ from pipelines.visualization.charts import (
     draw_undone,
     mean_curve,
 )
+from pipelines.visualization.inner_theta import draw_inner_theta
 from pipelines.visualization.report import ANIMATION, render_report
 from pipelines.visualization.theta import draw_theta, draw_theta_history
 
@@ -40,6 +41,8 @@ def visualize(variants: Sequence[str], settings: VisualizeParams) -> None:
     for model in track("visualize", best.values(), len(best)):
         if model.network.transformer is not None:
             pictures |= _save_theta_pictures(model, meta, validation, test, settings.examples)
+        inner = draw_inner_theta(model, meta, test, settings.examples)
+        pictures |= {name: _save(figure, name) for name, figure in _of_variant(model, inner).items()}
 
     for variant, model in best.items():
         if run_exists(client, model.run_id):
@@ -85,12 +88,15 @@ def _save_theta_pictures(
     on_test = draw_theta(model, meta, test, examples)
     in_training = draw_theta_history(model, meta, load_theta_history(model), validation)
     figures = {**on_test._asdict(), "filmstrip": in_training.filmstrip}
-    figures = {f"{model.variant}/{name}": figure for name, figure in figures.items()}
-    pictures = {name: _save(figure, name) for name, figure in figures.items()}
+    pictures = {name: _save(figure, name) for name, figure in _of_variant(model, figures).items()}
     animation = PICTURES / model.variant / f"{ANIMATION}.png"
     with replace_atomically(animation) as temporary:
         write_animation(in_training.frames, temporary)
     return {**pictures, f"{model.variant}/{ANIMATION}": animation}
+
+
+def _of_variant(model: Trained, figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    return {f"{model.variant}/{name}": figure for name, figure in figures.items()}
 
 
 def _save(figure: Figure, name: str) -> Path:

@@ -14,6 +14,7 @@ from pipelines.outputs.trained_models import ThetaHistory, Trained
 from pipelines.visualization.animation import draw_filmstrip, draw_frame
 from pipelines.visualization.charts import draw_theta_distributions
 from pipelines.visualization.figures import draw_rectified_batch, draw_sampling_grids
+from stn.classifiers import INPUT
 from stn.spatial_transformer import SpatialTransformer
 from stn.training import predict
 
@@ -67,12 +68,11 @@ def draw_theta(model: Trained, meta: DatasetMeta, test: Labeled, examples: int) 
             highest cross-entropy).
     """
     batches = meta.batches(test, CPU)
-    logits, labels, theta = predict(model.network, batches.ordered(1000))
-    assert theta is not None
+    logits, labels, thetas = predict(model.network, batches.ordered(1000))
     worst = F.cross_entropy(logits, labels, reduction="none").argsort(descending=True)[:examples]
     first = Labeled(test.images[:examples], test.labels[:examples])
     rectifier = Rectifier(model, meta, first)
-    described = transformer_of(model).transform.describe(theta, batches.height, batches.width)
+    described = transformer_of(model).transform.describe(thetas[INPUT], batches.height, batches.width)
     return ThetaFigures(
         rectified=draw_rectified_batch(first.images.float(), rectifier.rectify(rectifier.theta())),
         grids=_draw_grids(model, meta, first),

@@ -62,6 +62,8 @@ class Transform(nn.Module):
         ``size`` is the height and width of the output, or the depth, height and width. The grid is at least fp32, also
         under autocast.
         """
+        if theta.is_meta:  # shapes only; there is no autocast on torch's meta device
+            return self.grid(at_least_fp32(theta), *size)
         with torch.autocast(theta.device.type, enabled=False):
             return self.grid(at_least_fp32(theta), *size)
 

@@ -142,12 +142,12 @@ def test_dropout_drops_whole_channels_after_the_second_convolution():
 @pytest.mark.parametrize("transformer", [BASELINE, None])
 def test_predict_classifies_the_warped_image_and_returns_theta(transformer):
     network, images = moved_network(transformer), torch.randn(3, 3, 32, 32)
-    logits, theta = network.predict(images)
+    logits, thetas = network.predict(images)
     if network.transformer is None:
-        assert theta is None
+        assert thetas == {}
         warped = images
     else:
-        assert theta is not None
+        (theta,) = thetas.values()
         assert torch.equal(theta, network.transformer.localization(images))
         assert (theta[0] - theta[1]).abs().max() > 1e-3
         grid = F.affine_grid(theta.view(-1, 2, 3), [3, 3, 32, 32], align_corners=False)
@@ -182,7 +182,7 @@ def test_settings_of_a_variant_reach_the_parts():
         ((1, 28, 28), TransformerSettings(scale=0.5), "scale: 0.5 given; only attention has it, not affine"),
         ((1, 28, 28), TransformerSettings(control_points=3), "control_points: 3 given; only tps has it, not affine"),
         ((1, 28, 28), TransformerSettings(("affine", "tps"), parallel=2), "parallel: 2 given, but .* a series"),
-        ((1, 28, 28), TransformerSettings(output_size=15), "classifier: an image of 15×15 pixels is too small"),
+        ((1, 28, 28), TransformerSettings(output_size=(15, 15)), "classifier: an image of 15×15 pixels is too small"),
     ],
 )
 def test_invalid_settings_are_refused_by_name(image_shape, transformer, message):
@@ -204,27 +204,27 @@ def test_raw_classifier_normalizes_and_applies_the_softmax(transformer):
         outputs = RawClassifier(network, NORMALIZATION)(images)
     normalized = (images.numpy() / 255.0 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
     with torch.no_grad():
-        logits, theta = network.double().predict(torch.from_numpy(normalized))
+        logits, thetas = network.double().predict(torch.from_numpy(normalized))
     exponentials = np.exp(logits.numpy())
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
     assert outputs["probabilities"].dtype == torch.float32
     np.testing.assert_allclose(outputs["probabilities"].numpy(), probabilities, atol=1e-5)
     assert outputs["class"].tolist() == probabilities.argmax(axis=1).tolist()
-    if theta is None:
+    if not thetas:
         assert set(outputs) == {"class", "probabilities"}
     else:
         assert outputs["theta"].shape == (4, 2, 3)
-        np.testing.assert_allclose(outputs["theta"].reshape(4, 6).numpy(), theta.numpy(), atol=1e-5)
+        np.testing.assert_allclose(outputs["theta"].reshape(4, 6).numpy(), thetas["input"].numpy(), atol=1e-5)
 
 
 # Settings of a transformer, the shape of its θ in a registered model, and the shape of the classifier's input.
 KINDS = [
     (BASELINE, (2, 3), (3, 32, 32)),
-    (TransformerSettings(("attention",), scale=0.5, parallel=2, output_size=16), (2, 2, 3), (6, 16, 16)),
-    (TransformerSettings(("projective",), bound=0.3, output_size=20, antialias=2), (3, 3), (3, 20, 20)),
+    (TransformerSettings(("attention",), scale=0.5, parallel=2, output_size=(16, 16)), (2, 2, 3), (6, 16, 16)),
+    (TransformerSettings(("projective",), bound=0.3, output_size=(20, 20), antialias=2), (3, 3), (3, 20, 20)),
     (TransformerSettings(("tps",), control_points=3, bound=0.2, padding_mode="border"), (9, 2), (3, 32, 32)),
     (TransformerSettings(("tps",), parallel=2), (2, 16, 2), (6, 32, 32)),
-    (TransformerSettings(("similarity", "affine"), output_size=18), (2, 3), (3, 18, 18)),
+    (TransformerSettings(("similarity", "affine"), output_size=(18, 18)), (2, 3), (3, 18, 18)),
     (TransformerSettings(("affine", "tps"), bound=0.5), (16, 2), (3, 32, 32)),
 ]
 

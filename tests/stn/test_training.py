@@ -26,6 +26,7 @@ from stn.batches import Augmentation, Batches
 from stn.distortions import Distortion, distort
 from stn.training import (
     NotFiniteError,
+    Outputs,
     check_finite,
     choose_precision,
     make_optimizer,
@@ -227,9 +228,9 @@ def test_predict_and_metric_sums_equal_direct_computation():
     network.eval()
     images, labels = next(batches.ordered(23))
     with torch.no_grad():
-        logits, theta = network.predict(images)
-    assert theta is not None
-    torch.testing.assert_close(outputs, (logits, labels, theta))
+        logits, thetas = network.predict(images)
+    theta = thetas["input"]
+    torch.testing.assert_close(tuple(outputs), (logits, labels, thetas))
 
     sums = metric_sums(network, batches, outputs)
     exponentials = logits.double().exp()
@@ -254,7 +255,9 @@ def test_theta_is_described_at_the_size_of_the_images():
     batches = Batches(images, torch.zeros(2, dtype=torch.int64), Normalization([0.5], [0.3]), CPU)
     network = build_network(NetworkSettings((1, 18, 20), 2, TransformerSettings()))
     theta = torch.tensor([[1.0, 0.0, 0.1, 0.0, 1.0, 0.0]] * 2)
-    sums = metric_sums(network, batches, (torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64), theta))
+    sums = metric_sums(
+        network, batches, Outputs(torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64), {"input": theta})
+    )
     assert sums["theta_outside"].item() == pytest.approx(2 * 1 / 20)
 
 
@@ -279,7 +282,7 @@ assert "torch._dynamo" not in sys.modules
 def test_without_transformer_there_is_no_theta():
     network, batches = build_network(PLAIN), random_batches(6)
     outputs = predict(network, batches.ordered(4))
-    assert outputs[2] is None
+    assert outputs.thetas == {}
     assert set(metric_sums(network, batches, outputs)) == {"count", "loss", "accuracy"}
 
 
@@ -334,8 +337,7 @@ def test_rotated_glyphs_that_only_a_transformer_can_tell_apart(seed):
             check_finite(train_epoch(network, shuffled, optimizer, scheduler, recipe, precision=torch.float32))
         outputs = predict(network, unseen.ordered(256))
         if localization_lr == 0:
-            assert outputs[2] is not None
-            assert torch.equal(outputs[2], torch.tensor([Affine.identity] * 512))
+            assert torch.equal(outputs.thetas["input"], torch.tensor([Affine.identity] * 512))
         sums = metric_sums(network, unseen, outputs)
         return (sums["accuracy"] / sums["count"]).item()
 

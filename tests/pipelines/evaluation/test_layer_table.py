@@ -19,10 +19,10 @@ LOCALIZATION = [
     ("transformer.sampler", 4 * 3 * 32 * 32),
 ]
 CLASSIFIER = [
-    ("classifier.0", 10 * 28 * 28 * 3 * 5 * 5),
-    ("classifier.3", 20 * 10 * 10 * 10 * 5 * 5),
-    ("classifier.8", 500 * 50),
-    ("classifier.11", 50 * 10),
+    ("classifier.conv1", 10 * 28 * 28 * 3 * 5 * 5),
+    ("classifier.conv2", 20 * 10 * 10 * 10 * 5 * 5),
+    ("classifier.hidden1", 500 * 50),
+    ("classifier.logits", 50 * 10),
 ]
 
 
@@ -39,9 +39,9 @@ def test_multiply_adds_computed_by_hand(transformer, expected, total):
 @pytest.mark.parametrize(
     ("transformer", "grids", "samples"),
     [
-        (TransformerSettings(parallel=2, output_size=20), [12 * 2 * 20 * 20], [4 * 3 * 2 * 20 * 20]),
+        (TransformerSettings(parallel=2, output_size=(20, 20)), [12 * 2 * 20 * 20], [4 * 3 * 2 * 20 * 20]),
         (
-            TransformerSettings(transform=("projective",), output_size=16, antialias=2),
+            TransformerSettings(transform=("projective",), output_size=(16, 16), antialias=2),
             [24 * 32 * 32],
             [4 * 3 * 32 * 32],
         ),

@@ -300,9 +300,11 @@ WRONG = {
     "empty text": "", "line break": "a\nb", "empty mapping": {}, "mapping": {"low": "a"}, "date": date(2026, 1, 1),
     "bytes": b"\xff", "long text": "a " * 5000,
 }  # fmt: skip
-VALID = {("register.tags", kind) for kind in ("mapping", "empty mapping")} | {
-    ("data.source", kind) for kind in ("text", "line break", "long text")
-}
+VALID = (
+    {("register.tags", kind) for kind in ("mapping", "empty mapping")}
+    | {("data.source", kind) for kind in ("text", "line break", "long text")}
+    | {("tune.search_space.at", "empty list"), ("tune.search_space.backbone", "empty list")}
+)
 
 
 @pytest.mark.parametrize("kind", WRONG)

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.training import trainer as trainer_module
-from pipelines.training.trainer import WATCHED, Trainer, TrainingData, gather_rows, spread_over_classes
+from pipelines.training import ranks
+from pipelines.training.trainer import WATCHED, Trainer, TrainingData, spread_over_classes
 from stn.batches import Batches
 from stn.classifiers import build_network
 from stn.settings import LocalizationSettings, NetworkSettings, Normalization, Recipe, TransformerSettings
@@ -51,9 +51,8 @@ def test_the_theta_history_is_what_the_network_predicts_after_each_epoch():
     expected = []
     while trainer.done < trainer.epochs:
         trainer.train_epoch()
-        _, _, theta = predict(trainer.network, trainer.validation.ordered(7))
-        assert theta is not None
-        expected.append(theta[trainer.watched])
+        outputs = predict(trainer.network, trainer.validation.ordered(7))
+        expected.append(outputs.thetas["input"][trainer.watched])
     assert len(trainer.watched) == WATCHED
     torch.testing.assert_close(torch.stack(trainer.theta_history), torch.stack(expected))
     assert not torch.equal(trainer.theta_history[0], trainer.theta_history[1])
@@ -79,7 +78,7 @@ def test_without_a_transformer_there_is_no_theta_history():
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 def test_any_number_of_workers_gathers_the_same_rows(world_size, monkeypatch):
     """Each rank fills in the rows of its own share of the images and zeros elsewhere; their sum is complete."""
-    monkeypatch.setattr(trainer_module, "all_reduce", lambda rows: rows)
+    monkeypatch.setattr(ranks, "all_reduce", lambda rows: rows)
     everything, chosen = torch.randn(31, 4), spread_over_classes(batches().labels, WATCHED)
     numbered = Batches(
         torch.zeros(31, 1, 4, 4, dtype=torch.uint8), torch.arange(31), Normalization([0.5], [0.25]), torch.device("cpu")
@@ -87,5 +86,5 @@ def test_any_number_of_workers_gathers_the_same_rows(world_size, monkeypatch):
     total = torch.zeros(WATCHED, 4)
     for rank in range(world_size):
         share = torch.cat([indices for _, indices in numbered.ordered(5, rank, world_size)])
-        total += gather_rows(everything[share], chosen, rank, world_size)
+        total += ranks.gather_rows(everything[share], chosen, rank, world_size)
     np.testing.assert_array_equal(total, everything[chosen])

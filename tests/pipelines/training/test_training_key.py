@@ -7,7 +7,14 @@ import pytest
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.outputs.trained_models import TrainingRecord
 from pipelines.settings.params import TrainParams, WorkerRange, load_params
-from pipelines.settings.variants import ClassifierParams, Origin, VariantParams, load_variant
+from pipelines.settings.variants import (
+    ConvClassifierParams,
+    ConvolutionalLocalizationParams,
+    Origin,
+    PlacedTransformerParams,
+    VariantParams,
+    load_variant,
+)
 from pipelines.training.run import training_key
 
 # A value that differs from params.yaml; for a choice, all values, since one of them differs.
@@ -17,9 +24,15 @@ OF_TRAIN: dict[str, Any] = {
     "precision": ("fp32", "bf16"), "seeds": [77], "final_fit": (True, False),
     "workers": WorkerRange(min=1, max=77), "threads": 77, "max_failures": 77,
 }  # fmt: skip
+PLACED = PlacedTransformerParams(
+    at="conv2",
+    padding_mode="border",
+    localization=ConvolutionalLocalizationParams(channels=[], kernel_sizes=[], hidden=8),
+)
 OF_VARIANT: dict[str, Any] = {
-    "transformer": None, "classifier": ClassifierParams(hidden=[77]), "localization_lr": 0.123,
-    "localization_weight_decay": 0.123, "theta_penalty": 0.123, "origin": Origin(study="another", trial=7),
+    "transformer": None, "transformers": [PLACED], "classifier": ConvClassifierParams(hidden=[77]),
+    "localization_lr": 0.123, "localization_weight_decay": 0.123, "theta_penalty": 0.123,
+    "origin": Origin(study="another", trial=7),
 }  # fmt: skip
 
 

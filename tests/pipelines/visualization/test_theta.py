@@ -24,9 +24,12 @@ META = DatasetMeta(
 KINDS = pytest.mark.parametrize(
     ("settings", "size"),
     [
-        ({"transform": ("projective",), "output_size": 16, "antialias": 2}, (16, 16)),
+        ({"transform": ("projective",), "output_size": (16, 16), "antialias": 2}, (16, 16)),
         ({"transform": ("tps",), "control_points": 3}, (20, 20)),
-        ({"transform": ("attention",), "scale": 0.5, "parallel": 2, "output_size": 16}, (32, 16)),  # stacked vertically
+        (
+            {"transform": ("attention",), "scale": 0.5, "parallel": 2, "output_size": (16, 16)},
+            (32, 16),
+        ),  # stacked vertically
         ({"transform": ("affine", "tps")}, (20, 20)),
         ({"transform": ("similarity",)}, (20, 20)),
     ],

@@ -1,0 +1,1 @@
+"""Your own networks. A variant names one by ``classifier: {module: own_networks.file:function}``."""
