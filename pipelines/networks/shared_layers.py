@@ -34,8 +34,11 @@ class SharedLayers(nn.Module):
         return super().train(mode)
 
     def forward(self, images: Tensor) -> Tensor:
-        (renormalize,) = self._renormalize
-        return self._shared[0](images if renormalize is None else renormalize(images))
+        (trunk,), (renormalize,) = self._shared, self._renormalize
+        # torch.fx puts a copy of a traced module into training mode.
+        if any(module.training != self.training for module in trunk.modules()):
+            trunk.train(self.training)
+        return trunk(images if renormalize is None else renormalize(images))
 
 
 def share_layers(
