@@ -1,15 +1,23 @@
 """Trainer: which images are watched, and that θ in the history is that of the network after each epoch."""
 
+import copy
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.training import trainer as trainer_module
 from pipelines.training.trainer import WATCHED, Trainer, TrainingData, gather_rows, spread_over_classes
+from stn.augmentation import Augmentation
 from stn.batches import Batches
 from stn.classifiers import build_network
 from stn.settings import LocalizationSettings, NetworkSettings, Normalization, Recipe, TransformerSettings
@@ -20,16 +28,24 @@ LOCALIZATION = LocalizationSettings(channels=(3,), kernel_sizes=(3,), hidden=(4,
 TRANSFORMER = TransformerSettings(transform=("similarity",), localization=LOCALIZATION)
 
 
-def batches() -> Batches:
+EVERYTHING = replace(
+    RECIPE, optimizer="adamw", lr=0.01, decay_norms=False, label_smoothing=0.1, flip=True, shift=1, crop=(0.4, 1.0),
+    color_jitter=0.3, mixup=0.5, ema=0.7,
+)  # fmt: skip
+
+
+def batches(augmentation: Augmentation = Augmentation()) -> Batches:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (31, 1, 16, 16), dtype=torch.uint8, generator=generator)
-    return Batches(images, torch.arange(31) // 4 % 3, Normalization([0.5], [0.25]), torch.device("cpu"))
+    return Batches(images, torch.arange(31) // 4 % 3, Normalization([0.5], [0.25]), torch.device("cpu"), augmentation)
 
 
-def make_trainer(transformer: bool = True) -> Trainer:
-    settings = NetworkSettings((1, 16, 16), classes=3, transformer=TRANSFORMER if transformer else None, dropout=0.2)
-    data = TrainingData(batches(), batches())
-    return Trainer(partial(build_network, settings), RECIPE, data, seed=0, precision=torch.float32)
+def make_trainer(transformer: bool = True, recipe: Recipe = RECIPE, dropout: float = 0.2, **rank: int) -> Trainer:
+    settings = NetworkSettings((1, 16, 16), 3, TRANSFORMER if transformer else None, dropout=dropout)
+    names = ("flip", "shift", "crop", "color_jitter", "mixup")
+    augmentation = Augmentation(**{name: getattr(recipe, name) for name in names})
+    data = TrainingData(batches(augmentation), batches())
+    return Trainer(partial(build_network, settings), recipe, data, seed=0, precision=torch.float32, **rank)
 
 
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=60), st.integers(1, 20))
@@ -89,3 +105,77 @@ def test_any_number_of_workers_gathers_the_same_rows(world_size, monkeypatch):
         share = torch.cat([indices for _, indices in numbered.ordered(5, rank, world_size)])
         total += gather_rows(everything[share], chosen, rank, world_size)
     np.testing.assert_array_equal(total, everything[chosen])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "muon", "adamw"])
+def test_a_trainer_with_every_part_of_a_recipe_resumes_bit_for_bit(optimizer):
+    recipe = replace(EVERYTHING, optimizer=optimizer)
+    whole, first, second = (make_trainer(recipe=recipe) for _ in range(3))
+    for _ in range(3):
+        whole.train_epoch()
+    first.train_epoch()
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    second.train_epoch()
+    second.train_epoch()
+    for trainer in (first, second):
+        assert trainer.average is not None and trainer.average.steps == trainer.done * trainer.steps
+    expected = whole.weights()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in second.weights().items())
+    last = whole.network.state_dict()
+    assert all(torch.equal(tensor, last[name]) for name, tensor in second.network.state_dict().items())
+    for metrics, other in zip(second.history, whole.history, strict=True):
+        assert {n: v for n, v in metrics.items() if "validation" in n or n == "train_loss"} == {
+            n: v for n, v in other.items() if "validation" in n or n == "train_loss"
+        }
+
+
+def test_the_averaged_network_is_validated_and_returned():
+    plain, averaged = make_trainer(), make_trainer(recipe=replace(RECIPE, ema=0.7))
+    expected = copy.deepcopy(plain.network.state_dict())
+
+    def include_weights(_: int) -> None:
+        number = averaged.scheduler.last_epoch
+        keep = min(0.7, number / (number + 9))
+        for name, tensor in averaged.network.state_dict().items():
+            expected[name] = keep * expected[name] + (1 - keep) * tensor
+
+    for _ in range(2):
+        plain.train_epoch()
+        averaged.train_epoch(include_weights)
+    metrics = averaged.history[-1]
+    for name, tensor in averaged.weights().items():
+        torch.testing.assert_close(tensor, expected[name])
+        assert torch.equal(averaged.network.state_dict()[name], plain.weights()[name]), "the training has changed"
+    logits, labels, theta = predict(averaged.result, averaged.validation.ordered(31))
+    assert metrics["validation_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item())
+    assert theta is not None
+    torch.testing.assert_close(averaged.theta_history[-1], theta[averaged.watched])
+    assert metrics["validation_loss"] != plain.history[-1]["validation_loss"]
+
+
+def train_rank(rank: int, world_size: int, folder: str) -> tuple[dict, float]:
+    """Train two epochs as one of several ranks; returns the weights as arrays and the last loss."""
+    if world_size > 1:
+        place, timeout = f"file://{folder}/rendezvous", timedelta(minutes=2)
+        dist.init_process_group("gloo", place, timeout, rank=rank, world_size=world_size)
+    try:
+        recipe = replace(EVERYTHING, optimizer="sgd")
+        trainer = make_trainer(recipe=recipe, dropout=0.0, rank=rank, world_size=world_size)
+        for _ in range(2):
+            trainer.train_epoch()
+    finally:
+        if world_size > 1:
+            dist.destroy_process_group()
+    return {name: tensor.numpy() for name, tensor in trainer.weights().items()}, trainer.history[-1]["train_loss"]
+
+
+def test_two_ranks_hold_the_same_average_as_one(tmp_path: Path):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        other = pool.submit(train_rank, 1, 2, str(tmp_path))
+        first, loss = train_rank(0, 2, str(tmp_path))
+        second, same_loss = other.result()
+    alone, loss_alone = train_rank(0, 1, "")
+    assert loss == same_loss == pytest.approx(loss_alone, rel=1e-4)
+    for name, tensor in alone.items():
+        np.testing.assert_array_equal(first[name], second[name])
+        np.testing.assert_allclose(first[name], tensor, atol=1e-5)
