@@ -31,10 +31,12 @@ VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 SECONDS = 4.0
 TRAIN = """
 import sys, time, torch
-from stn.batches import Augmentation, Batches
+from stn.augmentation import Augmentation
+from stn.batches import Batches
 from stn.classifiers import build_network
 from stn.settings import NetworkSettings, Normalization, Recipe, TransformerSettings
-from stn.training import make_optimizer, one_cycle, train_epoch
+from stn.optimizers import make_optimizer
+from stn.training import one_cycle, train_epoch
 torch.set_num_threads(int(sys.argv[1]))
 generator = torch.Generator().manual_seed(0)
 images = torch.randint(256, (2048, 3, 32, 32), generator=generator).byte()

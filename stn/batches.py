@@ -4,31 +4,19 @@ There is no DataLoader and no per-image Python code. A batch takes a few operati
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stn.clutter import add_clutter, draw_clutter
-from stn.distortions import Distortion, distort
+from stn.augmentation import Augmentation, Draws
+from stn.clutter import add_clutter
+from stn.colors import jitter_colors
+from stn.crops import window_points
+from stn.distortions import distort
+from stn.mixup import mix_labels
 from stn.settings import Normalization
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of the training images, drawn again in each epoch.
-
-    Args:
-        flip: mirror left and right with probability 1/2.
-        shift: shift by up to this many whole pixels in each direction. The uncovered area is filled by reflection.
-        distortion: see :class:`stn.distortions.Distortion`.
-    """
-
-    flip: bool = False
-    shift: int = 0
-    distortion: Distortion = field(default_factory=Distortion)
 
 
 class Batches:
@@ -40,6 +28,7 @@ class Batches:
         normalization: mean and standard deviation of each channel.
         device: device of the data set and of the batches.
         augmentation: applies to :meth:`shuffled`. :meth:`ordered` never augments.
+        classes: number of classes, for mixup. None: one more than the largest label.
     """
 
     def __init__(
@@ -49,10 +38,13 @@ class Batches:
         normalization: Normalization,
         device: torch.device,
         augmentation: Augmentation = Augmentation(),
+        *,
+        classes: int | None = None,
     ):
         self.augmentation = augmentation
         self.device = device
         self.labels = labels.to(device, copy=True)
+        self.classes = int(labels.max()) + 1 if classes is None and augmentation.mixup else classes
         self.height, self.width = images.shape[-2:]
         # Channels last: the channels of a pixel are read together, and convolutions accept this layout without a copy.
         padded = F.pad(images, [augmentation.shift] * 4, mode="reflect") if augmentation.shift else images
@@ -77,33 +69,40 @@ class Batches:
         ``batch_size`` is global. Order and augmentation are drawn for all N images from (seed, epoch) only and are then
         indexed by rank. A global batch therefore holds the same images with the same augmentation for any number of
         workers. The images left over after the last full batch differ between epochs.
+
+        With mixup, the labels are probabilities of the classes, fp32 (b, classes). The partner of an image may be any
+        image, also one of another rank's share or one that is left over. It has the augmentation of its own.
         """
-        count, augmentation = len(self), self.augmentation
+        count = len(self)
         generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
         order = torch.randperm(count, generator=generator).to(self.device)
-        corner_2N = torch.randint(2 * augmentation.shift + 1, (2, count), generator=generator).to(self.device)
-        mirrored = ((torch.rand(count, generator=generator) < 0.5) & augmentation.flip).to(self.device)
-        distortion, size = augmentation.distortion, (self.height, self.width)
-        frame = distortion.frame(*size)
-        motions = pieces = None
-        if not distortion.is_identity:
-            motions = distortion.draw(count, *size, generator).to(self.device)
-        if distortion.clutter:
-            pieces = draw_clutter(count, distortion.clutter, size, frame, generator).to(self.device)
+        draws = self.augmentation.draw(count, (self.height, self.width), generator).to(self.device)
+        for start in range(0, count - batch_size + 1, batch_size):
+            index = order[start + rank : start + batch_size : world_size]
+            images, labels = self._augmented(index, draws), self.labels[index]
+            if draws.partners is not None and draws.shares is not None and self.classes is not None:
+                partners, shares = draws.partners[index], draws.shares[index]
+                images = self._augmented(partners, draws).lerp_(images, shares[:, None, None, None])
+                labels = mix_labels(labels, self.labels[partners], shares, self.classes)
+            yield self.normalize(images), labels
+
+    def _augmented(self, index: Tensor, draws: Draws) -> Tensor:
+        """Select images by their indices (b,) and augment them: pixel values in [0, 255], fp32 (b, H, W, C)."""
+        distortion, size = self.augmentation.distortion, (self.height, self.width)
         # A view of all windows of the padded images that have the size of an image. One gather then selects and shifts
         # the images.
         windows = self.pixels_NHWC.unfold(1, self.height, 1).unfold(2, self.width, 1).permute(0, 1, 2, 4, 5, 3)
-
-        for start in range(0, count - batch_size + 1, batch_size):
-            index = order[start + rank : start + batch_size : world_size]
-            pixels = windows[index + count * mirrored[index], corner_2N[0, index], corner_2N[1, index]]
-            images = pixels.float()
-            if motions is not None:
-                distorted = distort(images.permute(0, 3, 1, 2), motions[index], distortion.padding_mode)
-                if pieces is not None:
-                    distorted = add_clutter(distorted, pieces[index], self._originals().permute(0, 3, 1, 2), frame)
-                images = distorted.permute(0, 2, 3, 1).contiguous()
-            yield self.normalize(images), self.labels[index]
+        row, column = draws.corners[:, index]
+        images = windows[index + len(self) * draws.mirrored[index], row, column].float()
+        points = None if draws.windows is None else window_points(draws.windows[index], size)
+        if draws.motions is not None or points is not None:
+            motions = None if draws.motions is None else draws.motions[index]
+            distorted = distort(images.permute(0, 3, 1, 2), motions, distortion.padding_mode, points)
+            if draws.clutter is not None:
+                pieces, sources = draws.clutter[index], self._originals().permute(0, 3, 1, 2)
+                distorted = add_clutter(distorted, pieces, sources, distortion.frame(*size))
+            images = distorted.permute(0, 2, 3, 1).contiguous()
+        return images if draws.colors is None else jitter_colors(images, draws.colors[index])
 
     def ordered(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each image of this rank's share once, in order and without augmentation.

@@ -140,13 +140,22 @@ def sampling_matrix(angle: Tensor, scale: Tensor, shift_x: Tensor, shift_y: Tens
     return torch.stack([a, b, -(a * shift_x + b * shift_y), c, d, -(c * shift_x + d * shift_y)], dim=-1).view(-1, 2, 3)
 
 
-def distort(images: Tensor, drawn: Tensor, padding_mode: str) -> Tensor:
+def distort(images: Tensor, drawn: Tensor | None, padding_mode: str, points: Tensor | None = None) -> Tensor:
     """Resample floating-point images (B, C, H, W) bilinearly.
 
-    ``drawn`` holds sampling matrices (B, 2, 3), homographies (B, 3, 3) or positions of control points (B, 16, 2).
+    Args:
+        images: the images.
+        drawn: sampling matrices (B, 2, 3), homographies (B, 3, 3) or positions of control points (B, 16, 2). None: the
+            images are not distorted.
+        padding_mode: values outside the image; not used if the images are not distorted.
+        points: points (B, H, W, 2) of the distorted images that are sampled. None: the centers of all pixels.
     """
+    if drawn is None:
+        assert points is not None
+        return F.grid_sample(images, points, padding_mode="border", align_corners=ALIGN_CORNERS)
     family = _spline(drawn.device) if drawn.shape[1] > 3 else Projective() if drawn.shape[1] == 3 else Affine()
-    grid = family(drawn.flatten(1)[:, : len(family.identity)], *images.shape[-2:])
+    theta, size = drawn.flatten(1)[:, : len(family.identity)], images.shape[-2:]
+    grid = family(theta, *size) if points is None else family.map(theta, points.flatten(1, 2)).view_as(points)
     return F.grid_sample(images, grid, padding_mode=padding_mode, align_corners=ALIGN_CORNERS)
 
 

@@ -113,13 +113,17 @@ class Recipe:
     Args:
         epochs: number of passes over the training images.
         batch_size: size of the global batch, which all ranks share.
-        optimizer: ``muon`` or ``sgd``, both with Nesterov momentum.
+        optimizer: ``muon``, ``sgd`` or ``adamw``, see :func:`stn.optimizers.make_optimizer`.
         lr: peak learning rate of the one-cycle schedule.
         warmup: share of the steps in which the learning rate rises, in [0, 1).
         momentum: in [0, 1).
         weight_decay: weight decay of the classifier.
+        decay_norms: whether biases and other parameters of one dimension have weight decay too.
         max_grad_norm: longer gradients are scaled down to this norm.
-        flip, shift: see :class:`stn.batches.Augmentation`.
+        label_smoothing: share of each label that is spread evenly over all classes, in the training objective alone.
+        flip, shift, crop, color_jitter, mixup: see :class:`stn.augmentation.Augmentation`.
+        ema: decay of the average of the weights in each step, see :class:`stn.averaging.WeightAverage`. The averaged
+            network is the result of the training. 0: no average.
         precision: ``auto``, ``fp32`` or ``bf16``, see :func:`stn.training.choose_precision`.
         localization_lr: learning rate of the localization networks, relative to ``lr``.
         localization_weight_decay: weight decay of the localization networks. None: ``weight_decay``.
@@ -133,9 +137,15 @@ class Recipe:
     warmup: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 0.0
+    decay_norms: bool = True
     max_grad_norm: float = float("inf")
+    label_smoothing: float = 0.0
     flip: bool = False
     shift: int = 0
+    crop: Sequence[float] = (1.0, 1.0)
+    color_jitter: float = 0.0
+    mixup: float = 0.0
+    ema: float = 0.0
     precision: str = "auto"
     localization_lr: float = 1.0
     localization_weight_decay: float | None = None

@@ -1,10 +1,9 @@
-"""Training and evaluation: precision, optimizer, schedule, one epoch, predictions and metrics.
+"""Training and evaluation: precision, schedule, one epoch, predictions and metrics.
 
 This code runs inside training workers but does not depend on them.
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, cast
 
@@ -12,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from stn.averaging import WeightAverage
 from stn.batches import Batches
 from stn.classifiers import INPUT, Network
-from stn.muon import Muon
 from stn.settings import Recipe
 
 
@@ -45,46 +44,6 @@ def choose_precision(setting: str, device: torch.device) -> tuple[torch.dtype, s
     return torch.float32, "this CPU has no bf16 instructions"
 
 
-def _skip_import_of_dynamo() -> None:
-    """Keep Muon from importing ``torch._dynamo``, which takes 1.2 to 1.7 s; SGD imports it anyway.
-
-    At the first call of these methods torch imports it, only to exclude them from compilation, and stores the result
-    in this attribute. If torch renames the attribute, the import happens again.
-    """
-    if "torch._dynamo" not in sys.modules:
-        for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
-            method = getattr(Optimizer, name)
-            method = getattr(method, "__wrapped__", method)
-            setattr(method, "__dynamo_disable", method)
-
-
-def make_optimizer(network: Network, recipe: Recipe) -> Optimizer:
-    """Make the optimizer of a recipe: SGD with Nesterov momentum, or Muon.
-
-    Muon takes orthogonal steps for all matrices and filters, except those of the last layer of the classifier and of
-    each localization network. Localization networks have the learning rate ``lr`` · ``localization_lr`` and the weight
-    decay ``localization_weight_decay``, or ``weight_decay`` if it is None.
-    """
-    _skip_import_of_dynamo()
-    decay = recipe.localization_weight_decay
-    decay = recipe.weight_decay if decay is None else decay
-    parts = [(network.classifier, recipe.lr, recipe.weight_decay)]
-    for transformer in network.transformers.values():
-        parts += [(part, recipe.lr * recipe.localization_lr, decay) for part in transformer.localizations()]
-    muon = recipe.optimizer == "muon"
-    groups = []
-    for part, part_lr, part_decay in parts:
-        parameters = list(part.parameters())
-        last = next(parameter for parameter in reversed(parameters) if parameter.ndim > 1)
-        for orthogonal in (False, True):
-            chosen = [p for p in parameters if (muon and p.ndim > 1 and p is not last) == orthogonal]
-            if chosen:
-                groups.append({"params": chosen, "lr": part_lr, "weight_decay": part_decay, "orthogonal": orthogonal})
-    if muon:
-        return Muon(groups, recipe.lr, recipe.momentum, recipe.weight_decay)
-    return SGD(groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.momentum > 0)
-
-
 def one_cycle(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
     """Make a schedule that raises the learning rate linearly, then lowers it to zero along a cosine.
 
@@ -110,22 +69,29 @@ def train_epoch(
     *,
     precision: torch.dtype,
     world_size: int = 1,
+    average: WeightAverage | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Train one epoch on this rank's share of the global batches; return the loss of each step, (steps,).
 
     The loss of a rank is the sum over its images divided by ``recipe.batch_size / world_size``, not by the number of
     its images. The mean over the ranks, which DistributedDataParallel takes of the gradients, is then the mean over the
-    global batch. ``recipe.theta_penalty`` times the squared distance of θ from the identity is added to the objective,
-    for each transformer, but not to the returned losses.
+    global batch.
+
+    The returned losses are the cross-entropy alone, so that trainings with different recipes can be compared. The
+    training objective differs from it in two ways: ``recipe.label_smoothing`` replaces this share of each label by the
+    uniform distribution, and ``recipe.theta_penalty`` times the squared distance of θ from the identity is added for
+    each transformer. For images mixed by :mod:`stn.mixup` both are computed for the labels of the mixture. Their
+    cross-entropy is higher than that of the images before mixing.
 
     Args:
         model: a :class:`~stn.classifiers.Network`, or one wrapped in DistributedDataParallel.
-        batches: images (b, C, H, W) and labels (b,) of each step.
+        batches: images (b, C, H, W) of each step, and their labels (b,) or probabilities of the classes (b, classes).
         optimizer, scheduler: both step once per batch.
-        recipe: supplies ``batch_size``, ``max_grad_norm`` and ``theta_penalty``.
+        recipe: supplies ``batch_size``, ``label_smoothing``, ``max_grad_norm`` and ``theta_penalty``.
         precision: dtype of autocast, bf16 or fp32.
         world_size: number of ranks.
+        average: updated after each step.
         on_step: called after each step with the number of finished steps.
     """
     batch_size = recipe.batch_size
@@ -140,17 +106,22 @@ def train_epoch(
     for step, (images, labels) in enumerate(batches):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             logits, thetas = model(images, with_theta=True)
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum") * (world_size / batch_size)
-        objective = loss
+        logits, share = logits.float(), world_size / batch_size
+        loss = objective = F.cross_entropy(logits, labels, reduction="sum") * share
+        if recipe.label_smoothing:
+            smoothing = recipe.label_smoothing
+            objective = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing) * share
         for place, identity in identities.items():
             distance = (thetas[place].float() - identity).square().sum()
-            objective = objective + recipe.theta_penalty * distance * (world_size / batch_size)
+            objective = objective + recipe.theta_penalty * distance * share
         optimizer.zero_grad()
         objective.backward()
         # One large step can move the grid off the image, and no gradient moves it back.
         nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
         optimizer.step()
         scheduler.step()
+        if average is not None:
+            average.update()
         losses.append(loss.detach())
         if on_step is not None:
             on_step(step + 1)

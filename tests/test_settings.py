@@ -655,12 +655,27 @@ def _(bench: Bench) -> None:
     assert norm(bench.train({"train.weight_decay": 1.0})) < 0.95 * norm(bench.trained())
 
 
-changes_weights("train.optimizer", "sgd")
+changes_weights("train.optimizer", "adamw")
 changes_weights("train.momentum", 0)
 changes_weights("train.max_grad_norm", 0.01)
 changes_weights("train.dropout", 0.5)
 changes_weights("train.flip", True)
 changes_weights("train.shift", 2)
+changes_weights("train.decay_norms", False)
+changes_weights("train.label_smoothing", 0.2)
+changes_weights("train.crop", [0.5, 1.0])
+changes_weights("train.color_jitter", 0.3)
+changes_weights("train.mixup", 0.5)
+changes_weights("train.ema", 0.5)
+
+
+@check("train.preset")
+def _(bench: Bench) -> None:
+    """A preset gives the values of settings that are null, and of no others."""
+    changed = bench.train({"train.preset": "from_scratch"})
+    assert [entry["lr"] for entry in changed.history] != [entry["lr"] for entry in bench.trained().history]
+    assert changed.epochs == bench.trained().epochs
+    assert not same(changed.weights, bench.trained().weights)
 
 
 @check("train.final_fit")

@@ -144,7 +144,7 @@ def train_encoder(digits: Labeled, meta: DatasetMeta, params: Params) -> Encoder
                 trainer.train_epoch(lambda step: reporter.update(trainer.done + step / trainer.steps))
             except NotFiniteError as error:
                 raise ExternalError(f"encoder: {error}; a smaller colocalization.encoder_lr may help") from None
-    layers = list(trainer.network.eval().requires_grad_(False).classifier.children())
+    layers = list(trainer.result.eval().requires_grad_(False).classifier.children())
     features = nn.Sequential(*layers[:-1])
     images, _ = next(batches.ordered(1000))
     mean_length = features(images).norm(dim=1).mean()

@@ -19,7 +19,8 @@ from pipelines.runtime.locks import hold_lock
 from pipelines.runtime.progress import progress
 from pipelines.training.recipe import recipe_of
 from pipelines.training.trainer import Trainer, TrainingData
-from stn.batches import Augmentation, Batches
+from stn.augmentation import Augmentation
+from stn.batches import Batches
 from stn.training import NotFiniteError, choose_precision, default_device, predict
 
 # The code that a checkpoint depends on.
@@ -57,7 +58,7 @@ def train(task: str, network: str, seed: int, params: Params) -> Result:
     checkpoint = state_dir("paper") / f"{task}-{network}-{seed}-{key}.pt"
     with hold_lock(f"paper-{checkpoint.stem}"):  # make clean-all does not delete a checkpoint that is locked
         _train_to_end(trainer, checkpoint, f"{task} {network} seed {seed}")
-    logits, labels, _ = predict(trainer.network, data.test.ordered(1000))
+    logits, labels, _ = predict(trainer.result, data.test.ordered(1000))
     result = Result(
         task=task,
         network=network,
@@ -116,7 +117,10 @@ def load_data(task: str, settings: TrainParams) -> TaskData:
     folder, device = FOLDER / "data" / task, default_device()
     meta = load_meta(folder)
     training, validation, test = (load_split(name, folder) for name in ("train", "validation", "test"))
-    augmentation = Augmentation(settings.flip, settings.shift, meta.make_distortion())
+    augmentation = Augmentation(
+        settings.flip, settings.shift, meta.make_distortion(), settings.crop, color_jitter=settings.color_jitter,
+        mixup=settings.mixup,
+    )  # fmt: skip
     batches = TrainingData(meta.batches(training, device, augmentation), meta.batches(validation, device))
     return TaskData(meta, batches, meta.batches(test, device))
 

@@ -7,6 +7,7 @@ import argparse
 import platform
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ from pipelines.runtime.cores import usable_cores
 from pipelines.runtime.environment import redact
 from pipelines.runtime.errors import ExternalError, UserError, run_main
 from pipelines.runtime.home import home, state_dir
-from pipelines.settings.params import Params, load_params
+from pipelines.settings.params import Params, TrainParams, load_params
+from pipelines.settings.train_presets import PRESETS
 
 
 class Finding(NamedTuple):
@@ -85,7 +87,15 @@ def check_settings() -> Iterator[Finding]:
         yield Finding("params.yaml", "not valid", str(error))
         return
     yield Finding("params.yaml", f"variants {', '.join(params.variants)} on {params.data.dataset}")
+    if params.train.preset != "none":
+        yield Finding("train", describe_train(params.train))
     yield from check_data(params)
+
+
+def describe_train(train: TrainParams) -> str:
+    """The preset, where it suits, and all settings of the section ``train`` with the values that it has given."""
+    values = [f"{name}: {value}" for name, value in train.model_dump(exclude={"preset"}).items()]
+    return "\n".join((f"preset {train.preset}. {PRESETS[train.preset].suits}", *textwrap.wrap(", ".join(values), 100)))
 
 
 def check_data(params: Params) -> Iterator[Finding]:
@@ -194,7 +204,10 @@ def main() -> None:
     for check in checks:
         for finding in check():
             mark = "[red]✗[/red]" if finding.problem else "[green]✓[/green]"
-            console.print(f"{mark} {finding.subject:<16} {finding.value}")
+            first, *rest = finding.value.split("\n")
+            console.print(f"{mark} {finding.subject:<16} {first}")
+            for line in rest:
+                console.print(f"{'':18} {line}", markup=False)
             if finding.problem:
                 problems.append(f"{finding.subject}: {finding.problem}")
     for problem in problems:

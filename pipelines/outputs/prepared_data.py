@@ -25,7 +25,8 @@ from pipelines.networks.build import network_settings
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import RECREATE, read_json, write_json
 from pipelines.settings.variants import VariantParams
-from stn.batches import Augmentation, Batches
+from stn.augmentation import Augmentation
+from stn.batches import Batches
 from stn.classifiers import Network, build_network
 from stn.distortions import Distortion, make_distortion
 from stn.settings import NetworkSettings, Normalization
@@ -97,7 +98,8 @@ class DatasetMeta:
 
     def batches(self, split: Labeled, device: torch.device, augmentation: Augmentation = Augmentation()) -> Batches:
         """Batches of a split; its images are copied to ``device``."""
-        return Batches(split.images, split.labels, self.normalization, device, augmentation)
+        classes = len(self.classes)
+        return Batches(split.images, split.labels, self.normalization, device, augmentation, classes=classes)
 
     def network_settings(
         self, variant: VariantParams, dropout: float = 0.0, load_weights: bool = False

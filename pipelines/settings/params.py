@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 from ruamel.yaml import YAML
 
-from pipelines.settings.dataset_defaults import DATASET_DEFAULTS, OWN_DEFAULTS
+from pipelines.settings.nulls import replace_nulls
 from pipelines.settings.ranges import FloatDomain, IntDomain, each
+from pipelines.settings.train_presets import OF_EVERY_PRESET, PRESETS
 from pipelines.settings.variants import (
     BASELINE,
     FORMER_BASELINE,
@@ -125,16 +126,28 @@ class RecipeParams(Section):
 
     epochs: Count
     batch_size: Count
-    optimizer: Literal["muon", "sgd"]
+    optimizer: Literal["muon", "sgd", "adamw"]
     lr: float = Field(gt=0, le=10)
     warmup: float = Field(ge=0, lt=1)
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0, le=1)
+    decay_norms: bool = True
     max_grad_norm: float = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     flip: bool
     shift: int = Field(ge=0, le=64)
+    crop: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[1.0, 1.0], min_length=2, max_length=2)
+    color_jitter: float = Field(default=0.0, ge=0, le=1)
+    mixup: float = Field(default=0.0, ge=0, le=100)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"]
+
+    @model_validator(mode="after")
+    def _crop_is_a_range(self):
+        if self.crop[0] > self.crop[1]:
+            raise ValueError(f"crop: {self.crop} given; the smaller share comes first")
+        return self
 
 
 class WorkerRange(Section):
@@ -158,13 +171,23 @@ WorkerCount = Annotated[
 
 
 class TrainParams(RecipeParams):
-    """The recipe, with the training seeds and the workers."""
+    """The recipe, with the training seeds, the workers, and the preset that has filled in nulls of the recipe."""
 
     seeds: list[Seed] = Field(min_length=1)
     final_fit: bool
     workers: WorkerCount
     threads: Literal["auto"] | Count
     max_failures: int = Field(ge=0, le=10**9)
+    preset: Literal["none", "small", "from_scratch", "finetune"] = "small"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_null_needs_a_preset(cls, values):
+        for name in OF_EVERY_PRESET:
+            if isinstance(values, dict) and values.get("preset") == "none" and values.get(name, 0) is None:
+                choices = ", ".join(PRESETS)
+                raise ValueError(f"{name}: null given with preset: none; set it, or one of the presets {choices}")
+        return values
 
     @model_validator(mode="after")
     def _seeds_differ(self):
@@ -244,21 +267,8 @@ class Params(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _replace_nulls_by_the_data_sets_defaults(cls, values):
-        if not isinstance(values, dict):
-            return values  # the next validator refuses it
-        data = values.get("data")
-        dataset = data.get("dataset") if isinstance(data, dict) else None
-        defaults = DATASET_DEFAULTS.get(str(dataset), OWN_DEFAULTS)._asdict()
-        filled = dict(values)
-        for name in ("data", "train"):
-            if isinstance(section := values.get(name), dict):
-                filled[name] = {
-                    key: defaults[key] if value is None and key in defaults else value for key, value in section.items()
-                }
-        if isinstance(tune := values.get("tune"), dict) and tune.get("epochs", 0) is None:
-            filled["tune"] = tune | {"epochs": defaults["tune_epochs"]}
-        return filled
+    def _replace_nulls(cls, values):
+        return replace_nulls(values)
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

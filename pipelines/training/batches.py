@@ -4,12 +4,15 @@ import torch
 
 from pipelines.outputs.prepared_data import DatasetMeta, TrainingArrays
 from pipelines.training.trainer import TrainingData
-from stn.batches import Augmentation
+from stn.augmentation import Augmentation
 from stn.settings import Recipe
 
 
 def make_training_data(arrays: TrainingArrays, meta: DatasetMeta, recipe: Recipe, device: torch.device) -> TrainingData:
     """Copy both splits to ``device``. The recipe and the data set's distortion augment only the training images."""
     training, validation = arrays.splits()
-    augmentation = Augmentation(recipe.flip, recipe.shift, meta.make_distortion())
+    augmentation = Augmentation(
+        recipe.flip, recipe.shift, meta.make_distortion(), recipe.crop, color_jitter=recipe.color_jitter,
+        mixup=recipe.mixup,
+    )  # fmt: skip
     return TrainingData(meta.batches(training, device, augmentation), meta.batches(validation, device))

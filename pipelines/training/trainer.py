@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import torch
 
 from pipelines.training.ranks import all_reduce, average_buffers, distribute, gather_rows
+from stn.averaging import WeightAverage
 from stn.batches import Batches, derive_seed
 from stn.classifiers import INPUT, Network
+from stn.optimizers import make_optimizer
 from stn.settings import Recipe
-from stn.training import NotFiniteError, check_finite, make_optimizer, metric_sums, one_cycle, predict, train_epoch
+from stn.training import NotFiniteError, check_finite, metric_sums, one_cycle, predict, train_epoch
 
 WATCHED = 10  # number of validation images whose θ is kept after each epoch
 VALIDATION_BATCH_SIZE = 1000
@@ -55,6 +57,7 @@ class Trainer:
         torch.manual_seed(seed)
         self.network = make_network()
         self.network.to(self.training.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.average = WeightAverage(self.network, recipe.ema) if recipe.ema else None
         self.optimizer = make_optimizer(self.network, recipe)
         self.steps = len(self.training) // recipe.batch_size
         self.scheduler = one_cycle(self.optimizer, self.steps * recipe.epochs, recipe.warmup)
@@ -62,6 +65,11 @@ class Trainer:
         self.watched = spread_over_classes(self.validation.labels.cpu(), WATCHED)
         self.theta_history: list[torch.Tensor] = []
         self.model = self.network if world_size == 1 else distribute(self.network, self.training.device)
+
+    @property
+    def result(self) -> Network:
+        """The network that is validated and kept: the averaged one if the recipe has ``ema``."""
+        return self.network if self.average is None else self.average.network
 
     @property
     def done(self) -> int:
@@ -85,7 +93,10 @@ class Trainer:
         epoch, started = self.done, time.perf_counter()
         losses = self._train(epoch, on_step)
         seconds = time.perf_counter() - started
-        means, thetas = self._validate(epoch)
+        means, thetas = validate(self.result, self.validation, self.precision, self.rank, self.world_size)
+        # Training losses do not show the effect of the last step.
+        if not math.isfinite(loss := means["validation_loss"]):
+            raise NotFiniteError(f"the validation loss became {loss} after epoch {epoch + 1}")
         metrics = {
             "epoch": epoch + 1,
             "timestamp": int(time.time() * 1000),
@@ -105,31 +116,19 @@ class Trainer:
         batches = self.training.shuffled(self.recipe.batch_size, self.seed, epoch, self.rank, self.world_size)
         losses = train_epoch(
             self.model, batches, self.optimizer, self.scheduler, self.recipe,
-            precision=self.precision, world_size=self.world_size, on_step=on_step,
+            precision=self.precision, world_size=self.world_size, average=self.average, on_step=on_step,
         )  # fmt: skip
         losses = all_reduce(losses) / self.world_size
         check_finite(losses)
         average_buffers(self.network, self.world_size)
+        if self.average is not None:
+            average_buffers(self.average.network, self.world_size)
         return losses
-
-    def _validate(self, epoch: int) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-        """Means of the metrics over all ranks' validation images, and θ of this rank's images by place."""
-        batches = self.validation.ordered(VALIDATION_BATCH_SIZE, self.rank, self.world_size)
-        outputs = predict(self.network, batches, self.precision)
-        sums = metric_sums(self.network, self.validation, outputs)
-        total = dict(zip(sums, all_reduce(torch.stack(list(sums.values()))).tolist(), strict=True))
-        count = total.pop("count")
-        # Training losses do not show the effect of the last step.
-        if not math.isfinite(total["loss"]):
-            raise NotFiniteError(f"the validation loss became {total['loss']} after epoch {epoch + 1}")
-        means = {
-            name if name.startswith("theta_") else f"validation_{name}": value / count for name, value in total.items()
-        }
-        return means, outputs.thetas
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that :meth:`load_state_dict` needs to continue from here."""
-        return {
+        average = {} if self.average is None else {"average": self.average.state_dict()}
+        return average | {
             "epoch": self.done,
             "history": self.history,
             "theta_history": self.theta_history,
@@ -141,13 +140,29 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a :meth:`state_dict`."""
         self.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.history, self.theta_history = state["history"], state["theta_history"]
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The network's tensors, on the CPU and contiguous."""
-        return {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        """The tensors of :attr:`result`, on the CPU and contiguous."""
+        return {name: tensor.cpu().contiguous() for name, tensor in self.result.state_dict().items()}
+
+
+def validate(
+    network: Network, images: Batches, precision: torch.dtype, rank: int, world_size: int
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """Means of the metrics over all ranks' images, and θ (n, P) of this rank's images by place."""
+    outputs = predict(network, images.ordered(VALIDATION_BATCH_SIZE, rank, world_size), precision)
+    sums = metric_sums(network, images, outputs)
+    total = dict(zip(sums, all_reduce(torch.stack(list(sums.values()))).tolist(), strict=True))
+    count = total.pop("count")
+    means = {
+        name if name.startswith("theta_") else f"validation_{name}": value / count for name, value in total.items()
+    }
+    return means, outputs.thetas
 
 
 def spread_over_classes(labels: torch.Tensor, count: int) -> torch.Tensor:

@@ -29,7 +29,7 @@ class Task(NamedTuple):
     Args:
         key: unique among the tasks of a pool.
         make_network: builds the network.
-        recipe: how it is trained; ``flip``, ``shift`` and ``precision`` are the same for all tasks of a pool.
+        recipe: how it is trained; augmentation and ``precision`` are the same for all tasks of a pool.
         seed: training seed.
     """
 

@@ -1,12 +1,16 @@
 """Batches: equal for any number of workers, each image once, augmented and normalized as documented."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.transforms.v2.functional import resized_crop
 
 import stn.batches
-from stn.batches import Augmentation, Batches, derive_seed
+from stn.augmentation import Augmentation
+from stn.batches import Batches, derive_seed
 from stn.clutter import add_clutter
 from stn.distortions import PROTOCOLS, Distortion, make_distortion
 from stn.settings import Normalization
@@ -196,3 +200,105 @@ def test_a_rotation_is_rigid_on_wide_images():
     batches = make_batches(blob.expand(32, 1, 17, 33), Augmentation(distortion=Distortion(rotation=90)))
     ((batch, _),) = batches.shuffled(32, seed=0, epoch=0)
     assert (pixels(batch).int() - blob.int()).abs().max() < 12
+
+
+EVERY_CHANGE = Augmentation(
+    flip=True, shift=2, distortion=EVERYTHING.distortion, crop=(0.3, 1.0), color_jitter=0.4, mixup=0.4
+)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_crops_colors_and_mixtures_are_the_same_for_any_number_of_workers_and_any_batch_size(channels, world_size):
+    batches = make_batches(random_images(29, channels), EVERY_CHANGE)
+    alone = list(batches.shuffled(8, seed=5, epoch=2))
+    shares = [list(batches.shuffled(8, 5, 2, rank, world_size)) for rank in range(world_size)]
+    for step, (images, labels) in enumerate(alone):
+        assert labels.shape == (8, 29)
+        torch.testing.assert_close(labels.sum(1), torch.ones(8))
+        for rank, share in enumerate(shares):
+            assert torch.equal(share[step][1], labels[rank::world_size])
+            torch.testing.assert_close(share[step][0], images[rank::world_size], atol=1e-4, rtol=0)
+    by_4 = torch.cat([images for images, _ in batches.shuffled(4, 5, 2)])[:24]
+    torch.testing.assert_close(by_4, torch.cat([images for images, _ in alone]), atol=1e-4, rtol=0)
+    later = torch.cat([images for images, _ in batches.shuffled(8, 5, 3)])
+    assert not torch.equal(later, torch.cat([images for images, _ in alone]))
+
+
+@pytest.mark.parametrize("change", [{"crop": (0.3, 0.9)}, {"color_jitter": 0.4}, {"mixup": 0.4}], ids=str)
+def test_each_change_alone_has_an_effect_and_keeps_the_order_the_flips_and_the_shifts(change):
+    images = random_images(24)
+    batches = [make_batches(images, replace(EVERYTHING, **more)) for more in ({}, change)]
+    draws = []
+    for each in batches:
+        generator = torch.Generator().manual_seed(derive_seed(0, 0))
+        draws.append((torch.randperm(24, generator=generator), each.augmentation.draw(24, (6, 9), generator)))
+    (order, before), (same_order, after) = draws
+    assert torch.equal(order, same_order)
+    for first, second in zip(before[:3], after[:3], strict=True):
+        assert first is not None and second is not None and torch.equal(first, second)
+    ((plain, _),), ((changed, _),) = (each.shuffled(24, 0, 0) for each in batches)
+    assert ((plain - changed).abs().amax((1, 2, 3)) > 0.01).sum() > 20, "a share may be almost 1"
+
+
+def test_a_mixture_is_the_weighted_mean_of_two_augmented_images():
+    images = random_images(16)
+    unmixed = replace(EVERY_CHANGE, mixup=0.0)
+    ((alone, labels),) = make_batches(images, unmixed).shuffled(16, 0, 0)
+    ((mixed, probabilities),) = make_batches(images, EVERY_CHANGE).shuffled(16, 0, 0)
+    augmented = alone[labels.argsort()]  # by the index of the image, which is its label
+    expected = torch.einsum("bn,nchw->bchw", probabilities, augmented)
+    torch.testing.assert_close(mixed, expected, atol=1e-4, rtol=1e-4)
+    assert ((probabilities > 0).sum(1) <= 2).all()
+    own = probabilities[torch.arange(16), labels]
+    assert (own > 0.5).any() and (own < 0.5).any()
+
+
+def test_the_probabilities_of_a_mixture_have_all_classes():
+    few = Batches(random_images(6), torch.zeros(6).long(), Normalization(MEAN, STD), CPU, EVERY_CHANGE, classes=7)
+    ((_, probabilities),) = few.shuffled(6, 0, 0)
+    assert probabilities.shape == (6, 7) and (probabilities[:, 0] == 1).all()
+
+
+def test_a_crop_adds_no_black_and_colors_stay_within_the_range_of_pixels():
+    white = torch.full((64, 3, 9, 6), 255, dtype=torch.uint8)
+    ((batch, _),) = make_batches(white, Augmentation(crop=(0.1, 0.9))).shuffled(64, 0, 0)
+    torch.testing.assert_close(batch, normalized(white), atol=1e-4, rtol=0)
+    images = random_images(64)
+    batches = make_batches(images, Augmentation(color_jitter=1.0))
+    ((batch, _),) = batches.shuffled(64, 0, 0)
+    values = batches.denormalize(batch)
+    assert values.min() >= -1e-3 and values.max() <= 255.001
+    assert values.min() < 1e-3 and values.max() > 254.999
+
+
+@pytest.mark.parametrize("protocol", ["R", "P", "E"])
+def test_a_crop_shows_a_window_of_the_distorted_image(protocol):
+    """Resampling once or twice is nearly the same for a smooth image."""
+    y, x = torch.meshgrid(torch.linspace(0, 3, 48), torch.linspace(0, 4, 48), indexing="ij")
+    smooth = (128 + 60 * torch.sin(x + 1) * torch.cos(y) + 60 * torch.sin(2 * y + x)).round().to(torch.uint8)
+    distortion = make_distortion(protocol, "border")
+    images = smooth.expand(12, 1, 48, 48)
+    augmentation = Augmentation(distortion=distortion, crop=(0.3, 0.8))
+    generator = torch.Generator().manual_seed(derive_seed(0, 0))
+    torch.randperm(12, generator=generator)
+    windows = augmentation.draw(12, (48, 48), generator).windows
+    ((distorted, order),) = make_batches(images, Augmentation(distortion=distortion)).shuffled(12, 0, 0)
+    ((cropped, _),) = make_batches(images, augmentation).shuffled(12, 0, 0)
+    assert windows is not None
+    for image, window, crop in zip(distorted, windows[order].int().tolist(), cropped, strict=True):
+        expected = resized_crop(image, *window, size=[48, 48])
+        assert (crop - expected).abs().mean() < 0.02, "in units of the standard deviation of pixels"
+
+
+def test_clutter_lies_on_the_crop(monkeypatch):
+    images = random_images(8, 1, 24, 24)
+    batches = make_batches(images, Augmentation(distortion=make_distortion("TC"), crop=(0.3, 0.8)))
+    ((cluttered, _),) = batches.shuffled(8, 0, 0)
+    pieces = []
+    monkeypatch.setattr(stn.batches, "add_clutter", lambda *arguments: pieces.append(arguments[1]) or arguments[0])
+    ((plain, _),) = batches.shuffled(8, 0, 0)
+    frame = batches.augmentation.distortion.frame(24, 24)
+    expected = add_clutter(batches.denormalize(plain), pieces[0], images, frame)
+    torch.testing.assert_close(batches.denormalize(cluttered), expected, atol=1e-3, rtol=0)
+    assert not torch.equal(cluttered, plain)

@@ -22,14 +22,15 @@ from stn import (
     TransformerSettings,
     build_network,
 )
-from stn.batches import Augmentation, Batches
+from stn.augmentation import Augmentation
+from stn.batches import Batches
 from stn.distortions import Distortion, distort
+from stn.optimizers import make_optimizer
 from stn.training import (
     NotFiniteError,
     Outputs,
     check_finite,
     choose_precision,
-    make_optimizer,
     metric_sums,
     one_cycle,
     predict,
@@ -122,6 +123,26 @@ def test_an_epoch_is_sgd_step_by_step(localization_decay, penalty):
         torch.testing.assert_close(
             parameter, expected, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
+def test_the_objective_is_smoothed_and_the_reported_loss_is_not(smoothing, mixup):
+    batches, network = random_batches(8, augmentation=Augmentation(mixup=mixup)), moved_network()
+    ((images, labels),) = batches.shuffled(8, 0, 0)
+    assert labels.ndim == (2 if mixup else 1)
+    loss = F.cross_entropy(network(images), labels, label_smoothing=smoothing)
+    expected = torch.autograd.grad(loss, list(network.parameters()))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    (reported,) = train_epoch(
+        network, [(images, labels)], optimizer, one_cycle(optimizer, 1, 0.0),
+        Recipe(1, batch_size=8, label_smoothing=smoothing), precision=torch.float32,
+    )  # fmt: skip
+    torch.testing.assert_close([p.grad for p in network.parameters()], list(expected), atol=1e-6, rtol=1e-4)
+    with torch.no_grad():
+        log_probabilities = network(images).log_softmax(1)
+    own = (labels * log_probabilities).sum(1) if mixup else log_probabilities[range(8), labels]
+    torch.testing.assert_close(reported, -own.mean())
 
 
 def test_training_repeats_bit_for_bit():
@@ -266,7 +287,7 @@ def test_muon_does_not_import_dynamo():
 import sys
 import torch
 from stn import NetworkSettings, Recipe, TransformerSettings, build_network
-from stn.training import make_optimizer
+from stn.optimizers import make_optimizer
 
 network = build_network(NetworkSettings((1, 20, 20), 4, TransformerSettings()))
 optimizer = make_optimizer(network, Recipe(1, 2, optimizer="muon"))

@@ -7,6 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipelines.runtime.errors import UserError
+from pipelines.settings.train_presets import OF_EVERY_PRESET
 from tools.experiment import read_settings, run_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,10 +25,13 @@ def test_every_setting_of_the_demo_is_given_by_its_dotted_name():
 
 
 def test_what_the_demo_does_not_name_may_be_edited_in_params():
-    """A user's own data set must not reach the demo: each setting with a default per data set is reset."""
+    """A user's own data set must not reach the demo: each setting with a default per data set is reset, and so is the
+    preset, which comes before these defaults."""
     params = YAML(typ="safe").load(Path("params.yaml").read_text())
     nulls = {f"{s}.{k}" for s in ("data", "train", "tune") for k, value in params[s].items() if value is None}
-    assert nulls <= read_settings(Path("experiments/demo.yaml")).keys()
+    demo = read_settings(Path("experiments/demo.yaml"))
+    assert nulls - {f"train.{name}" for name in OF_EVERY_PRESET} <= demo.keys()
+    assert demo["train.preset"] == "small"
 
 
 @pytest.mark.parametrize(

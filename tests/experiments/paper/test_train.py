@@ -13,6 +13,7 @@ from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.files import read_json, write_json
 from pipelines.training.trainer import Trainer
+from stn.training import predict
 
 SPLITS = {"train": 96, "validation": 32, "test": 64}
 
@@ -106,3 +107,18 @@ def test_two_digits_are_added(params):
 def test_missing_data_are_an_error(params):
     with pytest.raises(UserError, match="no prepared data"):
         train("TC", "CNN", 0, params)
+
+
+def test_every_setting_of_the_recipe_reaches_the_training(params, folder, monkeypatch):
+    changes = {"crop": [0.5, 0.9], "color_jitter": 0.3, "mixup": 0.4, "ema": 0.5, "label_smoothing": 0.1}
+    changed = params.model_copy(update={"train": params.train.model_copy(update=changes)})
+    data = load_data("RTS", changed.train)
+    augmentation = data.training.training.augmentation
+    assert (augmentation.crop, augmentation.color_jitter, augmentation.mixup) == ([0.5, 0.9], 0.3, 0.4)
+    tested = []
+    monkeypatch.setattr(training, "predict", lambda network, images: tested.append(network) or predict(network, images))
+    trainers, train_to_end = [], training._train_to_end
+    monkeypatch.setattr(training, "_train_to_end", lambda t, *rest: trainers.append(t) or train_to_end(t, *rest))
+    train("RTS", "FCN", 1, changed)
+    assert trainers[0].recipe.ema == 0.5 and trainers[0].recipe.label_smoothing == 0.1
+    assert tested == [trainers[0].average.network]

@@ -1,11 +1,15 @@
 """doctor: what the machine offers, and what is wrong."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipelines.commands import doctor
+from pipelines.settings.params import load_params
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_a_data_folder_that_contains_only_files_is_not_empty(tmp_path, monkeypatch):
@@ -44,9 +48,19 @@ def test_without_a_usable_gpu_the_reason_is_said(monkeypatch, error, reason):
     assert reason in said and said.endswith("training uses the CPU") and "Please" not in said
 
 
+def test_the_values_of_a_preset_are_printed(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    params = load_params()
+    shown = doctor.describe_train(params.train)
+    assert shown.startswith("preset small. Suits ")
+    for name, value in params.train.model_dump(exclude={"preset"}).items():
+        assert f"{name}: {value}" in shown.replace("\n", " ")
+
+
 def test_doctor_reports_what_it_finds_and_what_is_wrong(project):
     healthy = project.command("doctor")
     assert "nothing is wrong" in healthy.stdout
+    assert "preset small" in healthy.stdout and "optimizer: muon" in healthy.stdout
     assert str(project.folder / "state" / "mlflow.db") in healthy.stdout
     assert "will be downloaded" in healthy.stdout
 

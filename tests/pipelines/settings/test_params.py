@@ -22,6 +22,7 @@ from pipelines.params import set_value
 from pipelines.runtime.errors import UserError
 from pipelines.settings.dataset_defaults import DATASET_DEFAULTS, OWN_DEFAULTS
 from pipelines.settings.params import load_params
+from pipelines.settings.train_presets import OF_EVERY_PRESET
 from pipelines.settings.variants import load_variant
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,7 +93,8 @@ def test_shipped_settings_are_valid():
 @pytest.mark.parametrize("dataset", [*DATASET_DEFAULTS, "my-own"])
 def test_null_is_the_data_sets_default_and_a_value_wins(dataset):
     expected = DATASET_DEFAULTS.get(dataset, OWN_DEFAULTS)
-    nulls = [leaf for leaf in leaves(SHIPPED) if get(SHIPPED, leaf) is None]
+    of_preset = {f"train.{name}" for name in OF_EVERY_PRESET}
+    nulls = [leaf for leaf in leaves(SHIPPED) if get(SHIPPED, leaf) is None and leaf not in of_preset]
     assert {default_of(leaf) for leaf in nulls} == set(expected._fields)
     edit("data.dataset", dataset)
     values = load_params().model_dump()
@@ -173,7 +175,18 @@ def test_every_misspelled_name_is_refused_with_the_right_one():
         ("train.lr", float("nan"), "finite"),
         ("train.lr", float("inf"), "finite"),
         ("train.lr", "fast", "number"),
+        ("train.preset", "large", "finetune"),
+        ("train.preset", None, "small"),
+        ("train.optimizer", "adam", "adamw"),
         ("train.momentum", 1, "less than 1"),
+        ("train.decay_norms", 0, "boolean"),
+        ("train.label_smoothing", 1.0, "less than 1"),
+        ("train.crop", [1.0, 0.5], "first"),
+        ("train.crop", [0.0, 1.0], "greater than 0"),
+        ("train.crop", [0.5], "2"),
+        ("train.color_jitter", 1.5, "1"),
+        ("train.mixup", -0.1, "0"),
+        ("train.ema", 1.0, "less than 1"),
         ("train.flip", "yes", "boolean"),
         ("train.flip", 1, "boolean"),
         ("train.precision", "fp16", "bf16"),

@@ -1,17 +1,27 @@
 """Trainer: which images are watched, and that θ in the history is that of the network after each epoch."""
 
+import copy
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from pipelines.training import ranks
 from pipelines.training.trainer import WATCHED, Trainer, TrainingData, spread_over_classes
+from stn.augmentation import Augmentation
 from stn.batches import Batches
-from stn.classifiers import build_network
+from stn.classifiers import Network, build_network
 from stn.settings import LocalizationSettings, NetworkSettings, Normalization, Recipe, TransformerSettings
 from stn.training import predict
 
@@ -20,16 +30,31 @@ LOCALIZATION = LocalizationSettings(channels=(3,), kernel_sizes=(3,), hidden=(4,
 TRANSFORMER = TransformerSettings(transform=("similarity",), localization=LOCALIZATION)
 
 
-def batches() -> Batches:
+EVERYTHING = replace(
+    RECIPE, optimizer="adamw", lr=0.01, decay_norms=False, label_smoothing=0.1, flip=True, shift=1, crop=(0.4, 1.0),
+    color_jitter=0.3, mixup=0.5, ema=0.7,
+)  # fmt: skip
+
+
+def batches(augmentation: Augmentation = Augmentation()) -> Batches:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (31, 1, 16, 16), dtype=torch.uint8, generator=generator)
-    return Batches(images, torch.arange(31) // 4 % 3, Normalization([0.5], [0.25]), torch.device("cpu"))
+    return Batches(images, torch.arange(31) // 4 % 3, Normalization([0.5], [0.25]), torch.device("cpu"), augmentation)
 
 
-def make_trainer(transformer: bool = True) -> Trainer:
-    settings = NetworkSettings((1, 16, 16), classes=3, transformer=TRANSFORMER if transformer else None, dropout=0.2)
-    data = TrainingData(batches(), batches())
-    return Trainer(partial(build_network, settings), RECIPE, data, seed=0, precision=torch.float32)
+def make_trainer(
+    transformer: bool = True,
+    recipe: Recipe = RECIPE,
+    dropout: float = 0.2,
+    make_network: Callable[[], Network] | None = None,
+    **rank: int,
+) -> Trainer:
+    settings = NetworkSettings((1, 16, 16), 3, TRANSFORMER if transformer else None, dropout=dropout)
+    names = ("flip", "shift", "crop", "color_jitter", "mixup")
+    augmentation = Augmentation(**{name: getattr(recipe, name) for name in names})
+    data = TrainingData(batches(augmentation), batches())
+    make_network = make_network or partial(build_network, settings)
+    return Trainer(make_network, recipe, data, seed=0, precision=torch.float32, **rank)
 
 
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=60), st.integers(1, 20))
@@ -88,3 +113,87 @@ def test_any_number_of_workers_gathers_the_same_rows(world_size, monkeypatch):
         share = torch.cat([indices for _, indices in numbered.ordered(5, rank, world_size)])
         total += ranks.gather_rows(everything[share], chosen, rank, world_size)
     np.testing.assert_array_equal(total, everything[chosen])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "muon", "adamw"])
+def test_a_trainer_with_every_part_of_a_recipe_resumes_bit_for_bit(optimizer):
+    recipe = replace(EVERYTHING, optimizer=optimizer)
+    whole, first, second = (make_trainer(recipe=recipe) for _ in range(3))
+    for _ in range(3):
+        whole.train_epoch()
+    first.train_epoch()
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    second.train_epoch()
+    second.train_epoch()
+    for trainer in (first, second):
+        assert trainer.average is not None and trainer.average.steps == trainer.done * trainer.steps
+    expected = whole.weights()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in second.weights().items())
+    last = whole.network.state_dict()
+    assert all(torch.equal(tensor, last[name]) for name, tensor in second.network.state_dict().items())
+    for metrics, other in zip(second.history, whole.history, strict=True):
+        assert {n: v for n, v in metrics.items() if "validation" in n or n == "train_loss"} == {
+            n: v for n, v in other.items() if "validation" in n or n == "train_loss"
+        }
+
+
+def test_the_averaged_network_is_validated_and_returned():
+    plain, averaged = make_trainer(), make_trainer(recipe=replace(RECIPE, ema=0.7))
+    expected = copy.deepcopy(plain.network.state_dict())
+
+    def include_weights(_: int) -> None:
+        number = averaged.scheduler.last_epoch
+        keep = min(0.7, number / (number + 9))
+        for name, tensor in averaged.network.state_dict().items():
+            expected[name] = keep * expected[name] + (1 - keep) * tensor
+
+    for _ in range(2):
+        plain.train_epoch()
+        averaged.train_epoch(include_weights)
+    metrics = averaged.history[-1]
+    for name, tensor in averaged.weights().items():
+        torch.testing.assert_close(tensor, expected[name])
+        assert torch.equal(averaged.network.state_dict()[name], plain.weights()[name]), "the training has changed"
+    logits, labels, thetas = predict(averaged.result, averaged.validation.ordered(31))
+    assert metrics["validation_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item())
+    torch.testing.assert_close(averaged.theta_history[-1], thetas["input"][averaged.watched])
+    assert metrics["validation_loss"] != plain.history[-1]["validation_loss"]
+
+
+def normalizing_network() -> Network:
+    """A network with statistics of its batches, which each rank measures on its own images."""
+    layers = nn.Flatten(), nn.Linear(256, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+    return Network(nn.Sequential(*layers))
+
+
+def train_rank(rank: int, world_size: int, folder: str) -> list[dict[str, np.ndarray]]:
+    """Train two networks for two epochs as one of several ranks; returns the weights of each."""
+    if world_size > 1:
+        place, timeout = f"file://{folder}/rendezvous", timedelta(minutes=2)
+        dist.init_process_group("gloo", place, timeout, rank=rank, world_size=world_size)
+    recipe, weights = replace(EVERYTHING, optimizer="sgd"), []
+    try:
+        for make_network in (None, normalizing_network):
+            trainer = make_trainer(
+                recipe=recipe, dropout=0.0, make_network=make_network, rank=rank, world_size=world_size
+            )
+            for _ in range(2):
+                trainer.train_epoch()
+            weights.append({name: tensor.numpy() for name, tensor in trainer.weights().items()})
+    finally:
+        if world_size > 1:
+            dist.destroy_process_group()
+    return weights
+
+
+def test_two_ranks_hold_the_same_average_and_it_is_that_of_one_rank(tmp_path: Path):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        other = pool.submit(train_rank, 1, 2, str(tmp_path))
+        first = train_rank(0, 2, str(tmp_path))
+        second = other.result()
+    for one, same in zip(first, second, strict=True):
+        for name, tensor in one.items():
+            np.testing.assert_array_equal(tensor, same[name], err_msg=name)
+    # Statistics of a batch depend on the number of ranks; all else does not.
+    for name, tensor in train_rank(0, 1, "")[0].items():
+        np.testing.assert_allclose(first[0][name], tensor, atol=1e-5, err_msg=name)

@@ -1,0 +1,82 @@
+"""Random changes of the training images: settings, and what is drawn for each image in an epoch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stn.clutter import draw_clutter
+from stn.colors import draw_factors
+from stn.crops import draw_windows
+from stn.distortions import Distortion
+from stn.mixup import draw_partners
+
+
+class Draws(NamedTuple):
+    """What one epoch changes in each of N images. None: no image is changed in this way.
+
+    Args:
+        corners: rows and columns (2, N) that select a window of the padded image.
+        mirrored: whether the image is mirrored, bool (N,).
+        motions: see :meth:`stn.distortions.Distortion.draw`, (N, …).
+        clutter: see :func:`stn.clutter.draw_clutter`, (N, pieces, 5).
+        windows: see :func:`stn.crops.draw_windows`, (N, 4).
+        colors: see :func:`stn.colors.draw_factors`, (N, 3).
+        partners, shares: see :func:`stn.mixup.draw_partners`, (N,).
+    """
+
+    corners: Tensor
+    mirrored: Tensor
+    motions: Tensor | None
+    clutter: Tensor | None
+    windows: Tensor | None
+    colors: Tensor | None
+    partners: Tensor | None
+    shares: Tensor | None
+
+    def to(self, device: torch.device) -> "Draws":
+        """Copy all tensors to a device."""
+        return Draws(*(None if drawn is None else drawn.to(device) for drawn in self))  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of the training images, drawn again in each epoch and applied in this order, except mixup, last.
+
+    Args:
+        flip: mirror left and right with probability 1/2.
+        shift: shift by up to this many whole pixels in each direction. The uncovered area is filled by reflection.
+        distortion: see :class:`stn.distortions.Distortion`.
+        crop: smallest and largest share of the area that a random window of the distorted image has. The window is
+            enlarged to the size of the image, see :mod:`stn.crops`. Distortion and crop resample the image once; the
+            clutter of a distortion lies on the result. (1.0, 1.0): no crop.
+        color_jitter: largest relative change of brightness, contrast and saturation in [0, 1], see :mod:`stn.colors`.
+        mixup: parameter of the Beta distribution of the shares of two mixed images, see :mod:`stn.mixup`. 0: no mixup.
+    """
+
+    flip: bool = False
+    shift: int = 0
+    distortion: Distortion = field(default_factory=Distortion)
+    crop: Sequence[float] = (1.0, 1.0)
+    color_jitter: float = 0.0
+    mixup: float = 0.0
+
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+        """Draw the changes of ``count`` images with this height and width, on the CPU."""
+        corners = torch.randint(2 * self.shift + 1, (2, count), generator=generator)
+        mirrored = (torch.rand(count, generator=generator) < 0.5) & self.flip
+        motions = clutter = windows = colors = partners = shares = None
+        if not self.distortion.is_identity:
+            motions = self.distortion.draw(count, *size, generator)
+        if self.distortion.clutter:
+            frame = self.distortion.frame(*size)
+            clutter = draw_clutter(count, self.distortion.clutter, size, frame, generator)
+        if tuple(self.crop) != (1, 1):
+            windows = draw_windows(count, size, self.crop, generator)
+        if self.color_jitter:
+            colors = draw_factors(count, self.color_jitter, generator)
+        if self.mixup:
+            partners, shares = draw_partners(count, self.mixup, generator)
+        return Draws(corners, mirrored, motions, clutter, windows, colors, partners, shares)
