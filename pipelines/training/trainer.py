@@ -15,6 +15,7 @@ from pipelines.training.ranks import all_reduce, average_buffers, distribute, ga
 from stn.batches import Batches, derive_seed
 from stn.classifiers import INPUT, Network
 from stn.settings import Recipe
+from stn.theta_watch import watch_theta
 from stn.training import NotFiniteError, check_finite, make_optimizer, metric_sums, one_cycle, predict, train_epoch
 
 WATCHED = 10  # number of validation images whose θ is kept after each epoch
@@ -39,7 +40,7 @@ class Trainer:
         precision: the dtype of autocast.
 
     Attributes:
-        history: metrics of each finished epoch.
+        history: metrics of each finished epoch; with a transformer, also those of :mod:`stn.theta_watch`.
         watched: indices (E,) of a few validation images, see :data:`WATCHED`.
         theta_history: θ (E, P) of these images after each epoch, on the CPU, by the transformer in front of the
             classifier. Empty without one.
@@ -61,6 +62,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.watched = spread_over_classes(self.validation.labels.cpu(), WATCHED)
         self.theta_history: list[torch.Tensor] = []
+        self.theta_watch = watch_theta(self.network, self.validation, self.watched.tolist())
         self.model = self.network if world_size == 1 else distribute(self.network, self.training.device)
 
     @property
@@ -94,9 +96,11 @@ class Trainer:
             "images_per_second": self.steps * self.recipe.batch_size / seconds,
             "epoch_seconds": seconds,
         } | means
+        if self.theta_watch is not None:
+            theta = gather_rows(thetas[INPUT], torch.arange(len(self.validation)), self.rank, self.world_size)
+            self.theta_history.append(theta[self.watched])
+            metrics |= self.theta_watch.measure(self.network, theta)
         self.history.append(metrics)
-        if INPUT in thetas:
-            self.theta_history.append(gather_rows(thetas[INPUT], self.watched, self.rank, self.world_size))
         return metrics
 
     def _train(self, epoch: int, on_step: Callable[[int], None] | None) -> torch.Tensor:
@@ -116,15 +120,10 @@ class Trainer:
         """Means of the metrics over all ranks' validation images, and θ of this rank's images by place."""
         batches = self.validation.ordered(VALIDATION_BATCH_SIZE, self.rank, self.world_size)
         outputs = predict(self.network, batches, self.precision)
-        sums = metric_sums(self.network, self.validation, outputs)
-        total = dict(zip(sums, all_reduce(torch.stack(list(sums.values()))).tolist(), strict=True))
-        count = total.pop("count")
+        means = average(metric_sums(self.network, self.validation, outputs))
         # Training losses do not show the effect of the last step.
-        if not math.isfinite(total["loss"]):
-            raise NotFiniteError(f"the validation loss became {total['loss']} after epoch {epoch + 1}")
-        means = {
-            name if name.startswith("theta_") else f"validation_{name}": value / count for name, value in total.items()
-        }
+        if not math.isfinite(loss := means["validation_loss"]):
+            raise NotFiniteError(f"the validation loss became {loss} after epoch {epoch + 1}")
         return means, outputs.thetas
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,3 +164,14 @@ def spread_over_classes(labels: torch.Tensor, count: int) -> torch.Tensor:
     if classes > count:
         return in_turn[torch.linspace(0, classes - 1, count).round().long()]
     return in_turn[:count]
+
+
+def average(sums: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Average metrics over the images of all ranks; returns them by their names in the history.
+
+    Args:
+        sums: result of :func:`stn.training.metric_sums` for this rank's images.
+    """
+    total = dict(zip(sums, all_reduce(torch.stack(list(sums.values()))).tolist(), strict=True))
+    count = total.pop("count")
+    return {name if name.startswith("theta_") else f"validation_{name}": value / count for name, value in total.items()}
