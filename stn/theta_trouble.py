@@ -104,12 +104,14 @@ def spread(transform: Transform, theta: Tensor) -> float:
     """Measure how much θ (N, P) differs between images: the largest standard deviation of a parameter.
 
     The unit is half the image, or the bound of the transform if it is smaller: a transformer that may move little is
-    not taken for one that does not react. NaN for a single image.
+    not taken for one that does not react. NaN for a single image, and for bounds below :data:`VARIED`: they are meant
+    to hold θ at the identity.
     """
-    if len(theta) < 2:
-        return float("nan")
     bounds = [part.bound for part in transform.modules() if isinstance(part, Transform) and part.bound is not None]
-    return theta.double().std(0, correction=0).max().item() / min([1.0, *bounds])
+    unit = min([1.0, *bounds])
+    if len(theta) < 2 or unit < VARIED:
+        return float("nan")
+    return theta.double().std(0, correction=0).max().item() / unit
 
 
 def mirrored(transform: Transform, theta: Tensor) -> float:

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from pipelines.outputs.evaluation_results import COMPARISON, EvaluationResults, read_results
 from pipelines.outputs.prepared_data import DatasetMeta, load_meta, load_split
 from pipelines.outputs.reports import PICTURES, REPORT
-from pipelines.outputs.trained_models import Trained, best_on_validation, load_trained
+from pipelines.outputs.trained_models import Trained, best_on_validation, load_trained, trouble_tags
 from pipelines.registry.champion import Outcome, apply_decision, make_decision, promotion_lock
 from pipelines.registry.export import NewVersion, digest_of, export, register_network
 from pipelines.registry.model_card import VersionLinks, model_card, version_card
@@ -22,6 +22,7 @@ from pipelines.runtime.files import replace_atomically
 from pipelines.runtime.home import state_dir
 from pipelines.tracking.client import Dataset, TrainingRun, connect, experiment_id, log_files, run_exists
 from pipelines.tracking.outbox import Outbox
+from stn.theta_trouble import first_epochs
 
 
 def register(variants: Sequence[str], tags: Mapping[str, str]) -> RegisteredVersions:
@@ -143,7 +144,8 @@ class Registrar:
             dataset = Dataset(self.meta.dataset, self.meta.digest, self.meta.source)
             run.describe_now(record.run_params(seed), record.run_tags(model.variant, seed), dataset, record.git_diff)
             run.log_record(record.to_json())
-            run.describe(tags={"restored_from_run": model.run_id})
+            trouble = trouble_tags(first_epochs(model.history, len(model.history)))
+            run.describe(tags={"restored_from_run": model.run_id} | trouble)
             for metrics in model.history:
                 run.log_epoch(metrics)
             results = self.results.variants[model.variant].seeds[seed]

@@ -1,5 +1,7 @@
 """Trouble in θ: each kind is found by its own sign, and a transformer that works shows none."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -77,11 +79,15 @@ def test_the_spread_is_that_of_the_parameter_that_differs_most(transform):
 @pytest.mark.parametrize("make", [lambda bound: Affine(bound), lambda bound: Parallel(Similarity(bound), 2),
                                   lambda bound: compose([Affine(bound), ThinPlateSpline()])])  # fmt: skip
 def test_a_transformer_that_may_move_little_is_measured_by_its_bound(make):
-    transform = make(1e-4)
+    transform = make(0.05)
     theta = torch.tensor(transform.identity).repeat(2, 1)
-    theta[0, 1] += 1e-4
-    assert spread(transform, theta) == pytest.approx(0.5, rel=1e-3) and spread(make(10.0), theta) < SAME
-    assert spread(transform, theta[:1] * 0) != spread(transform, theta[:1] * 0), "one image has no spread"
+    theta[0, 1] += 1e-3
+    assert spread(transform, theta) == pytest.approx(0.01, rel=1e-3) and spread(make(10.0), theta) < SAME
+    assert math.isnan(spread(make(0.9 * VARIED), theta)), "a control that is held at the identity"
+
+
+def test_a_single_image_has_no_spread():
+    assert math.isnan(spread(Affine(), IDENTITY[None]))
 
 
 def test_large_theta_does_not_hide_that_it_differs():
