@@ -68,6 +68,11 @@ class AlignmentMeasurements(NamedTuple):
         """The slope of each image, (N,), for each motion."""
         return {motion: slopes(_applied(motion), undone) for motion, undone in self.seeds[seed].amounts.items()}
 
+    def undone_of(self, seed: int) -> float:
+        """The share of the motion that is undone, see :class:`~pipelines.outputs.alignment_results.Alignment`."""
+        undone = self.seeds[seed]
+        return float(1 - np.median(undone.errors.numpy()) / np.median(undone.fixed_errors.numpy()))
+
 
 def measure_alignment(
     models: Mapping[str, Sequence[Trained]], test: Labeled, meta: DatasetMeta, settings: EvaluateParams

@@ -59,6 +59,8 @@ def evaluate(variants: Sequence[str], settings: EvaluateParams) -> EvaluationRes
         write_undone(motion, {variant: undone_curve(motion, measured) for variant, measured in alignment.items()})
     write_text(COMPARISON, comparison_table(results, meta, settings.confidence))
     _log_to_runs(predictions, curves, alignment, meta.classes)
+    for line in results.trouble:
+        print(f"evaluate: {line}; see Trouble in docs/evaluation.md", flush=True)
     return results
 
 
@@ -90,6 +92,8 @@ def _log_to_runs(
                 if variant in alignment:
                     metrics |= _alignment_metrics(alignment[variant], seed)
                 log_metrics(client, run_id, metrics)
+                if of_seed.symptoms is not None:
+                    client.set_tag(run_id, "test_theta_trouble", ", ".join(of_seed.symptoms.trouble) or "none")
                 client.log_dict(run_id, _run_artifact(of_seed, classes), "evaluation.json")
 
 
