@@ -164,6 +164,7 @@ def _artifacts(transformer: TransformerParams | None) -> list[tuple[str, str]]:
     return [
         ("effect of the transformer", "theta/grids.png"),
         ("what it undoes", "evaluation/undone.png"),
+        ("mean images of the classes", "theta/means.png"),
         ("worst errors", "theta/worst.png"),
         *artifacts,
     ]

@@ -69,7 +69,7 @@ def test_it_shows_the_results_next_to_those_of_plain():
     assert "dog 50.0%, fox 60.0%, eel 70.0%" in text
     assert "A spatial transformer (affine; padding border) before 1 convolution and 3 linear layers." in text
     assert "9,000 training" in text and "rotation to ±30°, scale 0.5 to 1, shift to ±10%" in text
-    for file in ("evaluation/robustness.png", "theta/grids.png"):
+    for file in ("evaluation/robustness.png", "theta/grids.png", "theta/means.png"):
         assert f"({LINKS.run}/artifacts/{file})" in text
     assert 'load_model("models:/stn-mine/7")' in text and "make provenance MODEL=stn-mine VERSION=7" in text
     assert len(text) < 5000, "longer than the column of a database"

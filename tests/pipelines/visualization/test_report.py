@@ -24,7 +24,7 @@ from pipelines.visualization.animation import write_animation
 from pipelines.visualization.report import render_report
 
 CHARTS = ("curves-accuracy", "curves-loss", "robustness", "reliability")
-THETA_PICTURES = ("rectified", "grids", "worst", "theta", "filmstrip")
+THETA_PICTURES = ("rectified", "grids", "worst", "theta", "means", "filmstrip")
 
 
 def variant_results(seeds: int) -> VariantResults:
