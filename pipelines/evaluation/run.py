@@ -59,8 +59,6 @@ def evaluate(variants: Sequence[str], settings: EvaluateParams) -> EvaluationRes
         write_undone(motion, {variant: undone_curve(motion, measured) for variant, measured in alignment.items()})
     write_text(COMPARISON, comparison_table(results, meta, settings.confidence))
     _log_to_runs(predictions, curves, alignment, meta.classes)
-    for line in results.trouble:
-        print(f"evaluate: {line}; see Trouble in docs/evaluation.md", flush=True)
     return results
 
 

@@ -64,8 +64,8 @@ def draw_class_means(before: ClassMeans, after: ClassMeans, classes: list[str]) 
     Args:
         classes: name of each class, K.
     """
-    columns = min(COLUMNS, len(classes))
-    rows = math.ceil(len(classes) / columns)
+    rows = math.ceil(len(classes) / COLUMNS)
+    columns = math.ceil(len(classes) / rows)
     height, width = (max(means.images.shape[side] for means in (before, after)) for side in (2, 3))
     size = (columns * CELL * 1.1, rows * CELL * 2 * max(1.0, height / width) + 0.9)
     figure = Figure(figsize=size, layout="constrained")
@@ -78,7 +78,6 @@ def draw_class_means(before: ClassMeans, after: ClassMeans, classes: list[str]) 
             show(ax, to_uint8(means.images[i]))
             variance = f"variance {means.variances[i]:.4f}"
             ax.set_title(variance if row else f"{name}\n{variance}", fontsize=7)
-    figure.suptitle(
-        f"share of the variance within classes: input {before.within:.1%}, rectified {after.within:.1%}", fontsize=9
-    )
+    shares = ("all images are equal" if math.isnan(w) else f"{w:.1%}" for w in (before.within, after.within))
+    figure.suptitle("share of the variance within classes: input {}, rectified {}".format(*shares), fontsize=9)
     return figure

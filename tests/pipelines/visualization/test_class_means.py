@@ -44,7 +44,9 @@ def test_equal_images_of_a_class_leave_no_variance_within():
 def test_images_of_one_color_and_classes_without_images():
     means = class_means(torch.full((2, 1, 4, 4), 7.0), torch.tensor([0, 2]), classes=3)
     assert math.isnan(means.within) and math.isnan(means.variances[1]) and means.images[1].max() == 0
-    draw_class_means(means, means, ["a", "b", "c"]).savefig(io.BytesIO())
+    figure = draw_class_means(class_means(IMAGES, LABELS, 3), means, ["a", "b", "c"])
+    figure.savefig(io.BytesIO())
+    assert figure.get_suptitle().endswith("rectified all images are equal")
 
 
 @pytest.mark.parametrize("classes", [1, 2, 11])
