@@ -20,7 +20,7 @@ def main() -> None:
     versions = ", ".join(f"{variant} is version {version}" for variant, version in registered.versions.items())
     print(
         f"{registered.model}: {versions}; challenger is version {registered.challenger}, "
-        f"champion is version {registered.champion}"
+        + (f"champion is version {registered.champion}" if registered.champion else "there is no champion")
     )
     print_duration("register")
 

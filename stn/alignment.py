@@ -68,6 +68,21 @@ def slopes(applied: Tensor, undone: Tensor) -> Tensor:
     return (centered[:, None] * (undone - undone.mean(0))).sum(0) / centered.square().sum()
 
 
+def relative_to(values: Tensor, still: int, heads: int, *, is_angle: bool) -> Tensor:
+    """Return what a transformer undoes of each amount of a motion, (A, B), as the mean over its heads.
+
+    Args:
+        values: one quantity of the poses at each amount, (A, B · heads).
+        still: index of the amount that moves nothing; the values there become 0.
+        heads: number of heads.
+        is_angle: differences are taken modulo a whole turn, in [-π, π].
+    """
+    values = values - values[still]
+    if is_angle:
+        values = torch.remainder(values + torch.pi, 2 * torch.pi) - torch.pi
+    return values.unflatten(1, (-1, heads)).mean(2)
+
+
 def corner_errors(
     transform: Transform,
     thetas: tuple[Tensor, Tensor],

@@ -3,7 +3,7 @@
 There is no DataLoader and no per-image Python code. A batch takes a few operations on whole tensors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -114,6 +114,10 @@ class Batches:
             pixels = self._originals()[share]
             images = pixels.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
             yield self.normalize(images), self.labels[share]
+
+    def pixels(self, chosen: Sequence[int]) -> Tensor:
+        """Return the chosen original images, uint8 (E, C, H, W)."""
+        return self._originals()[list(chosen)].permute(0, 3, 1, 2)
 
     def _originals(self) -> Tensor:
         """Return the original images uint8 (N, H, W, C): a view without margins and mirrored copies."""

@@ -38,6 +38,7 @@ from pipelines.preparation.run import prepare_source
 from pipelines.registry import registration
 from pipelines.registry.export import NewVersion
 from pipelines.registry.gates import Candidate, GroundTruth, check_gates
+from pipelines.registry.theta_tags import ThetaTags
 from pipelines.runtime.cores import Cores
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import read_json, write_json
@@ -591,6 +592,14 @@ narrows("localization_lr.low", 1.0, "localization_lr", 1.0)
 narrows("localization_lr.high", 0.01, "localization_lr", 0.01)
 narrows("localization_weight_decay", [0.3], "localization_weight_decay", 0.3)
 narrows("theta_penalty", [0.7], "theta_penalty", 0.7)
+narrows("at", ["conv2"], "at", "conv2")
+
+
+@check("tune.search_space.backbone")
+def _(bench: Bench) -> None:
+    assert not any("backbone" in trial.params for trial in bench.tuned().drawn)
+    tuned = bench.tune({"tune.search_space.backbone": ["test_resnet"]})
+    assert {trial.params["backbone"] for trial in tuned.drawn} == {"test_resnet"}
 
 
 def straightens(name: str) -> None:
@@ -752,15 +761,16 @@ frees_one_more("clean.superseded", 0)
 @check("evaluate.batch_size")
 def _(bench: Bench) -> None:
     before, sizes, _ = bench.evaluate({})
-    # Both variants: once as they are, then moved by each amount. The transformer of one: moved, and two views.
+    # All 24 images at once, to find images of one color. Both variants: once as they are, then moved by each amount.
+    # The transformer of one: moved, and two views.
     passes = 2 * (1 + sum(len(motion.amounts) for motion in MOTIONS))
     passes += sum(len(motion.amounts) for motion in UNDONE_MOTIONS) + 2
-    assert sizes == [10, 10, 4] * passes
+    assert sizes == [24, *[10, 10, 4] * passes]
     after, sizes, _ = bench.evaluate({"evaluate.batch_size": 20})
-    assert sizes == [20, 4] * passes
+    assert sizes == [24, *[20, 4] * passes]
     before, after = flatten(before), flatten(after)
     # A kernel may round differently for another batch size. Only the losses and θ show it.
-    losses = {name for name in before if name.endswith("_loss") or ".alignment." in name}
+    losses = {name for name in before if name.endswith("_loss") or ".alignment." in name or ".theta." in name}
     assert losses and {n: after[n] for n in losses} == pytest.approx({n: before[n] for n in losses})
     assert {n: v for n, v in after.items() if n not in losses} == {n: v for n, v in before.items() if n not in losses}
 
@@ -791,7 +801,8 @@ def _(bench: Bench) -> None:
 @check("evaluate.robustness_images")
 def _(bench: Bench) -> None:
     _, sizes, _ = bench.evaluate({"evaluate.robustness_images": 7})
-    assert sizes[:6] == [10, 10, 4] * 2 and set(sizes[6:]) == {7}
+    # All 24 images are rectified at once, to find images of one color.
+    assert sizes[:7] == [24, *[10, 10, 4] * 2] and set(sizes[7:]) == {7}
 
 
 @check("visualize.examples")
@@ -843,7 +854,8 @@ def changes_a_gate(leaf: str, passing: Any, refusing: Any, lost: int = 20) -> No
         before = Candidate("1", "plain", 100, np.arange(200) < 150, 0.5, 1.0)
         better = np.ones(200, dtype=bool)
         better[: 4 * lost : 4] = False
-        challenger = Candidate("2", "stn", 200, better, 0.4, 1.0)
+        theta = ThetaTags(True, undone=0.4, outside=0.3)
+        challenger = Candidate("2", "stn", 200, better, 0.4, 1.0, theta)
 
         def passed(value: Any) -> bool:
             params = bench.settings({f"promote.{leaf}": value})
@@ -858,6 +870,8 @@ changes_a_gate("margin", 0.15, 0.0, lost=45)
 changes_a_gate("level", 0.001, 0.0)
 changes_a_gate("class_level", 0.001, 0.5)
 changes_a_gate("rotation_margin", 0.11, 0.09)
+changes_a_gate("minimum_alignment", 0.4, 0.41)
+changes_a_gate("maximum_outside", 0.3, 0.29)
 changes_a_gate("max_parameters", 200, 199)
 changes_a_gate("variants", ["stn"], ["plain"])
 

@@ -168,7 +168,8 @@ def check_tracking() -> Iterator[Finding]:
             f"this store lacks version(s) {', '.join(missing)} of registered.json; to repair it, run: "
             f"dvc repro --force --single-item register"
         )
-        yield Finding("registry", f"{registered.model}: champion is version {champion}", problem if missing else "")
+        state = f"champion is version {champion}" if champion else "there is no champion"
+        yield Finding("registry", f"{registered.model}: {state}", problem if missing else "")
 
 
 def check_services() -> Iterator[Finding]:

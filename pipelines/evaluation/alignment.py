@@ -14,7 +14,7 @@ from pipelines.outputs.prepared_data import DatasetMeta, Labeled
 from pipelines.outputs.trained_models import Trained
 from pipelines.runtime.progress import track
 from pipelines.settings.params import EvaluateParams
-from stn.alignment import Poses, corner_errors, fit_poses, slopes
+from stn.alignment import Poses, corner_errors, fit_poses, relative_to, slopes
 from stn.batches import Batches
 from stn.distortions import sampling_matrix
 from stn.spatial_transformer import SpatialTransformer
@@ -67,6 +67,11 @@ class AlignmentMeasurements(NamedTuple):
     def slopes_of(self, seed: int) -> dict[Motion, Tensor]:
         """The slope of each image, (N,), for each motion."""
         return {motion: slopes(_applied(motion), undone) for motion, undone in self.seeds[seed].amounts.items()}
+
+    def undone_of(self, seed: int) -> float:
+        """The share of the motion that is undone, see :class:`~pipelines.outputs.alignment_results.Alignment`."""
+        undone = self.seeds[seed]
+        return float(1 - np.median(undone.errors.numpy()) / np.median(undone.fixed_errors.numpy()))
 
 
 def measure_alignment(
@@ -156,10 +161,7 @@ def _applied(motion: Motion) -> Tensor:
 def _undone(motion: Motion, poses: Sequence[Poses], heads: int) -> Tensor:
     """What was undone at each amount, (A, N), relative to the unmoved image, as the mean over the heads."""
     values = torch.stack([QUANTITIES[motion.name].undone(of_amount) for of_amount in poses])
-    values = values - values[motion.amounts.index(motion.still)]
-    if motion.name == "rotation":
-        values = torch.remainder(values + torch.pi, 2 * torch.pi) - torch.pi
-    return values.unflatten(1, (-1, heads)).mean(2)
+    return relative_to(values, motion.amounts.index(motion.still), heads, is_angle=motion.name == "rotation")
 
 
 def _mean_slope(by_seed: np.ndarray, confidence: float) -> Slope:

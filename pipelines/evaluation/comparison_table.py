@@ -19,6 +19,7 @@ def comparison_table(results: EvaluationResults, meta: DatasetMeta, confidence: 
     spread = " (mean ± std)" if seeds > 1 else ""
     lines = [
         f"{meta.dataset}: {meta.counts['test']} test images, {seeds} training seed(s){spread}.",
+        *(f"\n**Trouble**: {line}." for line in results.trouble),
         "",
         "| variant | parameters | multiply-adds | validation accuracy | test accuracy | test loss |",
         "|---|---:|---:|---:|---:|---:|",

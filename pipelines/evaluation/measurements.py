@@ -9,14 +9,20 @@ import torch.nn.functional as F
 from pipelines.evaluation.alignment import AlignmentMeasurements, summarize
 from pipelines.evaluation.calibration import calibration_error, reliability_bins
 from pipelines.evaluation.layer_table import layers
-from pipelines.evaluation.robustness import Curves, area
+from pipelines.evaluation.robustness import Curves, area, choose_images
+from pipelines.evaluation.theta_symptoms import measure_symptoms
+from pipelines.outputs.alignment_results import ThetaResults
 from pipelines.outputs.evaluation_results import ReliabilityBin, SeedResults, VariantResults
 from pipelines.outputs.motions import MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled
 from pipelines.outputs.trained_models import Trained, best_on_validation
 from pipelines.runtime.progress import track
 from pipelines.settings.params import EvaluateParams
+from stn.classifiers import INPUT
+from stn.theta_trouble import Symptoms
 from stn.training import default_device, predict
+
+SAMPLE = 100  # test images that are rectified to find images of one color
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Predictions:
         truth, predicted: actual and predicted labels (N,).
         confidences: probability of the predicted class (N,), in [0, 1].
         losses: cross-entropy (N,).
+        symptoms: signs of trouble in θ; None without a transformer.
     """
 
     model: Trained
@@ -35,6 +42,7 @@ class Predictions:
     predicted: np.ndarray
     confidences: np.ndarray
     losses: np.ndarray
+    symptoms: Symptoms | None = None
 
     @property
     def correct(self) -> np.ndarray:
@@ -74,15 +82,17 @@ def predict_test_images(
         models: variant → its models.
     """
     batches = meta.batches(test, default_device())
+    sample, _ = next(meta.batches(choose_images(test, SAMPLE), default_device()).ordered(SAMPLE))
     predictions: dict[str, list[Predictions]] = {variant: [] for variant in models}
     all_models = [model for trained in models.values() for model in trained]
     for model in track("evaluate", all_models, len(all_models)):
         network = model.network.to(default_device())
-        logits, labels, _ = predict(network, batches.ordered(settings.batch_size))
+        logits, labels, thetas = predict(network, batches.ordered(settings.batch_size))
         losses = F.cross_entropy(logits, labels, reduction="none")
         confidences, predicted = logits.softmax(1).max(1)
         arrays = (values.cpu().numpy() for values in (labels, predicted, confidences, losses))
-        predictions[model.variant].append(Predictions(model, *arrays))
+        symptoms = measure_symptoms(network, thetas.get(INPUT), sample)
+        predictions[model.variant].append(Predictions(model, *arrays, symptoms=symptoms))
     return predictions
 
 
@@ -117,7 +127,7 @@ def measure_variant(
         test_loss=float(np.mean([predictions.loss for predictions in of_seeds])),
         calibration_error=float(np.mean([calibration_error(predictions.reliability) for predictions in of_seeds])),
         validation_accuracy=float(np.mean(validation)),
-        seeds={predictions.model.seed: SeedResults(predictions.accuracy, predictions.loss) for predictions in of_seeds},
+        seeds={predictions.model.seed: _seed_results(predictions, alignment) for predictions in of_seeds},
         final_fit=chosen.model.record.train.final_fit,
         chosen_seed=chosen.model.seed,
         chosen_test_accuracy=chosen.accuracy,
@@ -130,3 +140,10 @@ def measure_variant(
         },
         alignment=None if alignment is None else summarize(alignment, confidence),
     )
+
+
+def _seed_results(predictions: Predictions, alignment: AlignmentMeasurements | None) -> SeedResults:
+    theta = None
+    if alignment is not None and predictions.symptoms is not None:
+        theta = ThetaResults(alignment.undone_of(predictions.model.seed), *predictions.symptoms)
+    return SeedResults(predictions.accuracy, predictions.loss, theta)

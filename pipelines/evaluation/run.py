@@ -90,6 +90,8 @@ def _log_to_runs(
                 if variant in alignment:
                     metrics |= _alignment_metrics(alignment[variant], seed)
                 log_metrics(client, run_id, metrics)
+                if of_seed.symptoms is not None:
+                    client.set_tag(run_id, "test_theta_trouble", ", ".join(of_seed.symptoms.trouble) or "none")
                 client.log_dict(run_id, _run_artifact(of_seed, classes), "evaluation.json")
 
 

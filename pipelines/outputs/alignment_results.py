@@ -12,6 +12,7 @@ import numpy as np
 
 from pipelines.outputs.motions import Motion
 from pipelines.runtime.files import write_text
+from stn.theta_trouble import Symptoms, Trouble
 
 PLOTS = Path("plots/evaluate")
 
@@ -56,6 +57,27 @@ class Alignment:
     def to_json(self) -> dict[str, Any]:
         """Return the value ``alignment`` of one variant in ``metrics/evaluate.json``."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class ThetaResults:
+    """θ of one model on the test images.
+
+    Args:
+        undone: share of the motion that is undone, see :class:`Alignment`.
+        outside, mirrored, one_color, spread: see :class:`stn.theta_trouble.Symptoms`.
+    """
+
+    undone: float
+    outside: float
+    mirrored: float
+    one_color: float
+    spread: float
+
+    @property
+    def trouble(self) -> list[Trouble]:
+        """The kinds of trouble that θ has."""
+        return Symptoms(self.outside, self.mirrored, self.one_color, self.spread).trouble
 
 
 class UndoneCurve(NamedTuple):

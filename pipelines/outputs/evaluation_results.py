@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.outputs.alignment_results import PLOTS, Alignment
+from pipelines.outputs.alignment_results import PLOTS, Alignment, ThetaResults
 from pipelines.outputs.motions import Motion
 from pipelines.runtime.files import read_json, write_json, write_text
+from stn.theta_trouble import Trouble
 
 METRICS = Path("metrics/evaluate.json")
 COMPARISON = Path("reports/comparison.md")
@@ -21,10 +22,27 @@ COMPARISON = Path("reports/comparison.md")
 
 @dataclass(frozen=True)
 class SeedResults:
-    """Accuracy in [0, 1] and mean cross-entropy of the model of one training seed on the test images."""
+    """Results of the model of one training seed on the test images.
+
+    Args:
+        test_accuracy: in [0, 1].
+        test_loss: mean cross-entropy.
+        theta: None without a transformer.
+    """
 
     test_accuracy: float
     test_loss: float
+    theta: ThetaResults | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "SeedResults":
+        """Parse the value of one seed in ``metrics/evaluate.json``."""
+        return cls(**{**values, "theta": ThetaResults(**values["theta"]) if values.get("theta") else None})
+
+    @property
+    def trouble(self) -> list[Trouble]:
+        """The kinds of trouble that θ has; none without a transformer."""
+        return [] if self.theta is None else self.theta.trouble
 
 
 @dataclass(frozen=True)
@@ -71,7 +89,7 @@ class VariantResults:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "VariantResults":
         """Parse the value of one variant in ``metrics/evaluate.json``."""
-        seeds = {int(seed): SeedResults(**results) for seed, results in values["seeds"].items()}
+        seeds = {int(seed): SeedResults.from_json(results) for seed, results in values["seeds"].items()}
         alignment = Alignment.from_json(values["alignment"]) if values.get("alignment") else None
         return cls(**{**values, "seeds": seeds, "alignment": alignment})
 
@@ -115,12 +133,27 @@ class EvaluationResults:
             pairs={pair: Difference(**difference) for pair, difference in values["pairs"].items()},
         )
 
+    @property
+    def trouble(self) -> list[str]:
+        """One line for each model with trouble in θ."""
+        return [
+            f"{name}, training seed {seed}: {describe_trouble(results.trouble)}"
+            for name, variant in self.variants.items()
+            for seed, results in variant.seeds.items()
+            if results.trouble
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``metrics/evaluate.json``."""
         return {
             "variants": {name: results.to_json() for name, results in self.variants.items()},
             "pairs": {pair: asdict(difference) for pair, difference in self.pairs.items()},
         }
+
+
+def describe_trouble(trouble: Sequence[Trouble]) -> str:
+    """Describe kinds of trouble in θ as one sentence without a period."""
+    return "; ".join(kind.description for kind in trouble)
 
 
 def write_results(results: EvaluationResults, path: Path = METRICS) -> None:

@@ -22,6 +22,7 @@ from pipelines.settings.dotted_names import flatten
 from pipelines.settings.params import TrainParams
 from pipelines.settings.variants import VariantParams
 from stn.classifiers import Network
+from stn.theta_trouble import Trouble
 
 MODELS = Path("models")
 METRICS = Path("metrics/train")
@@ -103,6 +104,16 @@ class TrainingRecord:
         """MLflow's tags that are known when the training is finished."""
         tags = {"device": self.device, "precision": self.precision, "workers": str(self.workers)}
         return {name: value for name, value in tags.items() if value}
+
+
+def trouble_tags(trouble: Mapping[Trouble, int]) -> dict[str, str]:
+    """MLflow's tag ``theta_trouble`` of the run of one training seed; no tag without trouble.
+
+    Args:
+        trouble: result of :func:`stn.theta_trouble.first_epochs`.
+    """
+    text = ", ".join(f"{kind} from epoch {epoch}" for kind, epoch in trouble.items())
+    return {"theta_trouble": text} if text else {}
 
 
 class ThetaHistory(NamedTuple):

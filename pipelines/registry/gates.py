@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.evaluation.significance import Difference, compare, holm_rejections, mcnemar_p_value
+from pipelines.registry.theta_tags import NO_TRANSFORMER, ThetaTags
 from pipelines.settings.params import EvaluateParams, PromoteParams
 
 
@@ -19,6 +20,7 @@ class Candidate(NamedTuple):
         correct: which of the test images it classifies correctly, boolean (N,).
         rotation_area: mean accuracy over rotations in [0, 1]; None if no gate needs it.
         latency_ms: median time of a prediction for one image, in milliseconds.
+        theta: what its θ does on the test images, as measured by the stage evaluate.
     """
 
     version: str
@@ -27,6 +29,7 @@ class Candidate(NamedTuple):
     correct: np.ndarray
     rotation_area: float | None
     latency_ms: float
+    theta: ThetaTags = ThetaTags(has_transformer=None)
 
 
 class GroundTruth(NamedTuple):
@@ -107,10 +110,25 @@ def _check_alone(settings: PromoteParams, challenger: Candidate) -> list[Gate]:
         passed = challenger.parameters <= settings.max_parameters
         wanted = f"at most {settings.max_parameters:,}"
         gates.append(Gate("max_parameters", wanted, f"{challenger.parameters:,}", passed))
+    if settings.minimum_alignment != "none":
+        wanted, undone = f"at least {settings.minimum_alignment:.0%} of a motion undone", challenger.theta.undone
+        passed = undone >= settings.minimum_alignment
+        gates.append(_theta_gate("minimum_alignment", wanted, f"{undone:.1%}", passed, challenger.theta))
+    if settings.maximum_outside != "none":
+        wanted, outside = f"at most {settings.maximum_outside:.0%} of the grid outside", challenger.theta.outside
+        passed = outside <= settings.maximum_outside
+        gates.append(_theta_gate("maximum_outside", wanted, f"{outside:.1%}", passed, challenger.theta))
     if settings.variants != "any":
         passed = challenger.variant in settings.variants
         gates.append(Gate("variants", f"one of {', '.join(settings.variants)}", challenger.variant, passed))
     return gates
+
+
+def _theta_gate(name: str, wanted: str, found: str, passed: bool, theta: ThetaTags) -> Gate:
+    """A gate on θ. Versions without a transformer pass; versions whose θ was not measured do not."""
+    if theta.has_transformer is None:
+        return Gate(name, wanted, "not measured when it was registered", False)
+    return Gate(name, wanted, found, passed) if theta.has_transformer else Gate(name, wanted, NO_TRANSFORMER, True)
 
 
 def _check_classes(level: float, challenger: np.ndarray, champion: np.ndarray, truth: GroundTruth) -> Gate:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pipelines.outputs.evaluation_results import EvaluationResults, VariantResults
+from pipelines.outputs.evaluation_results import EvaluationResults, VariantResults, describe_trouble
 from pipelines.outputs.motions import MOTIONS, UNDONE_MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.outputs.trained_models import Trained
@@ -42,6 +42,7 @@ def version_card(links: VersionLinks, model: Trained, meta: DatasetMeta, results
         results: results of the stage evaluate.
     """
     own, transformer = results.variants[model.variant], model.record.variant.front
+    trouble = own.seeds[model.seed].trouble
     shape = ", ".join(map(str, meta.image_shape))
     weakest = sorted(own.class_accuracy.items(), key=lambda item: item[1])[:3]
     lines = [
@@ -49,6 +50,7 @@ def version_card(links: VersionLinks, model: Trained, meta: DatasetMeta, results
         f"classified correctly. {_describe_network(model.record.variant)} "
         f"Input: uint8 images (B, {shape}). Output: class, probabilities of {len(meta.classes)} classes"
         f"{', θ' if model.record.variant.all_transformers else ''}.",
+        *([f"\n**Trouble**: {describe_trouble(trouble)}."] if trouble else []),
         "",
         f"**Data**: {meta.dataset}, from {meta.source}: {meta.counts['train']:,} training, "
         f"{meta.counts['validation']:,} validation and {meta.counts['test']:,} test images"
@@ -162,6 +164,7 @@ def _artifacts(transformer: TransformerParams | None) -> list[tuple[str, str]]:
     return [
         ("effect of the transformer", "theta/grids.png"),
         ("what it undoes", "evaluation/undone.png"),
+        ("mean images of the classes", "theta/means.png"),
         ("worst errors", "theta/worst.png"),
         *artifacts,
     ]

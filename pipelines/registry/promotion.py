@@ -21,6 +21,7 @@ from pipelines.outputs.prepared_data import Labeled, load_meta, load_split
 from pipelines.registry.champion import Decision, Outcome, apply_decision, make_decision, promotion_lock
 from pipelines.registry.gates import Candidate, GroundTruth, Verdict, check_gates
 from pipelines.registry.prepared_by_digest import WHERE, find_prepared
+from pipelines.registry.theta_tags import ThetaTags
 from pipelines.registry.versions import aliases_of, fetch_files, find_version
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.progress import track
@@ -117,6 +118,7 @@ def _measure(versions: Sequence[ModelVersion], test: Labeled, params: Params) ->
             correct=by_angle[angles.index(0)],
             rotation_area=area(angles, [float(each.mean()) for each in by_angle]) if len(angles) > 1 else None,
             latency_ms=latency,
+            theta=ThetaTags.from_tags(version.tags),
         )
         for version, by_angle, latency in zip(versions, correct, latencies, strict=True)
     ]
@@ -168,6 +170,8 @@ def _write_report(name: str, decision: Decision, verdict: Verdict, candidates: S
         )
     lines += ["", "| gate | wanted | found | |", "|---|---|---|---|"]
     lines += [f"| {g.name} | {g.wanted} | {g.found} | {'passed' if g.passed else 'refused'} |" for g in verdict.gates]
+    if candidates[0].theta.trouble != "none":
+        lines += ["", f"Trouble of version {candidates[0].version}: {candidates[0].theta.trouble}."]
     if verdict.difference is None:
         lines += ["", "There is no champion to compare with."]
     if decision.outcome == Outcome.FORCED:

@@ -18,13 +18,13 @@ class RegisteredVersions:
         model: name of the registered model.
         versions: variant → number of its version.
         challenger: version that the alias ``challenger`` points to.
-        champion: version that the alias ``champion`` points to.
+        champion: version that the alias ``champion`` points to; None if there is no champion.
     """
 
     model: str
     versions: Mapping[str, str]
     challenger: str
-    champion: str
+    champion: str | None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RegisteredVersions":

@@ -8,26 +8,29 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from pipelines.outputs.evaluation_results import COMPARISON, EvaluationResults, read_results
+from pipelines.outputs.evaluation_results import COMPARISON, EvaluationResults, describe_trouble, read_results
 from pipelines.outputs.prepared_data import DatasetMeta, load_meta, load_split
 from pipelines.outputs.reports import PICTURES, REPORT
-from pipelines.outputs.trained_models import Trained, best_on_validation, load_trained
+from pipelines.outputs.trained_models import Trained, best_on_validation, load_trained, trouble_tags
 from pipelines.registry.champion import Outcome, apply_decision, make_decision, promotion_lock
 from pipelines.registry.export import NewVersion, digest_of, export, register_network
 from pipelines.registry.model_card import VersionLinks, model_card, version_card
 from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.registry.registered_versions import RegisteredVersions, write_registered
+from pipelines.registry.theta_tags import ThetaTags
 from pipelines.registry.versions import aliases_of, list_versions
 from pipelines.runtime.files import replace_atomically
 from pipelines.runtime.home import state_dir
 from pipelines.tracking.client import Dataset, TrainingRun, connect, experiment_id, log_files, run_exists
 from pipelines.tracking.outbox import Outbox
+from stn.theta_trouble import first_epochs
 
 
 def register(variants: Sequence[str], tags: Mapping[str, str]) -> RegisteredVersions:
     """Register each variant's best model on validation, unless it is registered already, and set the aliases.
 
-    ``challenger`` points to the best of these models. ``champion`` is only set if there is none.
+    ``challenger`` points to the best of these models. It becomes ``champion`` if there is none and if its θ has no
+    trouble on the test images.
 
     Args:
         variants: variants to register.
@@ -42,11 +45,19 @@ def register(variants: Sequence[str], tags: Mapping[str, str]) -> RegisteredVers
         registrar.describe(versions[model.variant], model)
     client.update_registered_model(name, model_card(name, meta, COMPARISON.read_text(encoding="utf-8")))
 
-    challenger = versions[best_on_validation(chosen).variant]
+    best = best_on_validation(chosen)
+    challenger, trouble = versions[best.variant], results.variants[best.variant].seeds[best.seed].trouble
     client.set_registered_model_alias(name, "challenger", challenger)
     with promotion_lock(client, name):
         champion = aliases_of(client, name).get("champion")
-        if champion is None:
+        if champion is None and trouble:
+            print(
+                f"{name}: there is no champion, and version {challenger} ({best.variant}) does not become it by "
+                f"itself: {describe_trouble(trouble)}. To promote it anyway: "
+                f"make promote MODEL={name} VERSION={challenger}",
+                flush=True,
+            )
+        elif champion is None:
             champion = challenger
             apply_decision(client, name, make_decision(Outcome.INITIAL, None, champion))
 
@@ -84,7 +95,7 @@ class Registrar:
         digest = digest_of(model.network.state_dict(), normalization, classes)
         for version in list_versions(self.client, self.name):
             if (version.tags.get("model_digest"), version.tags.get("trained_in")) == (digest, model.run_id):
-                for key, value in tags.items():
+                for key, value in {**tags, **self._theta_tags(model)}.items():
                     self.client.set_model_version_tag(self.name, version.version, key, value)
                 return str(version.version)
         run_id = model.run_id if run_exists(self.client, model.run_id) else self._restore_run(model)
@@ -129,7 +140,11 @@ class Registrar:
         }
         if (origin := model.record.variant.origin) is not None:
             tags |= {"study": origin.study, "trial": str(origin.trial)}
-        return tags
+        return tags | self._theta_tags(model)
+
+    def _theta_tags(self, model: Trained) -> dict[str, str]:
+        """Return the tags that the gates of a promotion read, see :class:`~pipelines.registry.theta_tags.ThetaTags`."""
+        return ThetaTags.from_results(self.results.variants[model.variant].seeds[model.seed].theta).to_tags()
 
     def _restore_run(self, model: Trained) -> str:
         """Recreate the run of a model that was trained with another store, and return its id.
@@ -143,7 +158,8 @@ class Registrar:
             dataset = Dataset(self.meta.dataset, self.meta.digest, self.meta.source)
             run.describe_now(record.run_params(seed), record.run_tags(model.variant, seed), dataset, record.git_diff)
             run.log_record(record.to_json())
-            run.describe(tags={"restored_from_run": model.run_id})
+            trouble = trouble_tags(first_epochs(model.history, len(model.history)))
+            run.describe(tags={"restored_from_run": model.run_id} | trouble)
             for metrics in model.history:
                 run.log_epoch(metrics)
             results = self.results.variants[model.variant].seeds[seed]

@@ -225,6 +225,8 @@ class PromoteParams(Section):
     level: NoGate | Share
     class_level: NoGate | Share
     rotation_margin: NoGate | Share
+    minimum_alignment: NoGate | Share
+    maximum_outside: NoGate | Share
     max_parameters: NoGate | Count
     variants: Literal["any"] | Annotated[list[Name], Field(min_length=1)]
 

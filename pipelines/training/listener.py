@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 
-from pipelines.outputs.trained_models import Metrics
+from pipelines.outputs.trained_models import Metrics, trouble_tags
 from pipelines.runtime.errors import describe_os_error
 from pipelines.runtime.progress import Reporter
 from pipelines.tracking.client import TrainingRun
 from pipelines.training.messages import EpochDone, Message, NotFinite, SeedStarted, StepsDone, WorkersStarted
+from stn.theta_trouble import Trouble
 
 
 class RunRecorder:
@@ -27,6 +28,10 @@ class RunRecorder:
     def log_epoch(self, seed: int, metrics: Metrics) -> None:
         """Log one epoch's metrics."""
         self._record(lambda: self.runs[seed].log_epoch(metrics))
+
+    def log_trouble(self, seed: int, trouble: Mapping[Trouble, int]) -> None:
+        """Set the tag that names the trouble of a seed's θ."""
+        self._record(lambda: self.runs[seed].describe(tags=trouble_tags(trouble)))
 
     def end(self, status: str) -> None:
         """End the run that is running, if any. ``status`` is FINISHED, FAILED or KILLED."""
@@ -83,11 +88,12 @@ class Listener:
                 self.recorder.start(seed)
             case StepsDone(seed, epochs, images_per_second):
                 self._show_progress(seed, epochs, images_per_second)
-            case EpochDone(time, seed, metrics):
+            case EpochDone(time, seed, metrics, trouble):
                 self.last_epoch = time
                 self.accuracy_note = f" · validation {metrics['validation_accuracy']:.2%}"
                 self._show_progress(seed, metrics["epoch"], metrics["images_per_second"])
                 self.recorder.log_epoch(seed, metrics)
+                self._show_trouble(seed, int(metrics["epoch"]), trouble)
             case NotFinite():
                 self.not_finite = message
 
@@ -101,6 +107,17 @@ class Listener:
         print(f"{message.device}, {message.precision}: {message.precision_reason}", flush=True)
         if message.resumed_epochs:
             print(f"resumed after {message.resumed_epochs} of {self.reporter.total} epochs", flush=True)
+
+    def _show_trouble(self, seed: int, epoch: int, trouble: Mapping[Trouble, int]) -> None:
+        """Print and record the kinds of trouble that were seen first in this epoch."""
+        new = [kind for kind, first in trouble.items() if first == epoch]
+        for kind in new:
+            print(
+                f"{self.reporter.title}: seed {seed}, epoch {epoch}: {kind.description}; "
+                "see Trouble in docs/evaluation.md", flush=True,
+            )  # fmt: skip
+        if new:
+            self.recorder.log_trouble(seed, trouble)
 
     def _show_progress(self, seed: int, epochs: float, images_per_second: float) -> None:
         note = f"seed {seed} · {images_per_second:,.0f} images/s{self.accuracy_note}"

@@ -1,8 +1,10 @@
 """Messages from rank 0 of the workers to the driver."""
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from pipelines.outputs.trained_models import Metrics
+from stn.theta_trouble import Trouble
 
 
 class WorkersStarted(NamedTuple):
@@ -42,11 +44,17 @@ class StepsDone(NamedTuple):
 
 
 class EpochDone(NamedTuple):
-    """An epoch is finished and its checkpoint is stored. ``time`` is in seconds since the Unix epoch."""
+    """An epoch is finished and its checkpoint is stored.
+
+    Args:
+        time: seconds since the Unix epoch.
+        trouble: each kind of trouble that θ of this seed has had → the epoch in which it was seen first.
+    """
 
     time: float
     seed: int
     metrics: Metrics
+    trouble: Mapping[Trouble, int]
 
 
 class NotFinite(NamedTuple):

@@ -19,6 +19,7 @@ from pipelines.outputs.trained_models import (
     Metrics,
     TrainingRecord,
     publish_result,
+    trouble_tags,
     write_result,
 )
 from pipelines.runtime import environment
@@ -42,6 +43,7 @@ from pipelines.training.recipe import recipe_of
 from pipelines.training.state import TrainingState, load_state
 from pipelines.training.worker import TrainingJob
 from pipelines.training.worker_plan import WorkerPlan, plan_workers, this_machine
+from stn.theta_trouble import first_epochs
 
 RunJob = Callable[[Params, TrainingJob, WorkerPlan, Listener, Path], None]
 
@@ -195,7 +197,8 @@ class TrainingDriver:
         for seed, run in runs.items():
             for metrics in state.finished[seed].history:
                 run.log_epoch(metrics)
-            run.describe(tags=record.machine_tags())
+            trouble = first_epochs(state.finished[seed].history, self.params.train.epochs)
+            run.describe(tags=record.machine_tags() | trouble_tags(trouble))
             run.end("FINISHED")
         run_ids = {seed: run.run_id for seed, run in runs.items()}
         with attach_path_to_errors(self.folder / "result"):

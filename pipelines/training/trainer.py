@@ -17,6 +17,7 @@ from stn.batches import Batches, derive_seed
 from stn.classifiers import INPUT, Network
 from stn.optimizers import make_optimizer
 from stn.settings import Recipe
+from stn.theta_watch import watch_theta
 from stn.training import NotFiniteError, check_finite, metric_sums, one_cycle, predict, train_epoch
 
 WATCHED = 10  # number of validation images whose θ is kept after each epoch
@@ -41,7 +42,7 @@ class Trainer:
         precision: the dtype of autocast.
 
     Attributes:
-        history: metrics of each finished epoch.
+        history: metrics of each finished epoch; with a transformer, also those of :mod:`stn.theta_watch`.
         watched: indices (E,) of a few validation images, see :data:`WATCHED`.
         theta_history: θ (E, P) of these images after each epoch, on the CPU, by the transformer in front of the
             classifier. Empty without one.
@@ -64,6 +65,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.watched = spread_over_classes(self.validation.labels.cpu(), WATCHED)
         self.theta_history: list[torch.Tensor] = []
+        self.theta_watch = watch_theta(self.network, self.validation, self.watched.tolist())
         self.model = self.network if world_size == 1 else distribute(self.network, self.training.device)
 
     @property
@@ -94,9 +96,7 @@ class Trainer:
         losses = self._train(epoch, on_step)
         seconds = time.perf_counter() - started
         means, thetas = validate(self.result, self.validation, self.precision, self.rank, self.world_size)
-        # Training losses do not show the effect of the last step.
-        if not math.isfinite(loss := means["validation_loss"]):
-            raise NotFiniteError(f"the validation loss became {loss} after epoch {epoch + 1}")
+        check_validation(means, epoch)
         metrics = {
             "epoch": epoch + 1,
             "timestamp": int(time.time() * 1000),
@@ -105,9 +105,11 @@ class Trainer:
             "images_per_second": self.steps * self.recipe.batch_size / seconds,
             "epoch_seconds": seconds,
         } | means
+        if self.theta_watch is not None:
+            theta = gather_rows(thetas[INPUT], torch.arange(len(self.validation)), self.rank, self.world_size)
+            self.theta_history.append(theta[self.watched])
+            metrics |= self.theta_watch.measure(self.result, theta)
         self.history.append(metrics)
-        if INPUT in thetas:
-            self.theta_history.append(gather_rows(thetas[INPUT], self.watched, self.rank, self.world_size))
         return metrics
 
     def _train(self, epoch: int, on_step: Callable[[int], None] | None) -> torch.Tensor:
@@ -163,6 +165,16 @@ def validate(
         name if name.startswith("theta_") else f"validation_{name}": value / count for name, value in total.items()
     }
     return means, outputs.thetas
+
+
+def check_validation(means: dict[str, float], epoch: int) -> None:
+    """Check that the validation loss is finite. Training losses do not show the effect of the last step.
+
+    Raises:
+        NotFiniteError: it is not.
+    """
+    if not math.isfinite(loss := means["validation_loss"]):
+        raise NotFiniteError(f"the validation loss became {loss} after epoch {epoch + 1}")
 
 
 def spread_over_classes(labels: torch.Tensor, count: int) -> torch.Tensor:

@@ -22,6 +22,7 @@ from pipelines.training.state import TrainingState, load_state, serialize
 from pipelines.training.trainer import Trainer
 from stn.classifiers import Network
 from stn.settings import Recipe
+from stn.theta_trouble import first_epochs
 from stn.training import NotFiniteError, choose_precision
 
 REPORT_EVERY_S = 1.0
@@ -123,7 +124,8 @@ class TrainingWorker:
             state.update(seed, trainer)
             if self.rank == 0:
                 self.checkpoints.write(serialize(state), state.epochs_done)
-                self.sender.send(EpochDone(time.time(), seed, metrics))
+                trouble = first_epochs(trainer.history, trainer.epochs)
+                self.sender.send(EpochDone(time.time(), seed, metrics, trouble))
 
     def _step_reporter(self, seed: int, trainer: Trainer) -> Callable[[int], None]:
         """A callback for :meth:`Trainer.train_epoch` that sends :class:`StepsDone` about once a second."""

@@ -80,16 +80,15 @@ def from_variant(variant: VariantParams, weight_decay: float) -> dict[str, Any]:
     is not convolutional.
 
     Args:
-        variant: has a transformer in front.
+        variant: has a transformer; of several, the first is described.
         weight_decay: the recipe's; used if the variant has none of its own.
     """
-    front = variant.front
-    assert front is not None
-    localization, decay = front.localization, variant.localization_weight_decay
+    place, transformer = next(iter(variant.all_transformers.items()))
+    localization, decay = transformer.localization, variant.localization_weight_decay
     values = {
-        "transform": front.transform, "padding_mode": front.padding_mode, "activation": localization.activation,
-        "localization_lr": variant.localization_lr, "theta_penalty": variant.theta_penalty, "at": INPUT,
-        "localization_weight_decay": weight_decay if decay is None else decay,
+        "transform": transformer.transform, "padding_mode": transformer.padding_mode, "at": place,
+        "activation": localization.activation, "localization_lr": variant.localization_lr,
+        "theta_penalty": variant.theta_penalty, "localization_weight_decay": weight_decay if decay is None else decay,
     }  # fmt: skip
     if isinstance(variant.classifier, BackboneParams):
         values["backbone"] = variant.classifier.backbone

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from pipelines.outputs.alignment_results import UndoneCurve
 from pipelines.outputs.evaluation_results import ReliabilityBin
-from pipelines.outputs.motions import Motion
+from pipelines.outputs.motions import UNDONE_MOTIONS, Motion
 from pipelines.outputs.trained_models import Metrics
 
 ACCENT = "#d1495b"
+SLOPES = (-0.5, 1.5)  # range of the axis
 UNITS = {"rotation": "degrees", "shift_x": "half images", "shift_y": "half images", "outside": "share of the grid"}
 
 
@@ -75,6 +76,33 @@ def draw_learning_curves(histories: Mapping[str, Sequence[Sequence[Metrics]]], m
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
     axes.legend()
+    return figure
+
+
+def draw_undone_by_epoch(histories: Mapping[str, Sequence[Sequence[Metrics]]]) -> Figure:
+    """Draw what θ undoes of each motion after each epoch: one line per training seed, one color per variant.
+
+    Values are slopes: 0 for nothing, 1 for the whole motion. Those outside :data:`SLOPES` are cut off.
+
+    Args:
+        histories: variant → training seeds → epochs; variants with a transformer.
+    """
+    figure = Figure(figsize=(4.2 * len(UNDONE_MOTIONS), 3.4), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(UNDONE_MOTIONS), sharey=True))
+    for ax, motion in zip(panels, UNDONE_MOTIONS, strict=True):
+        for color, (variant, of_seeds) in enumerate(histories.items()):
+            for i, history in enumerate(of_seeds):
+                values = [entry[f"theta_undone_{motion.name}"] for entry in history]
+                label = variant if i == 0 else None
+                ax.plot([entry["epoch"] for entry in history], values, color=f"C{color}", linewidth=1.2, label=label)
+        for level in (0, 1):
+            ax.axhline(level, color="gray", linewidth=0.7, linestyle=":")
+        ax.set_ylim(*SLOPES)
+        ax.set_title(motion.name, fontsize=9)
+        ax.set_xlabel("epoch")
+        ax.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("undone by θ")
+    figure.axes[0].legend()
     return figure
 
 

@@ -22,7 +22,7 @@ def draw_rectified_batch(images: Tensor, rectified: Tensor) -> Figure:
     columns = math.ceil(math.sqrt(len(images)))
     figure = Figure(figsize=(10, 5.3), layout="constrained")
     for axes, batch, title in zip(figure.subplots(1, 2), (images, rectified), ("input", "rectified"), strict=True):
-        _show(axes, _mosaic(batch, columns))
+        show(axes, _mosaic(batch, columns))
         axes.set_title(title)
     return figure
 
@@ -53,7 +53,7 @@ def draw_sampling_grids(images: Tensor, rectified: Tensor, grids: Tensor, theta:
     height, width = images.shape[-2:]
     for i, title in enumerate(titles):
         above, below = axes[i // columns * 2, i % columns], axes[i // columns * 2 + 1, i % columns]
-        _show(above, to_uint8(images[i]))
+        show(above, to_uint8(images[i]))
         for head, grid in enumerate(grids[i].chunk(heads)):
             color = HEAD_COLORS[head % len(HEAD_COLORS)]
             _plot_grid(above, to_pixel_indices(grid, height, width), color)
@@ -63,7 +63,7 @@ def draw_sampling_grids(images: Tensor, rectified: Tensor, grids: Tensor, theta:
         above.set_xlim(-0.35 * width, 1.35 * width)
         above.set_ylim(1.35 * height, -0.35 * height)
         above.set_title(title, fontsize=7)
-        _show(below, to_uint8(rectified[i]))
+        show(below, to_uint8(rectified[i]))
         if not has_points:
             matrix_rows = theta_BHRC[i].flatten(0, 1).tolist()
             text = "\n".join("  ".join(f"{number:+.2f}" for number in row) for row in matrix_rows)
@@ -109,6 +109,7 @@ def _mosaic(images: Tensor, columns: int) -> np.ndarray:
     return mosaic
 
 
-def _show(axes: Axes, pixels: np.ndarray) -> None:
+def show(axes: Axes, pixels: np.ndarray) -> None:
+    """Show pixels uint8 (H, W, C) without axes. Gray images keep their brightness."""
     axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=255)
     axes.axis("off")

@@ -23,6 +23,7 @@ from pipelines.visualization.charts import (
     draw_reliability,
     draw_robustness,
     draw_undone,
+    draw_undone_by_epoch,
     mean_curve,
 )
 from pipelines.visualization.inner_theta import draw_inner_theta
@@ -78,6 +79,9 @@ def _save_charts(models: Mapping[str, Sequence[Trained]]) -> dict[str, Path]:
     }
     if any(undone.values()):
         figures["undone"] = draw_undone(undone)
+    with_theta = {v: of_seeds for v, of_seeds in histories.items() if "theta_undone_rotation" in of_seeds[0][0]}
+    if with_theta:
+        figures["curves-undone"] = draw_undone_by_epoch(with_theta)
     return {name: _save(figure, name) for name, figure in figures.items()}
 
 

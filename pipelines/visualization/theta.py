@@ -13,12 +13,15 @@ from pipelines.outputs.prepared_data import DatasetMeta, Labeled
 from pipelines.outputs.trained_models import ThetaHistory, Trained
 from pipelines.visualization.animation import draw_filmstrip, draw_frame
 from pipelines.visualization.charts import draw_theta_distributions
+from pipelines.visualization.class_means import ClassSums, draw_class_means
 from pipelines.visualization.figures import draw_rectified_batch, draw_sampling_grids
+from stn.batches import Batches
 from stn.classifiers import INPUT
 from stn.spatial_transformer import SpatialTransformer
 from stn.training import predict
 
 MAX_FRAMES, MAX_COLUMNS = 30, 7  # epochs shown in an animation and in a filmstrip
+BATCH_SIZE = 1000
 CPU = torch.device("cpu")
 
 
@@ -56,19 +59,20 @@ class ThetaFigures(NamedTuple):
     grids: Figure
     worst: Figure
     theta: Figure
+    means: Figure
 
 
 @torch.inference_mode()
 def draw_theta(model: Trained, meta: DatasetMeta, test: Labeled, examples: int) -> ThetaFigures:
-    """Draw rectified images and sampling grids of some test images, and the distribution of θ over all of them.
+    """Draw rectified images and sampling grids of some test images, and θ and class means over all of them.
 
     Args:
         model: a model with a transformer.
         examples: number of images in ``rectified`` and ``grids`` (the first ones) and in ``worst`` (those with the
-            highest cross-entropy).
+            highest cross-entropy); number of classes in ``means`` (the first ones).
     """
     batches = meta.batches(test, CPU)
-    logits, labels, thetas = predict(model.network, batches.ordered(1000))
+    logits, labels, thetas = predict(model.network, batches.ordered(BATCH_SIZE))
     worst = F.cross_entropy(logits, labels, reduction="none").argsort(descending=True)[:examples]
     first = Labeled(test.images[:examples], test.labels[:examples])
     rectifier = Rectifier(model, meta, first)
@@ -78,7 +82,17 @@ def draw_theta(model: Trained, meta: DatasetMeta, test: Labeled, examples: int) 
         grids=_draw_grids(model, meta, first),
         worst=_draw_grids(model, meta, Labeled(test.images[worst], test.labels[worst])),
         theta=draw_theta_distributions(described),
+        means=_draw_means(model, batches, thetas[INPUT], list(meta.classes)[:examples]),
     )
+
+
+def _draw_means(model: Trained, batches: Batches, theta: Tensor, classes: list[str]) -> Figure:
+    """Draw the mean image of each of the first classes before and after the transformer with θ (N, P)."""
+    transformer, before, after = transformer_of(model), ClassSums(len(classes)), ClassSums(len(classes))
+    for (images, labels), of_batch in zip(batches.ordered(BATCH_SIZE), theta.split(BATCH_SIZE), strict=True):
+        before.add(batches.denormalize(images), labels)
+        after.add(batches.denormalize(transformer.resample(images, of_batch)), labels)
+    return draw_class_means(before.means(), after.means(), classes)
 
 
 def _draw_grids(model: Trained, meta: DatasetMeta, split: Labeled) -> Figure:

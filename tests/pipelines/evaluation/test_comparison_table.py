@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipelines.evaluation.comparison_table import comparison_table
-from pipelines.outputs.alignment_results import Alignment, Slope
+from pipelines.outputs.alignment_results import Alignment, Slope, ThetaResults
 from pipelines.outputs.evaluation_results import Difference, EvaluationResults, SeedResults, VariantResults
 from pipelines.outputs.prepared_data import DatasetMeta
 
@@ -64,6 +64,18 @@ def test_a_variant_with_a_transformer_has_a_row_on_what_it_undoes():
     slopes_shown = "0.01 (-0.02 to 0.03) | 0.50 (0.40 to 0.60) | 1.00 (0.90 to 1.10)"
     assert f"| stn | {slopes_shown} | 4.1 (9.0) | 5.0 (12.0) | 18% |" in text
     assert text.count("| plain |") == 2 and text.count("| stn |") == 3
+
+
+def test_trouble_is_named_at_the_head_for_each_seed():
+    healthy, lost = ThetaResults(0.5, 0.2, 0.0, 0.0, 0.1), ThetaResults(0.0, 0.9, 0.0, 0.0, 0.0)
+    seeds = {0: SeedResults(0.9, 0.4, healthy), 3: SeedResults(0.1, 2.3, lost)}
+    stn = replace(variant_results(0.9, 9), seeds=seeds)
+    lines = comparison_table(EvaluationResults({"stn": stn}, {}), META, 0.95).splitlines()
+    assert lines[2] == (
+        "**Trouble**: stn, training seed 3: θ looks outside the image for more than half of its grid; "
+        "θ is the same for all images."
+    )
+    assert [line for line in lines if "Trouble" in line] == [lines[2]] and lines[1] == lines[3] == ""
 
 
 def test_a_single_variant_has_no_paired_comparison():

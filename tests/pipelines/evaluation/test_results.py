@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.outputs.alignment_results import Alignment, Slope
+from pipelines.outputs.alignment_results import Alignment, Slope, ThetaResults
 from pipelines.outputs.evaluation_results import (
     METRICS,
     PLOTS,
@@ -36,7 +36,8 @@ def empty_folder(tmp_path, monkeypatch):
 def test_results_have_the_documented_json_form():
     plain = VariantResults(
         test_accuracy=0.5, test_accuracy_std=None, test_loss=0.7, calibration_error=0.1, validation_accuracy=0.6,
-        seeds={4: SeedResults(0.5, 0.7)}, final_fit=False, chosen_seed=4, chosen_test_accuracy=0.5,
+        seeds={4: SeedResults(0.5, 0.7, ThetaResults(0.5, 0.6, 0.0, 0.1, 0.2)), 5: SeedResults(0.5, 0.7)},
+        final_fit=False, chosen_seed=4, chosen_test_accuracy=0.5,
         class_accuracy={"cat": 0.4, "dog": 0.6}, parameters=10, multiply_adds=20,
         robustness={"rotation": 0.3, "scale": 0.2, "shift": 0.1},
         alignment=Alignment({"rotation": Slope(0.5, 0.4, 0.6)}, 3.0, 9.0, 6.0, 12.0, 0.5),
@@ -44,12 +45,20 @@ def test_results_have_the_documented_json_form():
     results = EvaluationResults({"plain": plain}, {"stn vs plain": Difference(0.1, 0.0, 0.2, 3, 10, 0.09)})
     write_results(results)
     assert read_results() == results
+    assert results.trouble == ["plain, training seed 4: θ looks outside the image for more than half of its grid"]
     written = json.loads(METRICS.read_text())
     assert written == {
         "variants": {
             "plain": {
                 "test_accuracy": 0.5, "test_accuracy_std": None, "test_loss": 0.7, "calibration_error": 0.1,
-                "validation_accuracy": 0.6, "seeds": {"4": {"test_accuracy": 0.5, "test_loss": 0.7}},
+                "validation_accuracy": 0.6,
+                "seeds": {
+                    "4": {
+                        "test_accuracy": 0.5, "test_loss": 0.7,
+                        "theta": {"undone": 0.5, "outside": 0.6, "mirrored": 0.0, "one_color": 0.1, "spread": 0.2},
+                    },
+                    "5": {"test_accuracy": 0.5, "test_loss": 0.7, "theta": None},
+                },
                 "final_fit": False, "chosen_seed": 4, "chosen_test_accuracy": 0.5,
                 "class_accuracy": {"cat": 0.4, "dog": 0.6}, "parameters": 10, "multiply_adds": 20,
                 "robustness": {"rotation": 0.3, "scale": 0.2, "shift": 0.1},

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines.registry.gates import Candidate, GroundTruth, Verdict, check_gates
+from pipelines.registry.theta_tags import ThetaTags
 from pipelines.settings.params import EvaluateParams, PromoteParams
 
 LABELS = np.arange(400) % 4
@@ -11,15 +12,17 @@ TRUTH = GroundTruth(LABELS, ["cat", "dog", "eel", "fox"])
 EVALUATE = EvaluateParams(batch_size=100, resamples=2000, confidence=0.95, robustness_images=50)
 NO_GATES = {
     "minimum_accuracy": "none", "margin": "none", "level": "none", "class_level": "none", "rotation_margin": "none",
-    "max_parameters": "none", "variants": "any",
+    "minimum_alignment": "none", "maximum_outside": "none", "max_parameters": "none", "variants": "any",
 }  # fmt: skip
 
 
-def model(correct: np.ndarray | int, parameters=100, variant="stn", area=0.5) -> Candidate:
+def model(
+    correct: np.ndarray | int, parameters=100, variant="stn", area=0.5, theta=ThetaTags(True, 0.5, 0.3)
+) -> Candidate:
     """A model that classifies the given images correctly; a number stands for the first images."""
     if isinstance(correct, int):
         correct = np.arange(400) < correct
-    return Candidate("1", variant, parameters, correct, area, 1.0)
+    return Candidate("1", variant, parameters, correct, area, 1.0, theta)
 
 
 def verdict(challenger: Candidate, champion: Candidate | None, **gates) -> Verdict:
@@ -38,6 +41,17 @@ def test_the_minimum_is_enough():
 def test_parameters():
     assert verdict(model(1, parameters=1000), None, max_parameters=1000).passed
     assert not verdict(model(1, parameters=1001), None, max_parameters=1000).passed
+
+
+@pytest.mark.parametrize(
+    ("gate", "enough", "refused"), [("minimum_alignment", 0.5, 0.51), ("maximum_outside", 0.3, 0.29)]
+)
+def test_gates_on_theta(gate, enough, refused):
+    assert verdict(model(1), None, **{gate: enough}).passed
+    assert not verdict(model(1), None, **{gate: refused}).passed
+    assert verdict(model(1, theta=ThetaTags(has_transformer=False)), None, **{gate: refused}).passed
+    (unknown,) = verdict(model(1, theta=ThetaTags(has_transformer=None)), None, **{gate: enough}).gates
+    assert not unknown.passed and unknown.found == "not measured when it was registered"
 
 
 def test_variants():

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from pipelines.outputs.alignment_results import Alignment, Slope
+from pipelines.outputs.alignment_results import Alignment, Slope, ThetaResults
 from pipelines.outputs.evaluation_results import Difference, EvaluationResults, SeedResults, VariantResults
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.outputs.trained_models import Trained
@@ -32,7 +32,7 @@ def results(accuracy: float, parameters: int, seeds: int) -> VariantResults:
     )  # fmt: skip
 
 
-def card(variant: str, seeds: int = 3, meta: DatasetMeta = META, without: str = "") -> str:
+def card(variant: str, seeds: int = 3, meta: DatasetMeta = META, without: str = "", outside: float = 0.2) -> str:
     localization = {"channels": [8], "kernel_sizes": [7], "hidden": 32}
     transformer: dict[str, Any] = {"padding_mode": "border", "localization": localization}
     classifier = {"channels": [8], "kernel_sizes": [5], "hidden": [9, 7]}
@@ -43,8 +43,11 @@ def card(variant: str, seeds: int = 3, meta: DatasetMeta = META, without: str = 
     stn = replace(results(0.9, 23456, seeds), alignment=Alignment(slopes, 3.0, 9.0, 6.0, 12.0, 0.5))
     variants = {"plain": results(0.8, 12345, seeds), "stn": stn}
     variants.pop(without, None)
+    if without != "stn":
+        theta = ThetaResults(0.5, outside, mirrored=0.0, one_color=0.0, spread=0.1)
+        variants["stn"] = replace(stn, seeds={**stn.seeds, seeds - 1: SeedResults(0.9, 0.5, theta)})
     pairs = {"stn vs plain": Difference(0.1, 0.08, 0.12, only_first=10, only_second=210, p_value=0.00123)}
-    model = cast(Trained, SimpleNamespace(variant=variant, seed=2, record=SimpleNamespace(variant=settings)))
+    model = cast(Trained, SimpleNamespace(variant=variant, seed=seeds - 1, record=SimpleNamespace(variant=settings)))
     return version_card(LINKS, model, meta, EvaluationResults(variants, pairs))
 
 
@@ -66,7 +69,7 @@ def test_it_shows_the_results_next_to_those_of_plain():
     assert "dog 50.0%, fox 60.0%, eel 70.0%" in text
     assert "A spatial transformer (affine; padding border) before 1 convolution and 3 linear layers." in text
     assert "9,000 training" in text and "rotation to ±30°, scale 0.5 to 1, shift to ±10%" in text
-    for file in ("evaluation/robustness.png", "theta/grids.png"):
+    for file in ("evaluation/robustness.png", "theta/grids.png", "theta/means.png"):
         assert f"({LINKS.run}/artifacts/{file})" in text
     assert 'load_model("models:/stn-mine/7")' in text and "make provenance MODEL=stn-mine VERSION=7" in text
     assert len(text) < 5000, "longer than the column of a database"
@@ -76,6 +79,11 @@ def test_it_shows_what_the_transformer_undoes():
     text = card("stn")
     assert row(text, "share of rotation -30 to 30 ° that θ undoes") == ["0.50 (0.40 to 0.60)", "no transformer"]
     assert "share of" not in card("plain")
+
+
+def test_it_names_trouble_of_the_registered_model():
+    assert "**Trouble**: θ looks outside the image for more than half of its grid." in card("stn", outside=0.6)
+    assert "Trouble" not in card("stn") and "Trouble" not in card("plain", outside=0.6)
 
 
 def test_plain_is_compared_with_nothing():

@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.registry.champion import Outcome, read_history
 from pipelines.registry.promotion import promote
+from pipelines.registry.theta_tags import ThetaTags
 from pipelines.runtime.errors import ExternalError, UserError
 
 NAME = "stn-mine"
@@ -68,6 +69,19 @@ def test_without_a_champion_the_first_version_that_passes_becomes_it(store):
     assert store.promote("4", "promote.minimum_accuracy=0.7").outcome == Outcome.REFUSED
     assert store.promote("4", "promote.minimum_accuracy=0.6").outcome == Outcome.PROMOTED
     assert store.champion == "4"
+
+
+def test_theta_is_checked_by_its_gates_and_trouble_is_in_the_report(store):
+    gates = ("promote.minimum_alignment=0.3", "promote.maximum_outside=0.5")
+    refused = store.promote("2", *gates)
+    assert refused.outcome == Outcome.REFUSED and "minimum_alignment refused: not measured" in refused.gates
+    for key, value in ThetaTags(True, 0.3, 0.6, "outside").to_tags().items():
+        store.client.set_model_version_tag(NAME, "2", key, value)
+    refused = store.promote("2", *gates)
+    assert "minimum_alignment passed: 30.0%; maximum_outside refused: 60.0%" in refused.gates
+    promotion = promote(NAME, store.params("promote.maximum_outside=0.6"), "2")
+    assert promotion is not None and promotion.decision.outcome == Outcome.PROMOTED
+    assert "Trouble of version 2: outside." in promotion.report
 
 
 def test_an_unknown_model_or_version_is_refused(store):

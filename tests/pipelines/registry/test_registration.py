@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.outputs.alignment_results import ThetaResults
 from pipelines.outputs.evaluation_results import (
     COMPARISON,
     Difference,
@@ -21,6 +22,7 @@ from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, Labeled, Spli
 from pipelines.outputs.reports import PICTURES, REPORT
 from pipelines.outputs.trained_models import FinishedSeed, TrainingRecord, write_result
 from pipelines.registry.champion import Outcome, read_history
+from pipelines.registry.promotion import promote
 from pipelines.registry.registered_versions import RegisteredVersions, read_registered
 from pipelines.registry.registration import register
 from pipelines.registry.versions import aliases_of, list_versions
@@ -38,13 +40,19 @@ META = DatasetMeta(
 ACCURACIES = {"plain": 0.5, "stn": 0.75}  # on the validation images
 
 
-def variant_results(parameters: int) -> VariantResults:
+def variant_results(parameters: int, theta: ThetaResults | None = None) -> VariantResults:
     return VariantResults(
         test_accuracy=0.5, test_accuracy_std=None, test_loss=0.7, calibration_error=0.1, validation_accuracy=0.5,
-        seeds={0: SeedResults(0.5, 0.7)}, final_fit=False, chosen_seed=0, chosen_test_accuracy=0.5,
+        seeds={0: SeedResults(0.5, 0.7, theta)}, final_fit=False, chosen_seed=0, chosen_test_accuracy=0.5,
         class_accuracy={"cat": 0.25, "dog": 0.75}, parameters=parameters, multiply_adds=10 * parameters,
         robustness={"rotation": 0.4, "scale": 0.3, "shift": 0.2},
     )  # fmt: skip
+
+
+def write_evaluation(outside: float) -> None:
+    theta = ThetaResults(0.5, outside, mirrored=0.0, one_color=0.0, spread=0.1)
+    results = {"plain": variant_results(100), "stn": variant_results(200, theta)}
+    write_results(EvaluationResults(results, {"stn vs plain": Difference(0.0, -0.1, 0.1, 1, 1, 1.0)}))
 
 
 @pytest.fixture
@@ -72,8 +80,7 @@ def client(new_store, tmp_path, monkeypatch) -> mlflow.MlflowClient:
         write_result({0: FinishedSeed(weights, [metrics], None)}, {0: f"run-of-{name}"}, record, tmp_path / "result")
         shutil.copytree("result/model", f"models/{name}")
         shutil.rmtree("result")
-    results = {"plain": variant_results(100), "stn": variant_results(200)}
-    write_results(EvaluationResults(results, {"stn vs plain": Difference(0.0, -0.1, 0.1, 1, 1, 1.0)}))
+    write_evaluation(outside=0.25)
     for file in (REPORT, COMPARISON, PICTURES / "robustness.png", PICTURES / "reliability.png", PICTURES / "stn/a.png"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(file.name)
@@ -93,8 +100,9 @@ def test_each_model_is_registered_once_with_its_tags_card_and_files(client):
     expected = {
         "variant": "stn", "seed": "0", "validation_accuracy": "0.7500", "test_accuracy": "0.5000", "parameters": "200",
         "data_digest": "d1" * 32, "git_commit": "c0ffee", "git_dirty": "false", "trained_in": "run-of-stn",
-        "team": "vision",
+        "team": "vision", "theta_undone": "0.5000", "theta_outside": "0.2500", "theta_trouble": "none",
     }  # fmt: skip
+    assert client.get_model_version(NAME, "1").tags["theta_undone"] == "no transformer"
     assert expected.items() <= version.tags.items()
     assert "make provenance MODEL=stn-mine VERSION=2" in (version.description or "")
     assert "MODEL=stn-mine" in client.get_registered_model(NAME).description
@@ -118,3 +126,29 @@ def test_each_model_is_registered_once_with_its_tags_card_and_files(client):
     assert again == RegisteredVersions(NAME, {"plain": "1", "stn": "2"}, challenger="2", champion="1")
     assert len(list_versions(client, NAME)) == 2 and len(read_history(client, NAME)) == 1
     assert client.get_model_version(NAME, "2").tags["team"] == "audio"
+
+
+def test_a_challenger_with_trouble_does_not_become_the_first_champion(client, capsys):
+    write_evaluation(outside=0.9)
+    registered = register(VARIANTS, {})
+    assert (registered.challenger, registered.champion) == ("2", None) and read_registered() == registered
+    assert aliases_of(client, NAME) == {"challenger": "2"} and read_history(client, NAME) == []
+    assert capsys.readouterr().out == (
+        "stn-mine: there is no champion, and version 2 (stn) does not become it by itself: θ looks outside the image "
+        "for more than half of its grid. To promote it anyway: make promote MODEL=stn-mine VERSION=2\n"
+    )
+    version = client.get_model_version(NAME, "2")
+    assert version.tags["theta_trouble"] == "outside" and "**Trouble**" in (version.description or "")
+
+    # The command of the message promotes it, since no gate is set.
+    promotion = promote(NAME, load_params(), "2")
+    assert promotion is not None and promotion.decision.outcome == Outcome.PROMOTED
+    assert register(VARIANTS, {}).champion == "2", "it stays champion"
+
+
+def test_a_later_challenger_without_trouble_becomes_the_first_champion(client):
+    write_evaluation(outside=0.9)
+    assert register(VARIANTS, {}).champion is None
+    write_evaluation(outside=0.25)
+    assert register(VARIANTS, {}).champion == "2"
+    assert client.get_model_version(NAME, "2").tags["theta_trouble"] == "none", "tags follow the last evaluation"

@@ -8,6 +8,7 @@ import pytest
 from pipelines.runtime.progress import Reporter
 from pipelines.training.listener import Listener
 from pipelines.training.messages import EpochDone, NotFinite, SeedStarted, StepsDone, WorkersStarted
+from stn.theta_trouble import Trouble
 
 EPOCHS = 4
 
@@ -28,6 +29,9 @@ class Run:
 
     def log_epoch(self, metrics: dict) -> None:
         self._keep("epoch", metrics["epoch"])
+
+    def describe(self, tags: dict[str, str]) -> None:
+        self._keep("tags", tags)
 
     def end(self, status: str) -> None:
         self._keep("end", status)
@@ -68,9 +72,9 @@ def started(time: float = 5.0, workers: int = 2, resumed: int = 0, notes: tuple[
     return WorkersStarted(time, "cpu", "float32", "set by hand", workers, resumed, list(notes))
 
 
-def epoch(number: int, seed: int) -> EpochDone:
+def epoch(number: int, seed: int, trouble: dict[Trouble, int] | None = None) -> EpochDone:
     metrics = {"epoch": number, "validation_accuracy": 0.5, "images_per_second": 2000.0}
-    return EpochDone(10.0 * number, seed, metrics)
+    return EpochDone(10.0 * number, seed, metrics, trouble or {})
 
 
 def test_seeds_are_recorded_one_after_another(listener, log):
@@ -108,6 +112,24 @@ def test_a_start_shows_notes_precision_and_what_was_resumed(listener, capsys):
 def test_a_loss_that_is_not_finite_is_kept(listener, log):
     listener.handle(NotFinite(7, "the loss became nan at step 1 of 3"))
     assert listener.not_finite == NotFinite(7, "the loss became nan at step 1 of 3") and log == []
+
+
+def test_each_kind_of_trouble_is_printed_once_for_each_seed_and_recorded_in_a_tag(listener, log, capsys):
+    outside, both = {Trouble.OUTSIDE: 2}, {Trouble.OUTSIDE: 2, Trouble.MIRRORED: 3}
+    for message in (epoch(1, 7), epoch(2, 7, outside), epoch(3, 7, both), epoch(4, 7, both), epoch(2, 3, outside)):
+        listener.handle(message)
+    assert capsys.readouterr().out.splitlines() == [
+        "stn: seed 7, epoch 2: θ looks outside the image for more than half of its grid; see Trouble in "
+        "docs/evaluation.md",
+        "stn: seed 7, epoch 3: θ mirrors more than half of the images; see Trouble in docs/evaluation.md",
+        "stn: seed 3, epoch 2: θ looks outside the image for more than half of its grid; see Trouble in "
+        "docs/evaluation.md",
+    ]
+    assert [entry for entry in log if entry[1] == "tags"] == [
+        (7, "tags", {"theta_trouble": "outside from epoch 2"}),
+        (7, "tags", {"theta_trouble": "outside from epoch 2, mirrored from epoch 3"}),
+        (3, "tags", {"theta_trouble": "outside from epoch 2"}),
+    ]
 
 
 def test_a_full_disk_stops_the_recording_and_nothing_else(listener, runs, reporter, log, capsys):

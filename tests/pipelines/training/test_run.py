@@ -298,6 +298,9 @@ def test_two_workers_train_what_one_trains(make_project):
     for first, second in zip(history_one, history_two, strict=True):
         assert second["train_loss"] == pytest.approx(first["train_loss"], rel=1e-3)
         assert second["theta_scale"] == pytest.approx(first["theta_scale"], rel=1e-3)
+        watched = [name for name in first if name.startswith(("theta_undone", "theta_spread"))]
+        assert len(watched) == 4
+        assert [second[name] for name in watched] == pytest.approx([first[name] for name in watched], abs=1e-4)
 
 
 @pytest.mark.slow
@@ -318,6 +321,22 @@ def test_a_finished_training_is_copied_unless_it_is_forced(project):
     assert "worker" in train(project, env={"FORCE": "1"}).stdout
     assert_equal_weights(first, weights(project))
     assert len(runs_of(project)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_trouble_is_printed_in_its_epoch_and_is_a_tag_of_the_run(project, workers):
+    project.set(*SMALL, "train.epochs=4", f"train.workers={workers}")
+    variant = project.folder / "variants/stn.yaml"
+    variant.write_text(re.sub(r"^localization_lr: .*$", "localization_lr: 10", variant.read_text(), flags=re.MULTILINE))
+    project.stage("prepare")
+    printed = train(project).stdout
+    lines = re.findall(r"^stn: seed 0, epoch (\d): θ looks outside the image for more than half", printed, re.MULTILINE)
+    history = json.loads((project.folder / "models/stn/training.json").read_text())["runs"]["0"]["history"]
+    (first, *_) = [int(entry["epoch"]) for entry in history if entry["theta_outside"] > 0.5]
+    assert lines == [str(first)], printed
+    ((run, _),) = runs_of(project)
+    assert f"outside from epoch {first}" in run.data.tags["theta_trouble"]
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from stn.augmentation import Augmentation
 from stn.batches import Batches
 from stn.classifiers import Network, build_network
 from stn.settings import LocalizationSettings, NetworkSettings, Normalization, Recipe, TransformerSettings
+from stn.theta_watch import ThetaWatch
 from stn.training import predict
 
 RECIPE = Recipe(epochs=3, batch_size=8, lr=0.05, max_grad_norm=1.0)
@@ -96,8 +97,24 @@ def test_a_resumed_trainer_has_the_theta_history_of_an_undisturbed_one():
 
 def test_without_a_transformer_there_is_no_theta_history():
     trainer = make_trainer(transformer=False)
-    trainer.train_epoch()
-    assert trainer.theta_history == []
+    metrics = trainer.train_epoch()
+    assert trainer.theta_history == [] and not [name for name in metrics if name.startswith("theta_")]
+
+
+def test_watching_theta_changes_no_weights_and_the_history_has_its_metrics(monkeypatch):
+    watched = make_trainer()
+    for _ in range(3):
+        watched.train_epoch()
+    monkeypatch.setattr(ThetaWatch, "measure", lambda *_: {})
+    unwatched = make_trainer()
+    for _ in range(3):
+        unwatched.train_epoch()
+    for name, weights in watched.weights().items():
+        assert torch.equal(weights, unwatched.weights()[name]), name
+    assert {"theta_spread", "theta_mirrored", "theta_one_color", "theta_undone_rotation"} <= watched.history[0].keys()
+    theta = predict(watched.network, watched.validation.ordered(31)).thetas["input"]
+    spread = theta.double().std(0, correction=0).max().item()
+    assert watched.history[-1]["theta_spread"] == pytest.approx(spread, rel=1e-4)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
@@ -108,11 +125,13 @@ def test_any_number_of_workers_gathers_the_same_rows(world_size, monkeypatch):
     numbered = Batches(
         torch.zeros(31, 1, 4, 4, dtype=torch.uint8), torch.arange(31), Normalization([0.5], [0.25]), torch.device("cpu")
     )
-    total = torch.zeros(WATCHED, 4)
+    total, of_all = torch.zeros(WATCHED, 4), torch.zeros(31, 4)
     for rank in range(world_size):
         share = torch.cat([indices for _, indices in numbered.ordered(5, rank, world_size)])
         total += ranks.gather_rows(everything[share], chosen, rank, world_size)
+        of_all += ranks.gather_rows(everything[share], torch.arange(31), rank, world_size)
     np.testing.assert_array_equal(total, everything[chosen])
+    np.testing.assert_array_equal(of_all, everything)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "muon", "adamw"])

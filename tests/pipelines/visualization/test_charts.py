@@ -10,7 +10,7 @@ from scipy import stats
 
 from pipelines.outputs.alignment_results import UndoneCurve
 from pipelines.outputs.evaluation_results import ReliabilityBin
-from pipelines.outputs.motions import MOTIONS, ROTATION, Motion
+from pipelines.outputs.motions import MOTIONS, ROTATION, UNDONE_MOTIONS, Motion
 from pipelines.visualization.charts import (
     MeanCurve,
     draw_learning_curves,
@@ -18,6 +18,7 @@ from pipelines.visualization.charts import (
     draw_robustness,
     draw_theta_distributions,
     draw_undone,
+    draw_undone_by_epoch,
     mean_curve,
 )
 from stn import Affine, Parallel
@@ -114,6 +115,26 @@ def test_undone_motions_are_drawn_beside_the_diagonal():
     diagonal, nothing, undone = (np.asarray(line.get_ydata()).tolist() for line in axes.lines)
     assert (diagonal, nothing, undone) == ([-30, 0, 30], [0, 0], [-15, 0, 15])
     assert axes.get_xlabel() == "applied rotation -30 to 30 °"
+
+
+def test_what_is_undone_by_epoch_has_one_panel_per_motion_and_one_line_per_seed():
+    names = [f"theta_undone_{motion.name}" for motion in UNDONE_MOTIONS]
+    histories = {
+        variant: [
+            [{"epoch": e, **{name: float(seed + i) for i, name in enumerate(names)}} for e in (1.0, 2.0)]
+            for seed in (0, 1)
+        ]
+        for variant in ("stn", "tuned")
+    }
+    figure = draw_undone_by_epoch(histories)
+    figure.savefig(io.BytesIO())
+    assert [axes.get_title() for axes in figure.axes] == ["rotation", "scale", "shift"]
+    for i, axes in enumerate(figure.axes):
+        *lines, nothing, everything = axes.lines
+        drawn = [np.asarray(line.get_ydata()).tolist() for line in axes.lines]
+        assert drawn[:-2] == [[i, i], [i + 1, i + 1]] * 2
+        assert len({line.get_color() for line in lines}) == 2 and axes.get_ylim() == (-0.5, 1.5)
+        assert drawn[-2:] == [[0, 0], [1, 1]] and nothing.get_color() == everything.get_color() == "gray"
 
 
 def test_the_interval_of_a_mean_curve_is_the_t_interval():

@@ -1,6 +1,7 @@
 """The report, rendered from small inputs: it shows the results and loads nothing."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.outputs import tuning_results
+from pipelines.outputs.alignment_results import ThetaResults
 from pipelines.outputs.evaluation_results import (
     Difference,
     EvaluationResults,
@@ -22,7 +24,7 @@ from pipelines.visualization.animation import write_animation
 from pipelines.visualization.report import render_report
 
 CHARTS = ("curves-accuracy", "curves-loss", "robustness", "reliability")
-THETA_PICTURES = ("rectified", "grids", "worst", "theta", "filmstrip")
+THETA_PICTURES = ("rectified", "grids", "worst", "theta", "means", "filmstrip")
 
 
 def variant_results(seeds: int) -> VariantResults:
@@ -50,7 +52,9 @@ def test_the_report_shows_the_results(distortion, text, seeds, tmp_path, monkeyp
         counts={"train": 300, "validation": 50, "test": 100}, mean=[0.5], std=[0.25], distortion=distortion,
         duplicates={}, broken={}, digest="0123456789abcdef",
     )  # fmt: skip
-    variants = {"plain": variant_results(seeds), "stn": variant_results(seeds)}
+    lost = {0: SeedResults(0.83, 0.4321, ThetaResults(0.0, 0.9, 0.0, 0.0, 0.1))}
+    stn = variant_results(seeds)
+    variants = {"plain": variant_results(seeds), "stn": replace(stn, seeds={**stn.seeds, **lost})}
     write_results(EvaluationResults(variants, {"stn vs plain": Difference(0.07, 0.0012, 0.1398, 3, 10, 0.0923)}))
     study = {"study": "study-1", "finished": 9, "pruned": 5, "failed": 1, "finalists": {"a": 0.9}, "winner": "a"}
     write_json(tuning_results.METRICS, study)
@@ -66,6 +70,8 @@ def test_the_report_shows_the_results(distortion, text, seeds, tmp_path, monkeyp
     assert "stn vs plain: +7.00 points (interval +0.12 to\n+13.98)" in html
     assert ("83.00 ± 1.23 %" in html) == (seeds > 1) and "90.50 %" in html and "12,345" in html
     assert f"over {seeds} training seed(s)" in html
+    head = html.split("<h2>")[0]
+    assert "<strong>Trouble</strong>: stn, training seed 0: θ looks outside" in head and head.count("Trouble") == 1
     assert ("distorted" in html.split("<h2>")[0]) == (text is not None) and (text or "mine") in html
     assert "run-of-stn" in html and "run-of-plain" not in html, "plain has no transformer to show"
     assert "study-1" in html and "a 90.00 %" in html
