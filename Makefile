@@ -99,8 +99,8 @@ serve: PORT = 5001
 serve: $(READY)  ## serve the champion over HTTP on 127.0.0.1; [MODEL=stn-cifar10] [VERSION=n] [PORT=5001]
 	@python -m pipelines.commands.serve '$(MODEL)' $(if $(VERSION),--version '$(VERSION)') --port '$(PORT)'
 
-predict: $(READY)  ## classify images with the champion; IMAGES="a.png b.jpg" [MODEL=stn-cifar10] [VERSION=n]
-	@python -m pipelines.commands.predict '$(MODEL)' $(IMAGES) $(if $(VERSION),--version '$(VERSION)')
+predict: $(READY)  ## classify images with the champion; IMAGES="a.png b.jpg" [MODEL=stn-cifar10] [VERSION=n] [OUT=folder]
+	@python -m pipelines.commands.predict '$(MODEL)' $(IMAGES) $(if $(VERSION),--version '$(VERSION)') $(if $(OUT),--out '$(OUT)')
 
 bench: $(READY)  ## run the benchmarks on the prepared CIFAR-10; [ONLY="scaling overhead"]
 	@for name in $(ONLY); do python -m benchmarks.$$name; done

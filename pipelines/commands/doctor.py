@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 
 from pipelines.runtime import environment
 from pipelines.runtime.cores import usable_cores
@@ -194,11 +195,11 @@ def main() -> None:
     for check in checks:
         for finding in check():
             mark = "[red]✗[/red]" if finding.problem else "[green]✓[/green]"
-            console.print(f"{mark} {finding.subject:<16} {finding.value}")
+            console.print(f"{mark} {finding.subject:<16} {escape(finding.value)}")
             if finding.problem:
                 problems.append(f"{finding.subject}: {finding.problem}")
     for problem in problems:
-        console.print(f"[red]wrong:[/red] {problem}")
+        console.print(f"[red]wrong:[/red] {escape(problem)}")
     if problems:
         sys.exit(1)
     if len(checks) > 1:

@@ -1,7 +1,6 @@
 """Data sets in class folders, in a folder or an archive."""
 
 import unicodedata
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -109,20 +108,18 @@ def _read_pixels(data: DataParams, files: Folder | Zip | Tar, names: list[str]) 
     rows = {name: i for i, name in enumerate(names)}
     read: set[str] = set()
     broken: dict[str, str] = {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # PIL warns about harmless oddities in files
-        for name, content in track(data.dataset, files.read(rows), len(rows)):
-            read.add(name)
-            try:
-                pixels[rows[name]] = decode(content, data.size, data.channels)
-            except ValueError as error:
-                if not data.skip_broken:
-                    files.check_unchanged()  # a file that is being written at the moment is not damaged
-                    raise ExternalError(
-                        f"{data.source}: {name}: not a readable image ({error}); "
-                        f"repair or remove it, or skip such files with data.skip_broken: true"
-                    ) from None
-                broken[name] = str(error)
+    for name, content in track(data.dataset, files.read(rows), len(rows)):
+        read.add(name)
+        try:
+            pixels[rows[name]] = decode(content, data.size, data.channels)
+        except ValueError as error:
+            if not data.skip_broken:
+                files.check_unchanged()  # a file that is being written at the moment is not damaged
+                raise ExternalError(
+                    f"{data.source}: {name}: not a readable image ({error}); "
+                    f"repair or remove it, or skip such files with data.skip_broken: true"
+                ) from None
+            broken[name] = str(error)
     files.check_unchanged()
     assert read == rows.keys()
     return pixels, broken
