@@ -39,9 +39,7 @@ experiment: $(READY)  ## run the pipeline with the settings of a file, params.ya
 		python -m tools.experiment "$$FILE"
 
 repro: $(READY)  ## run the pipeline of params.yaml; [SOURCE=path to a local copy of the data]
-	@source=$${SOURCE:-}; if [ -n "$$source" ]; then \
-		[ -e "$$source" ] || { echo "error: SOURCE: '$$source' given; there is no such file or folder" >&2; exit 2; }; \
-		case "$$source" in /*) ;; *) source="$$PWD/$$source" ;; esac; python -m pipelines.params data.source="$$source"; fi
+	@if [ -n "$${SOURCE:-}" ]; then python -m pipelines.params --source="$$SOURCE"; fi
 	dvc repro
 
 tune: $(READY)  ## search for a better localization network, or continue; [TRIALS=number in total]

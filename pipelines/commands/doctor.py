@@ -19,6 +19,7 @@ from pipelines.runtime.cores import usable_cores
 from pipelines.runtime.environment import redact
 from pipelines.runtime.errors import ExternalError, UserError, run_main
 from pipelines.runtime.home import home, state_dir
+from pipelines.settings.data_source import is_missing_in_work_trees
 from pipelines.settings.params import Params, load_params
 
 
@@ -106,6 +107,10 @@ def check_data(params: Params) -> Iterator[Finding]:
         path = locate(params.data.source)
     except UserError as error:
         yield Finding("data source", params.data.source, str(error))
+        return
+    if is_missing_in_work_trees(params.data.source):
+        where = f"{path}; dvc exp run --temp and --queue need its absolute path, since neither git nor DVC keeps it"
+        yield Finding("data source", where)
         return
     empty = f"{path} is empty; {params.data.dataset} will be downloaded into it"
     yield Finding("data source", empty if is_empty(path) else f"{path}")

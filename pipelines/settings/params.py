@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 from ruamel.yaml import YAML
 
+from pipelines.settings.data_source import check_as_dvc_reads_it
 from pipelines.settings.dataset_defaults import DATASET_DEFAULTS, OWN_DEFAULTS
 from pipelines.settings.ranges import FloatDomain, IntDomain, each
 from pipelines.settings.variants import (
@@ -63,6 +64,11 @@ class DataParams(Section):
     channels: Literal[1, 3]
     skip_broken: bool
     distortion: DistortionParams
+
+    @model_validator(mode="after")
+    def _source_is_a_path_to_dvc(self):
+        check_as_dvc_reads_it(self.source)
+        return self
 
 
 class PrepareParams(Section):
