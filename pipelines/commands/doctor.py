@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -36,9 +37,19 @@ def check_machine() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     cores = usable_cores()
     yield Finding("machine", f"{platform.machine()}, {cores.number} cores, {memory.total / 2**30:.0f} GiB of memory")
-    yield Finding("python", f"{platform.python_version()} in {sys.prefix}")
+    yield Finding("python", f"{platform.python_version()} in {sys.prefix}", _describe_move(Path(sys.prefix)))
     free = shutil.disk_usage(home()).free / 2**30
     yield Finding("disk", f"{free:.0f} GiB free at {home()}", "" if free > 2 else "less than 2 GiB free")
+
+
+def _describe_move(environment: Path) -> str:
+    """What to do if a virtual environment was moved or copied: its programs start the Python of the first place."""
+    program = environment / "bin/dvc"
+    if not program.exists() or f"{environment}/bin/python" in program.read_text(encoding="utf-8", errors="replace"):
+        return ""
+    return (
+        f"{program} starts the Python of another folder; this environment was moved; delete {environment}, make setup"
+    )
 
 
 def check_git() -> Iterator[Finding]:

@@ -37,6 +37,7 @@ from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.home import state_dir
 from pipelines.runtime.locks import hold_lock
 from pipelines.tracking.outbox import Outbox, Run, deliver_pending
+from pipelines.tracking.relocation import follow_the_folder, sqlite_address
 from pipelines.tracking.store_requests import describe_account, describe_store_error, short_timeouts
 from pipelines.tracking.store_writer import log_summary_metrics
 
@@ -66,7 +67,8 @@ def connect() -> MlflowClient:
         UserError: the server does not know the account, or the password is wrong.
         ExternalError: the store cannot be reached, or is damaged.
     """
-    uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state_dir() / 'mlflow.db'}"
+    default = sqlite_address(state_dir() / "mlflow.db")
+    uri = environment.get("MLFLOW_TRACKING_URI") or default
     mlflow.set_tracking_uri(uri)
     with hold_lock("mlflow"):
         try:
@@ -75,6 +77,8 @@ def connect() -> MlflowClient:
             client = MlflowClient(uri)
             with short_timeouts():
                 client.search_experiments(max_results=1)
+            if uri == default:
+                follow_the_folder(uri)
         except (MlflowException, SQLAlchemyError, CommandError) as error:
             if getattr(error, "error_code", None) == "UNAUTHENTICATED":
                 raise UserError(
