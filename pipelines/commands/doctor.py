@@ -20,6 +20,7 @@ from pipelines.runtime.cores import usable_cores
 from pipelines.runtime.environment import redact
 from pipelines.runtime.errors import ExternalError, UserError, run_main
 from pipelines.runtime.home import home, state_dir
+from pipelines.runtime.ray_places import session_folder
 from pipelines.settings.data_source import is_missing_in_work_trees
 from pipelines.settings.params import Params, load_params
 
@@ -131,7 +132,13 @@ def check_ray() -> Iterator[Finding]:
     """Check that the Ray cluster at RAY_ADDRESS answers."""
     address = environment.get("RAY_ADDRESS")
     if not address:
-        yield Finding("Ray", "RAY_ADDRESS is not set: one worker needs no cluster; tune starts its own")
+        value = "RAY_ADDRESS is not set: one worker needs no cluster; tune starts its own"
+        try:
+            folder = session_folder()
+        except ExternalError as error:
+            yield Finding("Ray", value, str(error))
+        else:
+            yield Finding("Ray", value + (f" in {folder}" if folder else ""))
         return
     from pipelines.training.cluster import connected, ray
 
@@ -143,7 +150,7 @@ def check_ray() -> Iterator[Finding]:
                 f"{address}: {len(ray.nodes())} node(s), {resources.get('CPU', 0):.0f} CPUs, "
                 f"{resources.get('GPU', 0):.0f} GPUs",
             )
-    except ExternalError as error:
+    except (UserError, ExternalError) as error:
         yield Finding("Ray", address, str(error))
 
 
@@ -156,7 +163,7 @@ def check_tracking() -> Iterator[Finding]:
 
     try:
         client = connect()
-    except ExternalError as error:
+    except (UserError, ExternalError) as error:
         yield Finding("tracking store", redact(environment.get("MLFLOW_TRACKING_URI") or ""), str(error))
         return
     for store in sorted(state_dir("delivery").glob("*/store")):

@@ -64,12 +64,14 @@ def connect() -> MlflowClient:
     database is ruined if several processes migrate it at once.
 
     Raises:
-        UserError: the server does not know the account, or the password is wrong.
+        UserError: the server does not know the account, the password is wrong, or MLflow is in a folder with ``%``.
         ExternalError: the store cannot be reached, or is damaged.
     """
     default = sqlite_address(state_dir() / "mlflow.db")
     uri = environment.get("MLFLOW_TRACKING_URI") or default
     mlflow.set_tracking_uri(uri)
+    if uri.startswith(DATABASES):
+        check_place(mlflow.__file__)
     with hold_lock("mlflow"):
         try:
             if uri.startswith(DATABASES):
@@ -89,6 +91,19 @@ def connect() -> MlflowClient:
             raise ExternalError(f"{store} does not answer ({describe_store_error(error)}); {what_to_do}") from None
     deliver_pending(client)
     return client
+
+
+def check_place(package: str) -> None:
+    """Refuse a place of the MLflow package from which it cannot create or migrate a database.
+
+    Raises:
+        UserError: its path contains ``%``, which Alembic takes for a reference.
+    """
+    if "%" in package:
+        raise UserError(
+            f"{Path(package).parent}: MLflow cannot open a database from a folder with % in its path; move the project "
+            f"to another folder, and run make setup there"
+        )
 
 
 @contextmanager
