@@ -20,14 +20,12 @@ os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false")
 
 import mlflow
-import sqlalchemy
 from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.store.db.utils import create_sqlalchemy_engine
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -38,6 +36,7 @@ from pipelines.runtime.home import state_dir
 from pipelines.runtime.locks import hold_lock
 from pipelines.tracking.outbox import Outbox, Run, deliver_pending
 from pipelines.tracking.relocation import follow_the_folder, sqlite_address
+from pipelines.tracking.schema import prepare_schema
 from pipelines.tracking.store_requests import describe_account, describe_store_error, short_timeouts
 from pipelines.tracking.store_writer import log_summary_metrics
 
@@ -47,8 +46,8 @@ DIFF = "lineage/uncommitted.diff"
 
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 MEND_FILE = (
-    "repair its permissions or content, or move it away: dvc repro -f -s register then registers the trained models in "
-    "a new one"
+    "repair its permissions or content, or restore a backup: make restore FROM=folder; without one, keep the file, "
+    "which alone has its runs, under another name: dvc repro -f -s register registers the models trained here"
 )
 
 for verbose in ("mlflow.system_metrics", "mlflow.tracking", "mlflow.models", "mlflow.pyfunc", "alembic"):
@@ -75,7 +74,7 @@ def connect() -> MlflowClient:
     with hold_lock("mlflow"):
         try:
             if uri.startswith(DATABASES):
-                sqlalchemy.inspect(create_sqlalchemy_engine(uri)).engine.dispose()
+                prepare_schema(uri)
             client = MlflowClient(uri)
             with short_timeouts():
                 client.search_experiments(max_results=1)

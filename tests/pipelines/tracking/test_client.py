@@ -68,7 +68,8 @@ def test_a_damaged_store_is_reported_in_one_line(place, how):
     started = time.monotonic()
     with one_line_error() as line:
         connect()
-    assert str(place) in line[0] and "move it away: dvc repro -f -s register" in line[0]
+    assert str(place) in line[0] and "restore a backup: make restore" in line[0]
+    assert "keep the file" in line[0] and "dvc repro -f -s register" in line[0]
     assert time.monotonic() - started < 60, "MLflow would try for hours"
 
 
