@@ -68,7 +68,7 @@ def check_torch() -> Iterator[Finding]:
 
     from stn.training import choose_precision
 
-    count = torch.cuda.device_count()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     yield Finding("GPUs", describe_gpus())
     precision, reason = choose_precision("auto", torch.device("cuda" if count else "cpu"))
     yield Finding("precision", f"{str(precision).removeprefix('torch.')}, since {reason}")
@@ -80,7 +80,7 @@ def describe_gpus() -> str:
     """The GPUs that training uses, or why it uses the CPU: no GPU, no driver, or a driver too old for torch."""
     import torch
 
-    count = torch.cuda.device_count()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count:
         return f"{count}: " + ", ".join(torch.cuda.get_device_name(i) for i in range(count))
     try:

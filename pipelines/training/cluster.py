@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import ray
+import torch
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -52,6 +53,7 @@ def connected() -> Iterator[None]:
             runtime_env=runtime_env if address else python or None,
             _temp_dir=None if address else session_folder(),
             num_cpus=None if address else usable_cores().number,
+            num_gpus=None if address else usable_gpus(),
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
@@ -66,6 +68,11 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def usable_gpus() -> int:
+    """The number of GPUs that torch can use. Ray also counts GPUs with too old a driver, and those of a CPU build."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def on_driver_node() -> NodeAffinitySchedulingStrategy:
