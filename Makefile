@@ -2,21 +2,23 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-PYTHON ?= python3
-VARIANT ?= stn
-PORT ?= 5000
-DASHBOARD_PORT ?= 8080
-MODEL ?= stn-cifar10
-ONLY ?= training_throughput time_to_accuracy scaling overhead inference tuning
+# Recipes read the user's variables from the environment, as "$$MODEL". Make would run $$(shell …) in a value that it
+# expands, and the shell would run `…` in a value that is part of its line. tests/test_makefile.py checks this.
+$(foreach name,$(filter-out -%,$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(name)))),\
+    $(eval override $(name) := $$(value $(name)))$(eval export $(name))))
+# Defaults of several targets, as shell words.
+model := "$${MODEL:-stn-cifar10}"
+version := $${VERSION:+--version="$$VERSION"}
+dry_run := $${DRY_RUN:+--dry-run}
 READY := .venv/.ready
 # Long files start first, and most files run in one process each, see tests/conftest.py.
 AT_ONCE := -n 2 --dist loadgroup --no-loadscope-reorder
 # DVC's stages call `python`, and recipes call `dvc` by name.
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(value PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PYTHONUNBUFFERED := 1
 # DVC needs a name, which a user id in a container may not have.
-export USER := $(or $(USER),$(shell id -un 2>/dev/null || id -u))
+export USER := $(or $(value USER),$(shell id -un 2>/dev/null || id -u))
 # For programs of others, which do not read .env. As in our own commands, the real environment wins over .env.
 WITH_ENV := $(if $(wildcard .env),dotenv --file .env run --no-override --)
 
@@ -26,7 +28,7 @@ help:  ## list the targets
 setup: $(READY)  ## create .venv from requirements.lock, if it is missing or out of date
 
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) tools/set_up.py
+	@"$${PYTHON:-python3}" tools/set_up.py
 	@touch $@
 
 demo: $(READY)  ## run the whole pipeline on scikit-learn's digits, distorted; downloads nothing
@@ -37,33 +39,31 @@ experiment: $(READY)  ## run the pipeline with the settings of a file, params.ya
 		python -m tools.experiment "$$FILE"
 
 repro: $(READY)  ## run the pipeline of params.yaml; [SOURCE=path to a local copy of the data]
-	@source='$(SOURCE)'; if [ -n "$$source" ]; then \
-		[ -e "$$source" ] || { echo "error: SOURCE: '$$source' given; there is no such file or folder" >&2; exit 2; }; \
-		case $$source in /*) ;; *) source="$$PWD/$$source" ;; esac; python -m pipelines.params data.source="$$source"; fi
+	@if [ -n "$${SOURCE:-}" ]; then python -m pipelines.params --source="$$SOURCE"; fi
 	dvc repro
 
 tune: $(READY)  ## search for a better localization network, or continue; [TRIALS=number in total]
-	@if [ -n '$(TRIALS)' ]; then python -m pipelines.params tune.trials='$(TRIALS)'; fi
+	@if [ -n "$${TRIALS:-}" ]; then python -m pipelines.params tune.trials="$$TRIALS"; fi
 	dvc repro tune
 
 dashboard: $(READY)  ## show the study of params.yaml in optuna-dashboard; [DASHBOARD_PORT=8080]
-	@! (exec 3<>/dev/tcp/127.0.0.1/$(DASHBOARD_PORT)) 2>/dev/null || \
-		{ echo "error: DASHBOARD_PORT: $(DASHBOARD_PORT) given; another program listens there" >&2; exit 2; }
-	@config=$$(python -m pipelines.tune --dashboard); \
-		echo "The study on http://127.0.0.1:$(DASHBOARD_PORT)/"; \
-		optuna-dashboard --host 127.0.0.1 --port $(DASHBOARD_PORT) --from-config <(echo "$$config")  # no password for ps
+	@port=$${DASHBOARD_PORT:-8080}; ! (exec 3<>"/dev/tcp/127.0.0.1/$$port") 2>/dev/null || \
+		{ echo "error: DASHBOARD_PORT: $$port given; another program listens there" >&2; exit 2; }; \
+		config=$$(python -m pipelines.tune --dashboard); \
+		echo "The study on http://127.0.0.1:$$port/"; \
+		optuna-dashboard --host 127.0.0.1 --port="$$port" --from-config <(echo "$$config")  # no password for ps
 
 ui: $(READY)  ## open MLflow's UI on 127.0.0.1; [PORT=5000]
-	@MLFLOW_PORT=$(PORT) mlflow/server.sh
+	@MLFLOW_PORT="$${PORT:-5000}" mlflow/server.sh
 
 backup: $(READY)  ## copy the tracking store, database and artifacts, to a new folder; TO=folder
-	@python -m tools.backup to '$(TO)'
+	@python -m tools.backup to "$${TO:-}"
 
 restore: $(READY)  ## restore the tracking store from a backup, with the server stopped; FROM=folder [OVERWRITE=1]
-	@python -m tools.backup from '$(FROM)' $(if $(OVERWRITE),--overwrite)
+	@python -m tools.backup from "$${FROM:-}" $${OVERWRITE:+--overwrite}
 
 account: $(READY)  ## create an account on the tracking server, or change its password; NAME=kim [PERMISSION=EDIT] [DELETE=1]
-	@python -m tools.account '$(NAME)' $(if $(PERMISSION),--permission '$(PERMISSION)') $(if $(DELETE),--delete)
+	@python -m tools.account "$${NAME:-}" $${PERMISSION:+--permission="$$PERMISSION"} $${DELETE:+--delete}
 
 plots: $(READY)  ## write DVC's plots as one page that opens without a network
 	@[ -e state/plots_page.html ] || python -m tools.plots_page
@@ -76,40 +76,40 @@ pull: $(READY)  ## pull results and the run cache from DVC's remote; dvc repro t
 	@$(WITH_ENV) dvc pull --run-cache
 
 summary: $(READY)  ## print the layers of a variant; [VARIANT=stn]
-	@python -m pipelines.commands.summary $(VARIANT)
+	@python -m pipelines.commands.summary "$${VARIANT:-stn}"
 
 promote: $(READY)  ## test the challenger; it becomes champion if it passes the gates; [MODEL=stn-cifar10] [VERSION=n] [DRY_RUN=1] [FORCE="reason"]
-	@python -m pipelines.commands.promote '$(MODEL)' $(if $(VERSION),--version '$(VERSION)') $(if $(DRY_RUN),--dry-run) \
-		$(if $(FORCE),--force "$$FORCE")
+	@python -m pipelines.commands.promote $(model) $(version) $(dry_run) $${FORCE:+--force="$$FORCE"}
 
 rollback: $(READY)  ## restore the previous champion; [MODEL=stn-cifar10] [REASON="why"]
-	@python -m pipelines.commands.rollback '$(MODEL)' $(if $(REASON),--reason "$$REASON")
+	@python -m pipelines.commands.rollback $(model) $${REASON:+--reason="$$REASON"}
 
 history: $(READY)  ## list every promotion, refusal and rollback; [MODEL=stn-cifar10]
-	@python -m pipelines.commands.history '$(MODEL)'
+	@python -m pipelines.commands.history $(model)
 
 provenance: $(READY)  ## show what made a version; [MODEL=stn-cifar10] [VERSION=n]; or the versions made from COMMIT= or DATA=
-	@python -m pipelines.commands.provenance $(if $(COMMIT)$(DATA),,'$(MODEL)') $(if $(VERSION),--version '$(VERSION)') \
-		$(if $(COMMIT),--commit '$(COMMIT)') $(if $(DATA),--data '$(DATA)')
+	@if [ -n "$${COMMIT:-}$${DATA:-}" ]; then \
+		python -m pipelines.commands.provenance $(version) $${COMMIT:+--commit="$$COMMIT"} $${DATA:+--data="$$DATA"}; \
+		else python -m pipelines.commands.provenance $(model) $(version); fi
 
 reproduce: $(READY)  ## train a version again and compare the weights; [MODEL=stn-cifar10] [VERSION=n]
-	@python -m pipelines.commands.reproduce '$(MODEL)' $(if $(VERSION),--version '$(VERSION)')
+	@python -m pipelines.commands.reproduce $(model) $(version)
 
-serve: PORT = 5001
 serve: $(READY)  ## serve the champion over HTTP on 127.0.0.1; [MODEL=stn-cifar10] [VERSION=n] [PORT=5001]
-	@python -m pipelines.commands.serve '$(MODEL)' $(if $(VERSION),--version '$(VERSION)') --port '$(PORT)'
+	@python -m pipelines.commands.serve $(model) $(version) --port="$${PORT:-5001}"
 
-predict: $(READY)  ## classify images with the champion; IMAGES="a.png b.jpg" [MODEL=stn-cifar10] [VERSION=n]
-	@python -m pipelines.commands.predict '$(MODEL)' $(IMAGES) $(if $(VERSION),--version '$(VERSION)')
+predict: $(READY)  ## classify images with the champion; IMAGES="a.png b.jpg" [MODEL=stn-cifar10] [VERSION=n] [OUT=folder]
+	@python -m pipelines.commands.predict $(model) $(version) --list="$${IMAGES:-}" $${OUT:+--out="$$OUT"}
 
 bench: $(READY)  ## run the benchmarks on the prepared CIFAR-10; [ONLY="scaling overhead"]
-	@for name in $(ONLY); do python -m benchmarks.$$name; done
+	@set -f; for name in $${ONLY:-training_throughput time_to_accuracy scaling overhead inference tuning}; do \
+		[ -e "benchmarks/$$name.py" ] || { echo "error: ONLY: '$$name' given; there is no such benchmark" >&2; exit 2; }; \
+		python -m "benchmarks.$$name"; done
 
-paper: ONLY =
 paper: $(READY)  ## train what is missing in the paper's table on MNIST; [ONLY=R, R-ST-CNN, addition or colocalization]
-	@file=experiments/paper/dvc.yaml; ln -sf stages.yaml $$file; trap "rm -f $$file" EXIT; stages=$$(dvc stage list --name-only $$file | awk -v only='$(ONLY)' '{ name = $$0; \
+	@file=experiments/paper/dvc.yaml; ln -sf stages.yaml $$file; trap "rm -f $$file" EXIT; stages=$$(dvc stage list --name-only $$file | awk '{ only = ENVIRON["ONLY"]; name = $$0; \
 			sub(/.*:(train@)?/, "", name); sub(/@/, "-", name); if (!only || index(name "-", only "-") == 1) print }'); \
-		[ -n "$$stages" ] || { echo "error: ONLY: '$(ONLY)' given; a distortion or addition, and a network: R, R-ST-CNN; or colocalization" >&2; exit 2; }; \
+		[ -n "$$stages" ] || { echo "error: ONLY: '$${ONLY:-}' given; a distortion or addition, and a network: R, R-ST-CNN; or colocalization" >&2; exit 2; }; \
 		dvc repro $$stages; \
 		dvc repro --single-item $$file:table
 
@@ -132,9 +132,9 @@ lock: $(READY)  ## update requirements.lock from pyproject.toml
 		--output-file requirements.lock
 
 clean: $(READY)  ## free the outputs of the stages; keeps database, artifacts, raw data and DVC's cache; [DRY_RUN=1]
-	@python -m pipelines.commands.clean $(if $(DRY_RUN),--dry-run)
+	@python -m pipelines.commands.clean $(dry_run)
 
 clean-all: $(READY)  ## the same, and also free .venv and the state of every training; [DRY_RUN=1]
-	@python -m pipelines.commands.clean --all $(if $(DRY_RUN),--dry-run)
+	@python -m pipelines.commands.clean --all $(dry_run)
 
 .PHONY: help setup demo experiment repro tune dashboard ui backup restore account plots push pull summary promote rollback history provenance reproduce serve predict bench paper doctor test test-fast lint lock clean clean-all

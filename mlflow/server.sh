@@ -26,7 +26,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 host=${MLFLOW_HOST:-127.0.0.1}
 port=${MLFLOW_PORT:-5000}
-export MLFLOW_BACKEND_STORE_URI=${MLFLOW_STORE:-sqlite:///$root/state/mlflow.db}
+path=${root//%/%25} # as in pipelines/tracking/relocation.py
+export MLFLOW_BACKEND_STORE_URI=${MLFLOW_STORE:-sqlite:///${path//\?/%3F}/state/mlflow.db}
 auth=()
 case ${MLFLOW_AUTH:-} in
   basic)

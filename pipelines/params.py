@@ -1,6 +1,7 @@
 """params: set values in params.yaml; comments are kept.
 
 python -m pipelines.params data.source=/data/cifar10.zip
+python -m pipelines.params --source=cifar10.zip    as make repro does: an existing path, stored absolute
 """
 
 import difflib
@@ -14,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipelines.runtime.errors import UserError, run_main
 from pipelines.runtime.files import write_bytes
+from pipelines.settings.data_source import expand, path_to_store
 from pipelines.settings.params import PARAMS_FILE, check_params
 from pipelines.settings.yaml_file import parse, read_yaml
 
@@ -42,6 +44,8 @@ def set_value(assignment: str, path: Path = PARAMS_FILE) -> None:
     value = parse(text, YAML(typ="safe"), f"{path}: {dotted}: {text!r} given")
     if isinstance(section[key], str) and isinstance(value, str | dict) and not text.startswith(("'", '"', "{")):
         value = text  # a path may contain " #" or ": "
+    if dotted == "data.source" and isinstance(value, str):
+        value = text = path_to_store(value)
     section[key] = value
     stream = BytesIO()
     try:
@@ -61,11 +65,30 @@ def _names(section: Any) -> list[str]:
     return [str(name) for name in section] + below
 
 
+def set_source(source: str) -> None:
+    """Set ``data.source`` to an existing file or folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        path = Path(expand(source)).absolute()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long, an unknown ~user
+        raise UserError(f"SOURCE: {source!r} given; {error}") from None
+    if not exists:
+        raise UserError(f"SOURCE: {source!r} given; there is no such file or folder")
+    set_value(f"data.source={path}")
+
+
 def main() -> None:
     if len(sys.argv) < 2:
         raise UserError("no setting given; expected section.key=value")
     for assignment in sys.argv[1:]:
-        set_value(assignment)
+        if assignment.startswith("--source="):
+            set_source(assignment.removeprefix("--source="))
+        else:
+            set_value(assignment)
 
 
 if __name__ == "__main__":

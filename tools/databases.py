@@ -7,18 +7,11 @@ from contextlib import closing
 from pathlib import Path
 
 import sqlalchemy
-from sqlalchemy import URL, func, literal, make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipelines.runtime.errors import ExternalError, UserError
-
-# The columns in which MLflow stores places of artifacts. They are absolute if the database was used without a server.
-LOCATIONS = {
-    "experiments": ["artifact_location"],
-    "runs": ["artifact_uri"],
-    "logged_models": ["artifact_location"],
-    "model_versions": ["source", "storage_location"],
-}
+from pipelines.tracking.relocation import move_artifacts, sqlite_address
 
 
 class Database:
@@ -51,14 +44,8 @@ class Database:
         """Replace the folder ``old`` by ``new`` in all places of artifacts."""
         engine = sqlalchemy.create_engine(self.url)
         with engine.begin() as connection:
-            tables = sqlalchemy.MetaData()
-            tables.reflect(connection, only=list(LOCATIONS))
             for before, after in ((old, new), (Path(old).as_uri(), Path(new).as_uri())):
-                for table, columns in LOCATIONS.items():
-                    for column in (tables.tables[table].c[name] for name in columns):
-                        moved = literal(f"{after}/") + func.substr(column, len(before) + 2)
-                        under = column.startswith(f"{before}/", autoescape=True)
-                        connection.execute(column.table.update().where(under).values({column: moved}))
+                move_artifacts(connection, before, after)
         engine.dispose()
 
     def dump(self, file: Path) -> None:
@@ -130,7 +117,7 @@ def configured_database(root: Path) -> Database:
     Raises:
         UserError: the address is malformed, or its database is neither sqlite nor PostgreSQL.
     """
-    given = os.environ.get("MLFLOW_STORE") or f"sqlite:///{root / 'state/mlflow.db'}"
+    given = os.environ.get("MLFLOW_STORE") or sqlite_address(root / "state/mlflow.db")
     kinds = {"sqlite": Sqlite, "postgresql": Postgresql}
     try:
         url = make_url(given)

@@ -17,6 +17,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipelines.runtime.errors import UserError, run_main
+from pipelines.settings.data_source import is_missing_in_work_trees
 from pipelines.settings.dotted_names import flatten
 from pipelines.settings.params import PARAMS_FILE, check_params
 from pipelines.settings.yaml_file import read_yaml
@@ -35,7 +36,12 @@ def read_settings(file: Path) -> dict[str, Any]:
     changes = read_yaml(file, yaml)
     if not isinstance(changes, dict):
         raise UserError(f"{file}: expected sections of params.yaml")
-    check_params(_merge(read_yaml(PARAMS_FILE, yaml), changes), file)
+    source = check_params(_merge(read_yaml(PARAMS_FILE, yaml), changes), file).data.source
+    if is_missing_in_work_trees(source):
+        raise UserError(
+            f"data.source: {source!r} given; the work tree of an experiment has only what git or DVC keeps; give the "
+            f"absolute path: {str(Path(source).absolute())!r}"
+        )
     return flatten(changes)
 
 

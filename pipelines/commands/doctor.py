@@ -9,16 +9,20 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 
 from pipelines.runtime import environment
 from pipelines.runtime.cores import usable_cores
 from pipelines.runtime.environment import redact
 from pipelines.runtime.errors import ExternalError, UserError, run_main
 from pipelines.runtime.home import home, state_dir
+from pipelines.runtime.ray_places import session_folder
+from pipelines.settings.data_source import is_missing_in_work_trees
 from pipelines.settings.params import Params, TrainParams, load_params
 from pipelines.settings.train_presets import PRESETS
 
@@ -36,9 +40,19 @@ def check_machine() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     cores = usable_cores()
     yield Finding("machine", f"{platform.machine()}, {cores.number} cores, {memory.total / 2**30:.0f} GiB of memory")
-    yield Finding("python", f"{platform.python_version()} in {sys.prefix}")
+    yield Finding("python", f"{platform.python_version()} in {sys.prefix}", _describe_move(Path(sys.prefix)))
     free = shutil.disk_usage(home()).free / 2**30
     yield Finding("disk", f"{free:.0f} GiB free at {home()}", "" if free > 2 else "less than 2 GiB free")
+
+
+def _describe_move(environment: Path) -> str:
+    """What to do if a virtual environment was moved or copied: its programs start the Python of the first place."""
+    program = environment / "bin/dvc"
+    if not program.exists() or f"{environment}/bin/python" in program.read_text(encoding="utf-8", errors="replace"):
+        return ""
+    return (
+        f"{program} starts the Python of another folder; this environment was moved; delete {environment}, make setup"
+    )
 
 
 def check_git() -> Iterator[Finding]:
@@ -56,7 +70,7 @@ def check_torch() -> Iterator[Finding]:
 
     from stn.training import choose_precision
 
-    count = torch.cuda.device_count()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     yield Finding("GPUs", describe_gpus())
     precision, reason = choose_precision("auto", torch.device("cuda" if count else "cpu"))
     yield Finding("precision", f"{str(precision).removeprefix('torch.')}, since {reason}")
@@ -68,7 +82,7 @@ def describe_gpus() -> str:
     """The GPUs that training uses, or why it uses the CPU: no GPU, no driver, or a driver too old for torch."""
     import torch
 
-    count = torch.cuda.device_count()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count:
         return f"{count}: " + ", ".join(torch.cuda.get_device_name(i) for i in range(count))
     try:
@@ -116,6 +130,10 @@ def check_data(params: Params) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("data source", params.data.source, str(error))
         return
+    if is_missing_in_work_trees(params.data.source):
+        where = f"{path}; dvc exp run --temp and --queue need its absolute path, since neither git nor DVC keeps it"
+        yield Finding("data source", where)
+        return
     empty = f"{path} is empty; {params.data.dataset} will be downloaded into it"
     yield Finding("data source", empty if is_empty(path) else f"{path}")
 
@@ -124,7 +142,13 @@ def check_ray() -> Iterator[Finding]:
     """Check that the Ray cluster at RAY_ADDRESS answers."""
     address = environment.get("RAY_ADDRESS")
     if not address:
-        yield Finding("Ray", "RAY_ADDRESS is not set: one worker needs no cluster; tune starts its own")
+        value = "RAY_ADDRESS is not set: one worker needs no cluster; tune starts its own"
+        try:
+            folder = session_folder()
+        except ExternalError as error:
+            yield Finding("Ray", value, str(error))
+        else:
+            yield Finding("Ray", value + (f" in {folder}" if folder else ""))
         return
     from pipelines.training.cluster import connected, ray
 
@@ -136,7 +160,7 @@ def check_ray() -> Iterator[Finding]:
                 f"{address}: {len(ray.nodes())} node(s), {resources.get('CPU', 0):.0f} CPUs, "
                 f"{resources.get('GPU', 0):.0f} GPUs",
             )
-    except ExternalError as error:
+    except (UserError, ExternalError) as error:
         yield Finding("Ray", address, str(error))
 
 
@@ -149,7 +173,7 @@ def check_tracking() -> Iterator[Finding]:
 
     try:
         client = connect()
-    except ExternalError as error:
+    except (UserError, ExternalError) as error:
         yield Finding("tracking store", redact(environment.get("MLFLOW_TRACKING_URI") or ""), str(error))
         return
     for store in sorted(state_dir("delivery").glob("*/store")):
@@ -206,13 +230,13 @@ def main() -> None:
         for finding in check():
             mark = "[red]✗[/red]" if finding.problem else "[green]✓[/green]"
             first, *rest = finding.value.split("\n")
-            console.print(f"{mark} {finding.subject:<16} {first}")
+            console.print(f"{mark} {finding.subject:<16} {escape(first)}")
             for line in rest:
                 console.print(f"{'':18} {line}", markup=False)
             if finding.problem:
                 problems.append(f"{finding.subject}: {finding.problem}")
     for problem in problems:
-        console.print(f"[red]wrong:[/red] {problem}")
+        console.print(f"[red]wrong:[/red] {escape(problem)}")
     if problems:
         sys.exit(1)
     if len(checks) > 1:

@@ -63,6 +63,7 @@ class _Archive:
         self.path, self.endings = path, endings
         self.names: list[str] = []
         self.folders: set[str] = set()
+        self.broken_links: dict[str, str] = {}  # none: an archive with links is refused
         self.unpacked_size = 0
         self.state = self._read_state()
         self.limit = max(MAX_SMALL, MAX_RATIO * self.state.size)

@@ -1,8 +1,7 @@
 """Data sets in class folders, in a folder or an archive."""
 
 import unicodedata
-import warnings
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import psutil
@@ -12,7 +11,7 @@ from pipelines.outputs.prepared_data import Labeled
 from pipelines.preparation.archives import Tar, Zip, open_files
 from pipelines.preparation.folders import Folder
 from pipelines.preparation.images import ENDINGS, decode
-from pipelines.preparation.layout import EXPECTED, SPLITS, Layout, find_layout
+from pipelines.preparation.layout import EXPECTED, HIDDEN, SPLITS, Layout, find_layout
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.progress import track
@@ -39,6 +38,7 @@ def read_class_folders(data: DataParams, path: Path) -> RawDataset:
         )
     layout = find_layout(files.names, files.folders)
     classes = layout.classes
+    _check_links(data.source, files.broken_links, layout.depth)
     _check_layout(data.source, layout, classes)
 
     places = layout.places
@@ -57,6 +57,27 @@ def read_class_folders(data: DataParams, path: Path) -> RawDataset:
             splits[split] = Labeled(torch.from_numpy(pixels[rows]), torch.from_numpy(labels[rows]))
     origin = f"{path.name} ({len(names) - len(broken)} images in class folders)"
     return RawDataset(splits["train"], splits.get("test"), classes, origin, broken)
+
+
+def _check_links(source: str, broken: dict[str, str], depth: int) -> None:
+    """Check that no broken link is in the place of a class folder, or of a folder around it.
+
+    Args:
+        source: the setting ``data.source``.
+        broken: targets of broken links, by the links' paths.
+        depth: number of folders around each class folder.
+
+    Raises:
+        ExternalError: one is. Without a word, its class or split would be missing.
+    """
+    for name, target in broken.items():
+        path = PurePosixPath(name)
+        hidden = any(part.startswith(HIDDEN) for part in path.parts)
+        if len(path.parts) <= depth + 1 and not hidden and path.suffix.lower() not in ENDINGS:
+            raise ExternalError(
+                f"{source}: {name}: a link to {target}, which does not exist; repair it, or remove it if it is not the "
+                f"folder of a class or a split"
+            )
 
 
 def _check_layout(source: str, layout: Layout, classes: list[str]) -> None:
@@ -109,20 +130,20 @@ def _read_pixels(data: DataParams, files: Folder | Zip | Tar, names: list[str]) 
     rows = {name: i for i, name in enumerate(names)}
     read: set[str] = set()
     broken: dict[str, str] = {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # PIL warns about harmless oddities in files
-        for name, content in track(data.dataset, files.read(rows), len(rows)):
-            read.add(name)
-            try:
-                pixels[rows[name]] = decode(content, data.size, data.channels)
-            except ValueError as error:
-                if not data.skip_broken:
-                    files.check_unchanged()  # a file that is being written at the moment is not damaged
-                    raise ExternalError(
-                        f"{data.source}: {name}: not a readable image ({error}); "
-                        f"repair or remove it, or skip such files with data.skip_broken: true"
-                    ) from None
-                broken[name] = str(error)
+    for name, content in track(data.dataset, files.read(rows), len(rows)):
+        read.add(name)
+        try:
+            if target := files.broken_links.get(name):
+                raise ValueError(f"a link to {target}, which does not exist")
+            pixels[rows[name]] = decode(content, data.size, data.channels)
+        except ValueError as error:
+            if not data.skip_broken:
+                files.check_unchanged()  # a file that is being written at the moment is not damaged
+                raise ExternalError(
+                    f"{data.source}: {name}: not a readable image ({error}); "
+                    f"repair or remove it, or skip such files with data.skip_broken: true"
+                ) from None
+            broken[name] = str(error)
     files.check_unchanged()
     assert read == rows.keys()
     return pixels, broken

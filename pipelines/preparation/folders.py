@@ -26,6 +26,8 @@ class Folder:
     Attributes:
         names: paths of the included files relative to the folder, separated by ``/`` and sorted within each folder.
         folders: relative paths of all folders below it.
+        broken_links: targets of links that lead to nothing, by the links' relative paths. Those with an included ending
+            are in ``names``, too.
 
     Raises:
         UserError: a link leads back to a folder above it, or a file is a device or a pipe.
@@ -35,6 +37,7 @@ class Folder:
     def __init__(self, path: Path, endings: Collection[str]):
         self.path, self.endings = path, endings
         self.folders: set[str] = set()
+        self.broken_links: dict[str, str] = {}
         self.states = dict(self._scan(path))
         self.names = list(self.states)
 
@@ -43,7 +46,11 @@ class Folder:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
             for entry in entries:
                 name = Path(entry.path).relative_to(self.path).as_posix()
-                if entry.is_dir():
+                if entry.is_symlink() and not Path(entry.path).exists():
+                    self.broken_links[name] = str(Path(entry.path).readlink())
+                    if Path(name).suffix.lower() in self.endings:
+                        yield name, FileState(0, 0)
+                elif entry.is_dir():
                     if entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve()):
                         raise UserError(f"{self.path}: {name}: a link back to a folder that contains it")
                     self.folders.add(name)
@@ -57,7 +64,7 @@ class Folder:
             raise ExternalError(f"{error.filename or folder}: cannot be read: {error.strerror or error}") from None
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        """Yield the name and content of each file in ``wanted``.
+        """Yield the name and content of each file in ``wanted``; the content of a broken link is empty.
 
         Raises:
             ExternalError: a file cannot be read.
@@ -65,7 +72,7 @@ class Folder:
         for name in self.names:
             if name in wanted:
                 try:
-                    content = (self.path / name).read_bytes()
+                    content = b"" if name in self.broken_links else (self.path / name).read_bytes()
                 except OSError as error:
                     raise ExternalError(f"{self.path}: {name}: cannot be read: {error.strerror or error}") from None
                 yield name, content

@@ -20,10 +20,17 @@ class Place(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The place of each image file by its name, and the places of class folders without images."""
+    """The layout of class folders.
+
+    Args:
+        places: place of each image file by its name.
+        empty: places of class folders without images.
+        depth: number of folders around each class folder.
+    """
 
     places: dict[str, Place]
     empty: set[Place]
+    depth: int = 0
 
     @property
     def classes(self) -> list[str]:
@@ -68,7 +75,7 @@ def find_layout(names: Collection[str], folders: Collection[str]) -> Layout:
         if (path := PurePosixPath(folder).parts)[:outer] in outer_folders and len(path) == depth + 1
         if not path[-1].startswith(HIDDEN) and (place := find_place(path))
     }
-    return Layout(places, class_folders - set(places.values()))
+    return Layout(places, class_folders - set(places.values()), depth)
 
 
 def _split_of(folder: str) -> str | None:

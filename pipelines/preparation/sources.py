@@ -61,12 +61,12 @@ def locate(source: str) -> Path:
         UserError: the path exists in neither place.
     """
     try:
-        here = Path(source).expanduser()
+        here = Path(source)
         path = here if here.is_absolute() else home() / here
         if here.exists() and not is_empty(here):
             path = here
         exists = path.exists()
-    except (OSError, RuntimeError) as error:  # a name that is too long, a folder without permission, an unknown ~user
+    except OSError as error:  # a name that is too long, a folder without permission
         raise UserError(f"data.source: {source!r} given; {error}") from None
     if not exists:
         raise UserError(f"data.source: {source!r} given; there is no such file or folder")

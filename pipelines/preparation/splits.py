@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -10,35 +11,94 @@ from sklearn.model_selection import train_test_split
 from pipelines.outputs.prepared_data import Labeled, Splits
 from pipelines.runtime.errors import UserError
 
+ROUND_SHARES = tuple(round(0.05 * i, 2) for i in range(1, 11))  # that a message may suggest
 
-def split_stratified(
-    whole: Labeled, share: float, seed: int, classes: list[str], setting: str
-) -> tuple[Labeled, Labeled]:
+
+class Shares(NamedTuple):
+    """``prepare.test``, None for a source with a test split, and ``prepare.validation``; each in (0, 1)."""
+
+    test: float | None
+    validation: float
+
+
+def split_stratified(whole: Labeled, share: float, seed: int, classes: int) -> tuple[Labeled, Labeled] | None:
     """Split a data set at random into two parts with the same proportions of classes.
 
-    Args:
-        share: of the images in the second part, in (0, 1).
-        setting: the name of the setting that ``share`` comes from, for the error message.
-
-    Raises:
-        UserError: a class has too few images to be in both parts.
+    Returns:
+        The parts, the second with ``share`` of the images; None if a class has too few images to be in both.
     """
     try:
         first, second = train_test_split(
             np.arange(len(whole.labels)), test_size=share, random_state=seed, stratify=whole.labels.numpy()
         )
-        if len(set(whole.labels[second].tolist())) < len(classes):
-            raise ValueError("a class is missing from the second part")
     except ValueError:
-        counts = whole.labels.bincount(minlength=len(classes))
-        rarest = int(counts.argmin())
-        enough = math.ceil(round(1 / min(share, 1 - share), 6))  # then the smaller part gets one image of each class
-        raise UserError(
-            f"{setting}: {share} given; {len(whole.labels)} images in {len(classes)} classes cannot be split so that "
-            f"both parts hold every class (the smallest is {classes[rarest]}, {int(counts[rarest])} images); "
-            f"{enough} of each class are enough"
-        ) from None
-    return _select(whole, torch.tensor(first)), _select(whole, torch.tensor(second))
+        return None
+    parts = _select(whole, torch.tensor(first)), _select(whole, torch.tensor(second))
+    return parts if all(len(part.labels.unique()) == classes for part in parts) else None
+
+
+def refuse_to_split(setting: str, shares: Shares, counts: np.ndarray, classes: list[str]) -> NoReturn:
+    """Refuse shares with which a split lacks a class, and name shares and numbers of images that work.
+
+    Args:
+        setting: the share with which it failed, ``test`` or ``validation``.
+        shares: the shares that were given.
+        counts: images of each class in the source's training images.
+        classes: their names.
+
+    Raises:
+        UserError: always.
+    """
+    rarest = int(counts.argmin())
+    remedy = f"{images_needed(shares)} images of each class are enough"
+    if other := find_shares(counts, shares):
+        pairs = zip(("test", "validation"), other, shares, strict=True)
+        changed = [f"prepare.{name}: {value:g}" for name, value, given in pairs if value != given]
+        remedy = f"{' and '.join(changed)} would do, and {remedy}"
+    raise UserError(
+        f"prepare.{setting}: {getattr(shares, setting)} given; {counts.sum()} images in {len(counts)} classes cannot "
+        f"be split so that every part holds every class (the smallest is {classes[rarest]}, {counts[rarest]} images); "
+        f"{remedy}"
+    ) from None
+
+
+def images_needed(shares: Shares) -> int:
+    """A number of images with which every class is in every part, if each class has at least as many."""
+    # The smaller part gets one image of each class.
+    needed = math.ceil(round(1 / min(shares.validation, 1 - shares.validation), 6))
+    if shares.test is None:
+        return needed
+    number = math.ceil(round(1 / min(shares.test, 1 - shares.test), 6))
+    while number - math.ceil(number * shares.test) - 1 < needed:  # the test split takes at most one more than its share
+        number += 1
+    return number
+
+
+def find_shares(counts: np.ndarray, given: Shares) -> Shares | None:
+    """The round shares nearest to the given ones that split these classes; one share is changed rather than both."""
+    tests = (given.test, *(() if given.test is None else ROUND_SHARES))
+    candidates = (Shares(test, validation) for test in tests for validation in (given.validation, *ROUND_SHARES))
+
+    def distance(shares: Shares) -> tuple[int, float]:
+        changes = [abs((new or 0) - (old or 0)) for new, old in zip(shares, given, strict=True)]
+        return sum(change > 0 for change in changes), sum(changes)
+
+    return min((shares for shares in candidates if can_split(counts, shares)), key=distance, default=None)
+
+
+def can_split(counts: np.ndarray, shares: Shares) -> bool:
+    """Whether every part certainly holds every class, however the split rounds each class up or down."""
+    least, total = counts, int(counts.sum())
+    for share in shares:
+        if share is None:
+            continue
+        number = math.ceil(share * total)
+        taken = least * number / total
+        least = least - np.ceil(taken - 1e-9)
+        if np.floor(taken + 1e-9).min() < 1 or least.min() < 1:
+            return False
+        total -= number
+    return True
 
 
 def _select(whole: Labeled, index: torch.Tensor) -> Labeled:

@@ -16,11 +16,12 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipelines.registry.versions import aliases_of
+from pipelines.registry.versions import aliases_of, list_versions
 from pipelines.runtime.locks import hold_lock
 from pipelines.tracking.client import experiment_id, log_metrics
 
 MODEL_TAG = "promotion_of"
+DATA_TAG = "data_digest"  # of the test images; versions have it as well
 
 
 class Outcome(StrEnum):
@@ -95,6 +96,7 @@ def apply_decision(
     *,
     metrics: Mapping[str, float] | None = None,
     report: str = "",
+    digest: str = "",
 ) -> str:
     """Record a decision as an MLflow run, move the alias unless the decision is a refusal, and return the run's id.
 
@@ -105,9 +107,10 @@ def apply_decision(
     Args:
         metrics: metrics of the run.
         report: Markdown, stored with the run as ``promotion.md``.
+        digest: digest of the data that the decision is based on; empty if it is based on none.
     """
     start = max([decision.time_ms, *(earlier.time_ms + 1 for earlier in read_history(client, name))])
-    tags = decision.tags() | {MODEL_TAG: name}
+    tags = decision.tags() | {MODEL_TAG: name} | ({DATA_TAG: digest} if digest else {})
     run = client.create_run(experiment_id(client, f"{name}-promotions"), start, tags, "promotion")
     run_id = run.info.run_id
     if metrics:
@@ -137,6 +140,22 @@ def read_history(client: MlflowClient, name: str) -> list[Decision]:
             )
         )  # fmt: skip
     return decisions
+
+
+def count_challengers(client: MlflowClient, name: str, digest: str, number: str) -> int:
+    """Count the versions that were compared with a champion on the test images of these data, ``number`` included.
+
+    Decisions of earlier commits do not name their data; those are the data of their version. Dry runs are not recorded.
+    """
+    trained_on = {str(version.version): version.tags.get(DATA_TAG) for version in list_versions(client, name)}
+    compared = (Outcome.PROMOTED, Outcome.FORCED, Outcome.REFUSED)
+    runs = [run.data.tags for run in _search_runs(client, name, "FINISHED")]
+    met = {
+        tags["after"]
+        for tags in runs
+        if tags["outcome"] in compared and tags.get(DATA_TAG, trained_on.get(tags["after"])) == digest
+    }
+    return len(met | {number})
 
 
 def _search_runs(client: MlflowClient, name: str, status: str) -> list[Run]:

@@ -18,6 +18,18 @@ from pipelines.settings.variants import (
 PLAIN = "plain"  # the variant without a transformer; the others are compared with it
 
 
+LONGEST = 5000  # characters of a description that every database accepts; PostgreSQL refuses longer ones
+
+
+def fit_description(card: str, whole: str) -> str:
+    """Cut a card after a line, if it is longer than a description may be; ``whole`` says where all of it is found."""
+    if len(card) <= LONGEST:
+        return card
+    pointer = f"\n\n… The whole text: {whole}"
+    start = card[: LONGEST - len(pointer)]
+    return (start.rpartition("\n")[0] or start) + pointer
+
+
 class VersionLinks(NamedTuple):
     """Where a version is found.
 

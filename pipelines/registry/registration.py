@@ -14,7 +14,7 @@ from pipelines.outputs.reports import PICTURES, REPORT
 from pipelines.outputs.trained_models import Trained, best_on_validation, load_trained, trouble_tags
 from pipelines.registry.champion import Outcome, apply_decision, make_decision, promotion_lock
 from pipelines.registry.export import NewVersion, digest_of, export, register_network
-from pipelines.registry.model_card import VersionLinks, model_card, version_card
+from pipelines.registry.model_card import VersionLinks, fit_description, model_card, version_card
 from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.registry.registered_versions import RegisteredVersions, write_registered
 from pipelines.registry.theta_tags import ThetaTags
@@ -43,7 +43,9 @@ def register(variants: Sequence[str], tags: Mapping[str, str]) -> RegisteredVers
     versions = {model.variant: registrar.register(model, tags) for model in chosen}
     for model in chosen:
         registrar.describe(versions[model.variant], model)
-    client.update_registered_model(name, model_card(name, meta, COMPARISON.read_text(encoding="utf-8")))
+    card = model_card(name, meta, COMPARISON.read_text(encoding="utf-8"))
+    whole = f"evaluation/{COMPARISON.name} among the artifacts of each version's run"
+    client.update_registered_model(name, fit_description(card, whole))
 
     best = best_on_validation(chosen)
     challenger, trouble = versions[best.variant], results.variants[best.variant].seeds[best.seed].trouble
@@ -68,6 +70,9 @@ def register(variants: Sequence[str], tags: Mapping[str, str]) -> RegisteredVers
     registered = RegisteredVersions(name, versions, challenger, champion)
     write_registered(registered)
     return registered
+
+
+CARD = "evaluation/card.md"  # artifact of a version's run, if the card is too long for a description
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,11 @@ class Registrar:
         files = [REPORT, COMPARISON, PICTURES / "robustness.png", PICTURES / "reliability.png"]
         log_files(self.client, run.info.run_id, files, "evaluation")
         links = VersionLinks(self.name, number, f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}")
-        self.client.update_model_version(self.name, number, version_card(links, model, self.meta, self.results))
+        card = version_card(links, model, self.meta, self.results)
+        description = fit_description(card, f"[{CARD}]({links.run}/artifacts/{CARD})")
+        if description != card:
+            self.client.log_text(run.info.run_id, card, CARD)
+        self.client.update_model_version(self.name, number, description)
 
     def _tags(self, model: Trained, digest: str) -> dict[str, str]:
         """Return the tags of a model's version; ``digest`` is the model's."""

@@ -29,6 +29,7 @@ from pipelines.runtime.home import state_dir
 from pipelines.runtime.locks import hold_lock
 from pipelines.tracking.client import connect
 from pipelines.tracking.lineage import libraries
+from pipelines.tracking.relocation import sqlite_address
 from stn.settings import Normalization
 
 
@@ -149,7 +150,7 @@ def _run_module(tree: Path, module: str, *arguments: str, quiet: bool = False) -
     variables = {
         "PYTHONPATH": str(tree),
         "DVC_ROOT": str(tree),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{tree}/state/mlflow.db",
+        "MLFLOW_TRACKING_URI": sqlite_address(tree / "state/mlflow.db"),
         "CHECKPOINT_STORAGE": "",  # it may hold checkpoints of the first training, under the same name
     }
     output = subprocess.DEVNULL if quiet else None

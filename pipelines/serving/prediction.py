@@ -6,18 +6,19 @@ have a canvas (protocols RTS and TC), each image is placed in the middle of one.
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import mlflow.pyfunc
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from pipelines.preparation.images import FORMATS, to_mode, to_pixels
+from pipelines.preparation.images import open_image, to_mode, to_pixels
 from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.registry.versions import HOW_TO_REGISTER, fetch_files, find_version
 from pipelines.runtime.errors import ExternalError, UserError
@@ -51,7 +52,7 @@ class Prediction(NamedTuple):
         path: file of the image.
         first, second: the two classes with the highest probabilities.
         theta: θ; None without a transformer or with parallel heads.
-        rectified: file of the rectified image; None without a transformer.
+        rectified: file of the rectified image; None without a transformer, and if it could not be written.
     """
 
     path: Path
@@ -62,24 +63,36 @@ class Prediction(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """Predictions of one version; ``title`` names the version and its variant."""
+    """Predictions of one version.
+
+    Args:
+        title: names the version and its variant.
+        rows: one for each image.
+        not_written: why a rectified image could not be written; None if all were.
+    """
 
     title: str
     rows: list[Prediction]
+    not_written: OSError | None = None
 
 
-def predict(name: str, version: str, files: Sequence[str]) -> Predictions:
-    """Classify image files, and write each rectified image next to its file as ``<name>.rectified.png``.
+def predict(name: str, version: str, files: Sequence[str], out: Path | None = None) -> Predictions:
+    """Classify image files, and write each rectified image as ``<name>.rectified.png``.
+
+    A folder that cannot be written costs no prediction: the result names it.
 
     Args:
         name: registered model.
         version: its number or an alias.
         files: paths of image files.
+        out: folder of the rectified images, created if missing; by default each lies next to its file.
 
     Raises:
-        UserError: the registry has no such model or version, or a file is not a readable image.
+        UserError: the registry has no such model or version, a file is not a readable image, or ``out`` is no folder.
         ExternalError: files of the version are missing or differ from the registered ones.
     """
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError(f"OUT: {str(out)!r} given; it is a file, expected a folder")
     images = read_images(files)
     found = find_version(connect(), name, version)
     with tempfile.TemporaryDirectory() as folder:
@@ -94,9 +107,11 @@ def predict(name: str, version: str, files: Sequence[str]) -> Predictions:
 
     summaries: list[ThetaSummary | None] = [None] * len(images)
     rectified: list[Path | None] = [None] * len(images)
+    not_written = None
     if "theta" in outputs:
         transform, theta = parse_theta(outputs["theta"])
-        rectified = [*_write_rectified(images, transform, theta, metadata)]
+        pictures = _rectify_each(images, transform, theta, metadata)
+        rectified, not_written = _write_pictures(pictures, name_pictures(list(images), out))
         if transform.heads == 1:
             summaries = [*_summarize(transform, theta, metadata)]
     ranked = (_rank(probabilities, metadata.classes) for probabilities in outputs["probabilities"])
@@ -104,7 +119,7 @@ def predict(name: str, version: str, files: Sequence[str]) -> Predictions:
         Prediction(path, first, second, summary, target)
         for path, (first, second), summary, target in zip(images, ranked, summaries, rectified, strict=True)
     ]
-    return Predictions(f"{name}, version {found.version} ({metadata.variant})", rows)
+    return Predictions(f"{name}, version {found.version} ({metadata.variant})", rows, not_written)
 
 
 def read_images(files: Sequence[str]) -> dict[Path, Image.Image]:
@@ -116,18 +131,18 @@ def read_images(files: Sequence[str]) -> dict[Path, Image.Image]:
     images = {}
     for path in map(Path, files):
         try:
-            images[path] = Image.open(path, formats=FORMATS)
-            images[path].load()
+            images[path] = open_image(path.read_bytes())
         except FileNotFoundError:
             raise UserError(f"IMAGES: {str(path)!r} given; there is no such file") from None
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"IMAGES: {str(path)!r} given; not a readable image ({error})") from None
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"IMAGES: {str(path)!r} given; not a readable image ({reason})") from None
     return images
 
 
 def make_table(predictions: Predictions) -> Table:
     """Return predictions as a table with one row per image."""
-    table = Table(title=predictions.title, title_justify="left")
+    table = Table(title=escape(predictions.title), title_justify="left")
     headers = ["image", "class", "probability", "next", "probability"]
     if any(row.theta for row in predictions.rows):
         headers += ["rotation", "scale", "shift"]
@@ -146,7 +161,7 @@ def make_table(predictions: Predictions) -> Table:
             cells += [f"{theta.rotation:+.0f}°", f"{theta.scale:.2f}", f"{theta.shift_x:+.2f} {theta.shift_y:+.2f}"]
         if row.rectified is not None:
             cells.append(str(row.rectified))
-        table.add_row(*cells)
+        table.add_row(*map(escape, cells))  # names in brackets are no markup
     return table
 
 
@@ -174,24 +189,45 @@ def _summarize(transform: Transform, theta: Tensor, metadata: ModelMetadata) -> 
     return [ThetaSummary(*values) for values in zip(*columns, strict=True)]
 
 
-def _write_rectified(
+def _rectify_each(
     images: Mapping[Path, Image.Image], transform: Transform, theta: Tensor, metadata: ModelMetadata
-) -> list[Path]:
-    """Write each rectified image and return the files; ``theta`` is (B, P).
-
-    A file is named after the image's stem, or after its full name if several images have the same stem.
-    """
+) -> Iterator[Image.Image]:
+    """Yield each image as the transformer samples it; ``theta`` is (B, P)."""
     assert metadata.padding_mode is not None
-    stems = Counter(path.with_suffix("") for path in images)
-    targets = []
-    for i, (path, image) in enumerate(images.items()):
-        stem = path.stem if stems[path.with_suffix("")] == 1 else path.name
-        target = path.with_name(f"{stem}.rectified.png")
-        rectified = rectify(
+    for i, image in enumerate(images.values()):
+        yield rectify(
             image, transform, theta[i : i + 1], metadata.mean,
             padding_mode=metadata.padding_mode, distortion=Distortion(canvas=metadata.canvas),
         )  # fmt: skip
-        with replace_atomically(target) as temporary:
-            rectified.save(temporary)
-        targets.append(target)
-    return targets
+
+
+def name_pictures(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
+    """A different file for each image's rectified image, in ``out`` or next to the image.
+
+    It is named after the image's stem; if several would have one name, after the full name, then also by a number.
+    """
+    stems = Counter((out or path.parent, path.stem) for path in paths)
+    named: dict[Path, None] = {}
+    for path in paths:
+        folder = out or path.parent
+        stem = path.stem if stems[folder, path.stem] == 1 else path.name
+        names = (f"{stem}{number}.rectified.png" for number in ("", *(f".{i}" for i in range(2, len(paths) + 2))))
+        named[next(folder / name for name in names if folder / name not in named)] = None
+    return list(named)
+
+
+def _write_pictures(
+    pictures: Iterable[Image.Image], targets: Sequence[Path]
+) -> tuple[list[Path | None], OSError | None]:
+    """Write pictures; returns the written files, None for each one that failed, and the first error."""
+    written: list[Path | None] = []
+    first: OSError | None = None
+    for picture, target in zip(pictures, targets, strict=True):
+        try:
+            with replace_atomically(target) as temporary:
+                picture.save(temporary)
+            written.append(target)
+        except OSError as error:
+            written.append(None)
+            first = first or error
+    return written, first

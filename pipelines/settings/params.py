@@ -6,9 +6,10 @@ Imports neither torch nor Ray, so mistakes are reported at once.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import Field, StringConstraints, model_validator
 from ruamel.yaml import YAML
 
+from pipelines.settings.data_source import check_as_dvc_reads_it
 from pipelines.settings.nulls import replace_nulls
 from pipelines.settings.ranges import FloatDomain, IntDomain, each
 from pipelines.settings.train_presets import OF_EVERY_PRESET, PRESETS
@@ -29,12 +30,12 @@ from pipelines.settings.variants import (
     load_variant,
     variant_file,
 )
+from pipelines.settings.workers import Count, WorkerCount
 from pipelines.settings.yaml_file import Section, check_settings, read_yaml
 
 PARAMS_FILE = Path("params.yaml")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
 NoGate = Literal["none"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -64,6 +65,11 @@ class DataParams(Section):
     channels: Literal[1, 3]
     skip_broken: bool
     distortion: DistortionParams
+
+    @model_validator(mode="after")
+    def _source_is_a_path_to_dvc(self):
+        check_as_dvc_reads_it(self.source)
+        return self
 
 
 class PrepareParams(Section):
@@ -148,26 +154,6 @@ class RecipeParams(Section):
         if self.crop[0] > self.crop[1]:
             raise ValueError(f"crop: {self.crop} given; the smaller share comes first")
         return self
-
-
-class WorkerRange(Section):
-    """As many workers as the cluster has room for, from ``min`` to ``max``; the number may change during training."""
-
-    min: Count
-    max: Count
-
-    @model_validator(mode="after")
-    def _is_a_range(self):
-        if self.max < self.min:
-            raise ValueError(f"max: {self.max} given; must be at least min: {self.min}")
-        return self
-
-
-# Discriminate by type, so that only one union member reports an error.
-WorkerCount = Annotated[
-    Annotated[Literal["auto"] | Count, Tag("one")] | Annotated[WorkerRange, Tag("range")],
-    Discriminator(lambda value: "range" if isinstance(value, dict | WorkerRange) else "one"),
-]
 
 
 class TrainParams(RecipeParams):

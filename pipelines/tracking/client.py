@@ -20,14 +20,12 @@ os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false")
 
 import mlflow
-import sqlalchemy
 from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.store.db.utils import create_sqlalchemy_engine
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -37,6 +35,8 @@ from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.home import state_dir
 from pipelines.runtime.locks import hold_lock
 from pipelines.tracking.outbox import Outbox, Run, deliver_pending
+from pipelines.tracking.relocation import follow_the_folder, sqlite_address
+from pipelines.tracking.schema import prepare_schema
 from pipelines.tracking.store_requests import describe_account, describe_store_error, short_timeouts
 from pipelines.tracking.store_writer import log_summary_metrics
 
@@ -46,8 +46,8 @@ DIFF = "lineage/uncommitted.diff"
 
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 MEND_FILE = (
-    "repair its permissions or content, or move it away: dvc repro -f -s register then registers the trained models in "
-    "a new one"
+    "repair its permissions or content, or restore a backup: make restore FROM=folder; without one, keep the file, "
+    "which alone has its runs, under another name: dvc repro -f -s register registers the models trained here"
 )
 
 for verbose in ("mlflow.system_metrics", "mlflow.tracking", "mlflow.models", "mlflow.pyfunc", "alembic"):
@@ -63,18 +63,23 @@ def connect() -> MlflowClient:
     database is ruined if several processes migrate it at once.
 
     Raises:
-        UserError: the server does not know the account, or the password is wrong.
+        UserError: the server does not know the account, the password is wrong, or MLflow is in a folder with ``%``.
         ExternalError: the store cannot be reached, or is damaged.
     """
-    uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state_dir() / 'mlflow.db'}"
+    default = sqlite_address(state_dir() / "mlflow.db")
+    uri = environment.get("MLFLOW_TRACKING_URI") or default
     mlflow.set_tracking_uri(uri)
+    if uri.startswith(DATABASES):
+        check_place(mlflow.__file__)
     with hold_lock("mlflow"):
         try:
             if uri.startswith(DATABASES):
-                sqlalchemy.inspect(create_sqlalchemy_engine(uri)).engine.dispose()
+                prepare_schema(uri)
             client = MlflowClient(uri)
             with short_timeouts():
                 client.search_experiments(max_results=1)
+            if uri == default:
+                follow_the_folder(uri)
         except (MlflowException, SQLAlchemyError, CommandError) as error:
             if getattr(error, "error_code", None) == "UNAUTHENTICATED":
                 raise UserError(
@@ -85,6 +90,19 @@ def connect() -> MlflowClient:
             raise ExternalError(f"{store} does not answer ({describe_store_error(error)}); {what_to_do}") from None
     deliver_pending(client)
     return client
+
+
+def check_place(package: str) -> None:
+    """Refuse a place of the MLflow package from which it cannot create or migrate a database.
+
+    Raises:
+        UserError: its path contains ``%``, which Alembic takes for a reference.
+    """
+    if "%" in package:
+        raise UserError(
+            f"{Path(package).parent}: MLflow cannot open a database from a folder with % in its path; move the project "
+            f"to another folder, and run make setup there"
+        )
 
 
 @contextmanager

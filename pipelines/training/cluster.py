@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import ray
+import torch
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.runtime import environment
 from pipelines.runtime.cores import usable_cores
 from pipelines.runtime.errors import ExternalError
+from pipelines.runtime.ray_places import session_folder, worker_environment
 from pipelines.training.worker_plan import Node
 
 Result = TypeVar("Result")
@@ -32,9 +34,11 @@ def connected() -> Iterator[None]:
     """Connect to the cluster at RAY_ADDRESS, or start one on this machine if it is not set.
 
     Raises:
+        UserError: workers of the cluster at RAY_ADDRESS could not start the Python of this environment.
         ExternalError: the cluster at RAY_ADDRESS cannot be reached, or the local one does not start.
     """
     address = environment.get("RAY_ADDRESS")
+    python = worker_environment(address)
     # Workers on other machines have no copy of this code; local ones find it in the current folder.
     runtime_env = {
         "working_dir": ".",
@@ -46,8 +50,10 @@ def connected() -> Iterator[None]:
             # Without an address, init() attaches to any cluster that left its address in the temporary folder.
             address=address or "local",
             dashboard_host="127.0.0.1",
-            runtime_env=runtime_env if address else None,
+            runtime_env=runtime_env if address else python or None,
+            _temp_dir=None if address else session_folder(),
             num_cpus=None if address else usable_cores().number,
+            num_gpus=None if address else usable_gpus(),
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
@@ -62,6 +68,11 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def usable_gpus() -> int:
+    """The number of GPUs that torch can use. Ray also counts GPUs with too old a driver, and those of a CPU build."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def on_driver_node() -> NodeAffinitySchedulingStrategy:

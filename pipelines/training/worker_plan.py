@@ -11,7 +11,8 @@ import torch
 
 from pipelines.runtime.cores import usable_cores
 from pipelines.runtime.errors import UserError
-from pipelines.settings.params import TrainParams, WorkerRange
+from pipelines.settings.params import TrainParams
+from pipelines.settings.workers import WorkerRange
 
 
 class Node(NamedTuple):

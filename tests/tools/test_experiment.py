@@ -1,6 +1,8 @@
 """experiment: the settings of a file reach DVC, wrong ones are refused before anything runs, params.yaml stays."""
 
 import logging
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,17 @@ def test_what_the_demo_does_not_name_may_be_edited_in_params():
     demo = read_settings(Path("experiments/demo.yaml"))
     assert nulls - {f"train.{name}" for name in OF_EVERY_PRESET} <= demo.keys()
     assert demo["train.preset"] == "small"
+
+
+def test_data_that_the_work_tree_would_lack_are_refused(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "variants", tmp_path / "variants")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine.yaml").write_text("data: {source: mine}")
+    subprocess.run(["git", "init", "-q"], check=True)
+    with pytest.raises(UserError, match=f"data.source: 'mine' given; .* give the absolute path: '{tmp_path}/mine'"):
+        read_settings(Path("mine.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,18 @@ def test_the_values_of_a_preset_are_printed(monkeypatch):
         assert f"{name}: {value}" in shown.replace("\n", " ")
 
 
+def test_an_environment_that_was_moved_is_reported(tmp_path, monkeypatch):
+    """Its programs name the Python of the place where it was made."""
+    program = tmp_path / ".venv/bin/dvc"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!{tmp_path}/.venv/bin/python\nimport dvc\n")
+    monkeypatch.setattr("sys.prefix", str(tmp_path / ".venv"))
+    assert [finding for finding in doctor.check_machine() if finding.problem] == []
+    program.write_text("#!/before/.venv/bin/python\nimport dvc\n")
+    (finding,) = (finding for finding in doctor.check_machine() if finding.problem)
+    assert finding.subject == "python" and "this environment was moved" in finding.problem
+
+
 def test_doctor_reports_what_it_finds_and_what_is_wrong(project):
     healthy = project.command("doctor")
     assert "nothing is wrong" in healthy.stdout

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -23,9 +23,10 @@ from pipelines.params import set_value
 from pipelines.preparation import run
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.run import prepare_source, report
-from pipelines.preparation.splits import split_stratified
+from pipelines.preparation.splits import Shares
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.settings.params import DataParams, DistortionParams, PrepareParams
+from stn.distortions import Distortion
 
 ROOT = Path(__file__).resolve().parents[3]
 SPLITS = ("train", "validation", "test")
@@ -307,20 +308,38 @@ def test_too_few_images_are_refused_by_the_setting_that_asks_for_them(monkeypatc
     assert not Path("data/prepared").exists()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(share=st.floats(0.01, 0.99), surplus=st.lists(st.integers(0, 40), min_size=2, max_size=5))
-def test_the_stated_number_of_images_per_class_is_enough(share, surplus):
-    def split(counts: list[int]) -> tuple[Labeled, Labeled]:
-        labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        whole = Labeled(torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8), labels)
-        return split_stratified(whole, share, 0, [str(label) for label in range(len(counts))], "prepare.test")
+def split_all(counts: list[int], shares: Shares) -> str:
+    """The refusal of a source with these images of each class; empty if every part holds every class."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    whole = Labeled(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), labels)
+    raw = RawDataset(whole, None if shares.test else whole, [f"class{i}" for i in range(len(counts))], "memory")
+    try:
+        splits = run._split(raw, split_settings(shares.validation, shares.test or 0.2), Distortion())
+    except UserError as error:
+        return str(error)
+    assert all(len(split.labels.unique()) == len(counts) for split in splits)
+    return ""
 
-    with pytest.raises(UserError) as caught:
-        split([1] * len(surplus))  # a single image cannot be in both parts
-    found = re.search(r"; (\d+) of each class are enough$", str(caught.value))
-    assert found, caught.value
-    for part in split([int(found[1]) + more for more in surplus]):
-        assert set(part.labels.tolist()) == set(range(len(surplus)))
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=2, max_size=25) | st.integers(2, 25).map(lambda n: [10] * n),
+    validation=st.floats(0.01, 0.99), test=st.none() | st.floats(0.01, 0.99), surplus=st.integers(0, 40),
+)  # fmt: skip
+@example(counts=[10] * 20, validation=0.1, test=0.2, surplus=0)
+def test_a_refusal_of_small_classes_names_settings_that_work(counts, validation, test, surplus):
+    message = split_all(counts, Shares(test, validation))
+    if not message:
+        return
+    found = {name: float(share) for name, share in re.findall(r"prepare\.(\w+): (\S+?)(?= and| would)", message)}
+    assert found or min(counts) < 6, message
+    if found:
+        other = Shares(test and found.get("test", test), found.get("validation") or validation)
+        assert split_all(counts, other) == "", message
+    enough = re.search(r"(\d+) images of each class are enough$", message)
+    assert enough, message
+    more = [int(enough[1]) + surplus * (i % 3) for i in range(len(counts))]
+    assert split_all(more, Shares(test, validation)) == "", message
 
 
 def test_every_part_holds_every_class_or_nothing_is_prepared(monkeypatch):

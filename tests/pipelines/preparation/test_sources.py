@@ -504,6 +504,30 @@ def test_links_in_a_folder_are_followed_but_not_in_circles(tmp_path):
         read_source(data(tmp_path / "tree"))
 
 
+def test_a_broken_link_is_named_or_left_out(tmp_path):
+    images = write_tree(tmp_path / "tree", ["cat/1.png", "dog/1.png"])
+    (tmp_path / "tree/cat/2.png").symlink_to("/gone/2.png")
+    (tmp_path / "tree/cat/notes").symlink_to("/gone/notes")
+    (tmp_path / "tree/dog/2.png").symlink_to("2.png")  # to itself
+    with pytest.raises(ExternalError, match=r"cat/2\.png: .*a link to /gone/2\.png, which does not exist.*skip_broken"):
+        read_source(data(tmp_path / "tree"))
+    source = read_source(data(tmp_path / "tree", skip_broken=True))
+    assert list(source.broken) == ["cat/2.png", "dog/2.png"] and "/gone/2.png" in source.broken["cat/2.png"]
+    assert_equal(source.train.images, stacked(images, "cat/1.png", "dog/1.png"))
+
+
+@pytest.mark.parametrize("skip_broken", [False, True])
+@pytest.mark.parametrize("link", ["eel", "train/eel", "train", "test", "set/eel"])
+def test_a_broken_link_in_the_place_of_a_class_or_a_split_is_named(tmp_path, link, skip_broken):
+    """Its class would be missing; without the folder test, prepare would split off its own."""
+    splits = {"train/eel": ("train/", "test/"), "train": ("test/",), "test": ("train/",), "set/eel": ("set/",)}
+    write_tree(tmp_path, [f"{split}{name}" for split in splits.get(link, ("",)) for name in ("cat/1.png", "dog/1.png")])
+    (tmp_path / link).symlink_to("/gone")
+    (tmp_path / ".hidden").symlink_to("/gone")
+    with pytest.raises(ExternalError, match=f": {link}: a link to /gone, which does not exist"):
+        read_source(data(tmp_path, skip_broken=skip_broken))
+
+
 @pytest.mark.parametrize("form", ["folder", "zip", "tar"])
 @pytest.mark.parametrize("change", ["rewritten", "removed"])
 def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, form, change, monkeypatch):

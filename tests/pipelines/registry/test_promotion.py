@@ -5,8 +5,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pipelines.registry.champion import Outcome, read_history
+from pipelines.registry.champion import Outcome, count_challengers, read_history
 from pipelines.registry.promotion import promote
+from pipelines.registry.rollback import rollback
 from pipelines.registry.theta_tags import ThetaTags
 from pipelines.runtime.errors import ExternalError, UserError
 
@@ -42,6 +43,26 @@ def test_a_promotion_is_recorded(store):
     assert run.data.metrics["low"] < 0.075 < run.data.metrics["high"] and run.data.metrics["challenger_latency_ms"] > 0
     report = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/promotion.md")  # pyright: ignore[reportPrivateImportUsage]
     assert "| challenger | 2 | stn | 100 | 82.50% |" in report and "| level |" in report
+
+
+def test_the_challengers_that_have_met_the_test_images_are_counted(store):
+    """Of many challengers one passes by chance. A version counts once; a dry run and a rollback do not count."""
+
+    def note(version: str, **options) -> str:
+        return store.promote(version, **options).gates.partition("; challenger ")[2].partition(";")[0]
+
+    assert note("2", dry_run=True) == note("4") == note("4") == "1 on these test images"
+    assert note("3") == "2 on these test images"
+    assert note("2") == "3 on these test images"
+    store.promote("1", force="to see")
+    rollback(NAME, "to see the next")
+    assert note("5") == "5 on these test images"
+    run = store.client.get_run(store.client.get_model_version(NAME, "5").tags["promotion_run"])
+    assert run.data.metrics["challengers"] == 5 and run.data.tags["data_digest"] == "d1"
+    # Decisions of earlier commits do not name their data, and other data count on their own.
+    store.client.delete_tag(run.info.run_id, "data_digest")
+    assert count_challengers(store.client, NAME, "d1", "1") == 5
+    assert count_challengers(store.client, NAME, "d2", "1") == 1
 
 
 def test_a_dry_run_leaves_no_trace(store):

@@ -8,6 +8,8 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from mlflow.artifacts import load_text
+from mlflow.exceptions import MlflowException
 
 from pipelines.outputs.alignment_results import ThetaResults
 from pipelines.outputs.evaluation_results import (
@@ -21,6 +23,7 @@ from pipelines.outputs.evaluation_results import (
 from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, Labeled, Splits, write_prepared
 from pipelines.outputs.reports import PICTURES, REPORT
 from pipelines.outputs.trained_models import FinishedSeed, TrainingRecord, write_result
+from pipelines.registry import registration
 from pipelines.registry.champion import Outcome, read_history
 from pipelines.registry.promotion import promote
 from pipelines.registry.registered_versions import RegisteredVersions, read_registered
@@ -152,3 +155,36 @@ def test_a_later_challenger_without_trouble_becomes_the_first_champion(client):
     write_evaluation(outside=0.25)
     assert register(VARIANTS, {}).champion == "2"
     assert client.get_model_version(NAME, "2").tags["theta_trouble"] == "none", "tags follow the last evaluation"
+
+
+def test_texts_that_are_too_long_for_a_description_are_cut(client, monkeypatch):
+    """PostgreSQL refuses more than 5,000 characters; each card is whole among the artifacts."""
+    rows = "".join(f"| variant {i} | 50.0% |\n" for i in range(600))
+    COMPARISON.write_text(rows)
+    monkeypatch.setattr(registration, "version_card", lambda *_: rows)
+    register(VARIANTS, {})
+    version = client.get_model_version(NAME, "2")
+    run = client.get_run(version.run_id or "").info
+    for text in (version.description or "", client.get_registered_model(NAME).description):
+        assert 4800 < len(text) <= 5000 and "… The whole text: " in text
+    assert f"runs/{run.run_id}/artifacts/evaluation/card.md" in (version.description or "")
+    assert load_text(f"{run.artifact_uri}/evaluation/card.md") == rows
+    assert rows in load_text(f"{run.artifact_uri}/evaluation/comparison.md")
+
+
+@pytest.mark.parametrize("call", ["update_model_version", "update_registered_model", "set_registered_model_alias"])
+def test_a_failure_between_a_version_and_its_aliases_is_mended_by_the_next_run(client, monkeypatch, call):
+    def refuse(*_):
+        raise MlflowException("refused by the store")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, call, refuse)
+        with pytest.raises(MlflowException, match="refused by the store"):
+            register(VARIANTS, {})
+    assert list_versions(client, NAME) and "champion" not in aliases_of(client, NAME)
+    assert not Path("registered.json").exists()
+    registered = register(VARIANTS, {})
+    assert registered == RegisteredVersions(NAME, {"plain": "1", "stn": "2"}, challenger="2", champion="2")
+    assert aliases_of(client, NAME) == {"challenger": "2", "champion": "2"}
+    assert len(list_versions(client, NAME)) == 2 and len(read_history(client, NAME)) == 1
+    assert all(version.description for version in list_versions(client, NAME))

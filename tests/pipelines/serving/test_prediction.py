@@ -1,5 +1,7 @@
 """Predictions for image files: classes, θ and rectified images; θ of the registry's versions is a quarter turn."""
 
+import struct
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +14,7 @@ from pipelines.preparation.images import to_pixels
 from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.serving import prediction
-from pipelines.serving.prediction import make_table, predict
+from pipelines.serving.prediction import make_table, name_pictures, predict
 
 IDENTITY = np.array([[[1.0, 0, 0], [0, 1, 0]]])
 NAME = "stn-mine"
@@ -43,6 +45,28 @@ def test_the_table_and_the_pictures(store, tmp_path):
     rectified = np.asarray(Image.open(tmp_path / "one.rectified.png"))
     np.testing.assert_array_equal(rectified, np.rot90(gray, -1))
     assert Image.open(tmp_path / "a.bmp.rectified.png").size == (20, 30)
+
+
+def test_pictures_of_different_images_have_different_names():
+    paths = [Path(name) for name in ("x/a.png", "y/a.png", "x/a.jpg", "x/a.png.gif", "x/b.png")]
+    assert [str(path.parent) for path in name_pictures(paths)] == ["x", "y", "x", "x", "x"]
+    for out in (None, Path("out")):
+        assert len(set(name_pictures(paths, out))) == len(paths)
+    assert [path.name for path in name_pictures(paths[:2], Path("out"))] == [
+        "a.png.rectified.png",
+        "a.png.2.rectified.png",
+    ]
+
+
+def test_a_negative_resolution_in_exif_is_no_reason_to_refuse(store, tmp_path):
+    """EXIF says that the image lies on its side."""
+    pixels = noise(8, 12)
+    entries = struct.pack("<HHHIIHHIIIii", 2, 0x0112, 3, 1, 6, 0x011A, 10, 1, 38, 0, -1, 1)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\x08\0\0\0" + entries)
+    (row,) = predict(NAME, "champion", [str(tmp_path / "a.png")]).rows
+    assert row.rectified is not None
+    # θ turns the content clockwise once more.
+    np.testing.assert_array_equal(np.asarray(Image.open(row.rectified)).shape, (12, 8))
 
 
 def test_with_a_canvas_the_image_is_in_its_middle(store, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pipelines.params import set_value
+from pipelines.params import set_source, set_value
 from pipelines.runtime.errors import UserError
 from pipelines.settings.dataset_defaults import DATASET_DEFAULTS, OWN_DEFAULTS
 from pipelines.settings.params import load_params
@@ -484,6 +484,43 @@ def test_a_path_is_set_as_it_is(path):
     """`make repro SOURCE=path` sets it like this."""
     set_value(f"data.source={path}")
     assert load_params().data.source == path
+
+
+def git(*arguments: str) -> None:
+    subprocess.run(["git", *arguments], check=True, capture_output=True)
+
+
+def test_a_source_is_stored_as_dvc_will_read_it(tmp_path, monkeypatch):
+    """Without ~ and variables; absolute if a temporary work tree would lack it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("home/mine", "kept", "ignored", "tracked by dvc", "$HOME"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("kept/a.png", "tracked by dvc.dvc"):
+        (tmp_path / name).touch()
+    (tmp_path / ".gitignore").write_text("/ignored\n/tracked*\n!*.dvc\n")
+    git("init")
+    git("add", "kept", "tracked by dvc.dvc")
+    for source, stored in {
+        "~/mine": f"{tmp_path}/home/mine", "$HOME/mine": f"{tmp_path}/home/mine",
+        "${HOME}/gone": f"{tmp_path}/home/gone",
+        "kept": "kept", "tracked by dvc": "tracked by dvc", "ignored": f"{tmp_path}/ignored", "gone": "gone",
+        "$HOME": f"{tmp_path}/$HOME",
+    }.items():  # fmt: skip
+        set_value(f"data.source={source}")
+        assert load_params().data.source == stored
+    set_source("kept")
+    assert load_params().data.source == f"{tmp_path}/kept"
+    assert refusal(set_source, "~/gone") == "SOURCE: '~/gone' given; there is no such file or folder"
+    assert refusal(set_source, "~no-such-user/x").startswith("SOURCE: '~no-such-user/x' given; ")
+    assert refusal(set_value, "data.source=~no-such-user/x").startswith("params.yaml: data.source: '~no-such-user/x'")
+
+
+@pytest.mark.parametrize("source", ["~/mine", "$HOME/mine", "/data/${HOME}"])
+def test_a_source_that_dvc_reads_otherwise_is_refused(source):
+    edit("data.source", source)
+    expanded = os.path.expandvars(Path(source).expanduser())
+    wanted = f"data.source: {source!r} given; DVC replaces neither ~ nor variables; write {expanded!r}"
+    assert refusal() == f"params.yaml: {wanted}"
 
 
 @pytest.mark.parametrize("stage", ["prepare", "train --variant stn", "evaluate", "visualize", "register"])

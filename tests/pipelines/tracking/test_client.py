@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from pipelines.commands import history, predict, promote, provenance, reproduce, rollback, serve
-from pipelines.runtime.errors import ExternalError, run_main
+from pipelines.runtime.errors import ExternalError, UserError, run_main
 from pipelines.tracking.client import TrainingRun, connect, experiment_id, log_metrics, store_errors_explained
 from pipelines.tracking.outbox import Outbox
 
@@ -68,8 +68,16 @@ def test_a_damaged_store_is_reported_in_one_line(place, how):
     started = time.monotonic()
     with one_line_error() as line:
         connect()
-    assert str(place) in line[0] and "move it away: dvc repro -f -s register" in line[0]
+    assert str(place) in line[0] and "restore a backup: make restore" in line[0]
+    assert "keep the file" in line[0] and "dvc repro -f -s register" in line[0]
     assert time.monotonic() - started < 60, "MLflow would try for hours"
+
+
+def test_a_project_in_a_folder_with_a_percent_sign_is_refused_in_one_line(place, monkeypatch):
+    """Alembic, which MLflow migrates databases with, ends in a traceback there."""
+    monkeypatch.setattr("mlflow.__file__", "/home/kim/100% stn/.venv/lib/mlflow/__init__.py")
+    with pytest.raises(UserError, match=r"100% stn/.venv/lib/mlflow: MLflow cannot open .* move the project"):
+        connect()
 
 
 @pytest.fixture

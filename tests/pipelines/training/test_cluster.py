@@ -1,4 +1,4 @@
-"""The cluster: the number of tuning trials that fit on it."""
+"""The cluster: the GPUs that it counts, and the number of tuning trials that fit on it."""
 
 import pytest
 
@@ -15,6 +15,19 @@ def pretend_nodes(monkeypatch, *nodes: tuple[int, int]) -> None:
     monkeypatch.setattr(
         cluster.ray, "nodes", lambda: [*alive, {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0}}]
     )
+
+
+@pytest.mark.parametrize(("available", "counted"), [(True, 2), (False, 0)])
+def test_a_gpu_that_torch_cannot_use_is_not_counted(monkeypatch, available, counted):
+    """As with too old a driver: there are two GPUs, and Ray would give them to workers."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(cluster.torch.cuda, "is_available", lambda: available)
+    given = {}
+    monkeypatch.setattr(cluster.ray, "init", lambda **options: given.update(options))
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    with cluster.connected():
+        assert given["num_gpus"] == counted
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.outputs.trained_models import TrainingRecord
-from pipelines.settings.params import TrainParams, WorkerRange, load_params
+from pipelines.settings.params import TrainParams, load_params
 from pipelines.settings.variants import (
     ConvClassifierParams,
     ConvolutionalLocalizationParams,
@@ -15,6 +15,7 @@ from pipelines.settings.variants import (
     VariantParams,
     load_variant,
 )
+from pipelines.settings.workers import WorkerRange
 from pipelines.training.run import training_key
 
 # A value that differs from params.yaml; for a choice, all values, since one of them differs.

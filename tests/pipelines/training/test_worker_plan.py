@@ -3,7 +3,8 @@
 import pytest
 
 from pipelines.runtime.errors import UserError
-from pipelines.settings.params import TrainParams, WorkerRange, load_params
+from pipelines.settings.params import TrainParams, load_params
+from pipelines.settings.workers import WorkerRange
 from pipelines.training.host_watch import HostWatch
 from pipelines.training.worker_plan import Node, plan_workers
 from tests.pipelines.training.test_cluster import pretend_nodes

@@ -1,0 +1,96 @@
+"""Databases of an older and of a newer MLflow."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import mlflow
+import pytest
+import sqlalchemy
+from alembic import command
+from alembic.script import ScriptDirectory
+from mlflow.store.db.utils import _get_alembic_config
+from mlflow.store.tracking.dbmodels.initial_models import Base
+
+from pipelines.runtime.errors import ExternalError
+from pipelines.tracking.client import connect
+from pipelines.tracking.relocation import sqlite_address
+
+SCRIPTS = ScriptDirectory.from_config(_get_alembic_config(""))
+HEAD = SCRIPTS.get_current_head() or ""
+BEFORE = str(SCRIPTS.get_revision(HEAD).down_revision)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """Where the database of the default store lies."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "state").mkdir()
+    return tmp_path / "state/mlflow.db"
+
+
+@pytest.fixture
+def older(place) -> Path:
+    """The database of an MLflow before the last change of its schema."""
+    engine = sqlalchemy.create_engine(sqlite_address(place))
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        config = _get_alembic_config(sqlite_address(place))
+        config.attributes["connection"] = connection
+        command.upgrade(config, BEFORE)
+    engine.dispose()
+    return place
+
+
+def execute(database: Path, statement: str) -> list:
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute(statement).fetchall()
+        connection.commit()
+    return rows
+
+
+def revision(database: Path) -> str:
+    return execute(database, "SELECT version_num FROM alembic_version")[0][0]
+
+
+def backups(database: Path) -> list[Path]:
+    return [path for path in database.parent.iterdir() if ".before-" in path.name]
+
+
+def test_an_older_database_is_migrated_after_a_backup(older, capsys):
+    connect()
+    said = capsys.readouterr().out
+    (backup,) = backups(older)
+    assert revision(older) == HEAD and revision(backup) == BEFORE
+    assert f"{older} was migrated for MLflow {mlflow.__version__}; before: {backup}" in said
+    connect()
+    assert "migrated" not in capsys.readouterr().out and backups(older) == [backup]
+
+
+def test_a_migration_that_fails_leaves_the_database_as_it_was(new_store, place):
+    """Its schema is newer than the revision that it names, as after half a downgrade."""
+    shutil.copyfile(new_store, place)
+    first = next(script.revision for script in SCRIPTS.walk_revisions() if script.is_base)
+    execute(place, f"UPDATE alembic_version SET version_num = '{first}'")
+    with pytest.raises(ExternalError, match=r"cannot migrate this database \(.*\); it is as it was") as raised:
+        connect()
+    assert "\n" not in str(raised.value) and "move it away" not in str(raised.value)
+    assert revision(place) == first
+    (backup,) = backups(place)
+    tables = "SELECT name, sql FROM sqlite_master ORDER BY name"
+    assert execute(place, tables) == execute(backup, tables)
+
+
+def test_a_newer_database_is_refused_with_the_version_that_is_needed(new_store, place, monkeypatch):
+    shutil.copyfile(new_store, place)
+    execute(place, "UPDATE alembic_version SET version_num = 'feedfeedfeed'")
+    before = place.read_bytes()
+    with pytest.raises(ExternalError, match=rf"last used with an MLflow newer than {mlflow.__version__}"):
+        connect()
+    place.with_name("mlflow.db.mlflow").write_text("99.1.0 feedfeedfeed\n")
+    with pytest.raises(ExternalError, match=r"last used with MLflow 99\.1\.0 .*; run make setup") as raised:
+        connect()
+    assert "\n" not in str(raised.value) and "register" not in str(raised.value)
+    assert place.read_bytes() == before
