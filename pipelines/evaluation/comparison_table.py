@@ -1,7 +1,9 @@
 """Comparison of all variants as Markdown."""
 
 from collections.abc import Mapping
+from itertools import combinations
 
+from pipelines.evaluation.significance import compare_seeds
 from pipelines.outputs.alignment_results import Alignment
 from pipelines.outputs.evaluation_results import Difference, EvaluationResults, VariantResults
 from pipelines.outputs.motions import MOTIONS, UNDONE_MOTIONS
@@ -34,6 +36,7 @@ def comparison_table(results: EvaluationResults, meta: DatasetMeta, confidence: 
     lines += _alignment_lines({name: v.alignment for name, v in variants.items() if v.alignment}, confidence)
     if any(variant.final_fit for variant in variants.values()):
         lines += ["", "Validation accuracy is meaningless: models trained on the validation images (train.final_fit)."]
+    lines += _seed_lines(variants, confidence)
     if results.pairs:
         lines += ["", "Paired tests on the same test images, between each variant's best model on validation:", ""]
         lines += [_pair_line(pair, difference, confidence) for pair, difference in results.pairs.items()]
@@ -51,6 +54,21 @@ def _accuracy_row(name: str, variant: VariantResults) -> str:
 def _robustness_row(name: str, variant: VariantResults) -> str:
     means = [f"{variant.robustness[motion.name]:.2%}" for motion in MOTIONS]
     return f"| {name} | {' | '.join(means)} | {variant.calibration_error:.2%} |"
+
+
+def _seed_lines(variants: Mapping[str, VariantResults], confidence: float) -> list[str]:
+    compared = {
+        f"{second} vs {first}": compare_seeds(variants[first].seeds, variants[second].seeds, confidence)
+        for first, second in combinations(variants, 2)
+    }
+    lines = [
+        f"- {pair}: {difference.mean * 100:+.2f} points, interval {difference.low * 100:+.2f} to "
+        f"{difference.high * 100:+.2f}"
+        for pair, difference in compared.items()
+        if difference is not None
+    ]
+    title = f"Difference in test accuracy, paired by training seed, with its {confidence * 100:g}% t-interval:"
+    return ["", title, "", *lines] if lines else []
 
 
 def _alignment_lines(alignments: Mapping[str, Alignment], confidence: float) -> list[str]:

@@ -1,9 +1,12 @@
-"""Statistical tests for the difference of two models on the same images."""
+"""Statistical tests for the difference of two models on the same images, and of two variants over training seeds."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from pipelines.outputs.evaluation_results import Difference
+from pipelines.outputs.evaluation_results import Difference, SeedResults
 from pipelines.settings.params import EvaluateParams
 
 
@@ -28,6 +31,38 @@ def compare(first: np.ndarray, second: np.ndarray, settings: EvaluateParams) -> 
     only_first, only_second = int((delta < 0).sum()), int((delta > 0).sum())
     p_value = stats.binomtest(only_first, only_first + only_second).pvalue
     return Difference(float(delta.mean()), float(low), float(high), only_first, only_second, float(p_value))
+
+
+class SeedDifference(NamedTuple):
+    """Mean difference of the test accuracies of two variants, and its confidence interval; shares in [-1, 1]."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def compare_seeds(
+    first: Mapping[int, SeedResults], second: Mapping[int, SeedResults], confidence: float
+) -> SeedDifference | None:
+    """Compare two variants by the test accuracies of their training seeds, paired by seed.
+
+    With the same seed, both see the same batches in the same order. The interval is Student's t-interval of the mean
+    difference: it says whether another training would show the same difference.
+
+    Args:
+        first, second: results of each training seed.
+        confidence: confidence level of the interval, in (0, 1).
+
+    Returns:
+        None if fewer than two seeds are common.
+    """
+    common = [seed for seed in first if seed in second]
+    if len(common) < 2:
+        return None
+    differences = np.array([second[seed].test_accuracy - first[seed].test_accuracy for seed in common])
+    margin = float(stats.t.ppf((1 + confidence) / 2, len(common) - 1) * differences.std(ddof=1) / len(common) ** 0.5)
+    mean = float(differences.mean())
+    return SeedDifference(mean, mean - margin, mean + margin)
 
 
 def mcnemar_p_value(first: np.ndarray, second: np.ndarray) -> float:

@@ -48,7 +48,8 @@ def test_the_table_shows_the_results(seeds, confidence):
     assert rows[4][:2] == ["variant", "rotation -90 to 90 °"]
     assert rows[6] == ["plain", "41.50%", "27.67%", "20.75%", "2.50%"]
     assert rows[7][0] == "stn" and len(rows) == 8
-    (line,) = [line for line in text.splitlines() if line.startswith("- ")]
+    *of_seeds, line = [line for line in text.splitlines() if line.startswith("- ")]
+    assert of_seeds == (["- stn vs plain: +7.00 points, interval +7.00 to +7.00"] if seeds > 1 else [])
     # In "stn vs plain" the model of stn is the second: it alone is correct on 10 images.
     assert line.startswith(f"- stn vs plain: +7.00 points, {confidence * 100:g}% interval ")
     assert "10 images classified correctly by stn alone, 3 by plain alone" in line

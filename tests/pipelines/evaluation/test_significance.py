@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, ttest_1samp
 
-from pipelines.evaluation.significance import compare, holm_rejections, mcnemar_p_value
-from pipelines.outputs.evaluation_results import Difference
+from pipelines.evaluation.significance import compare, compare_seeds, holm_rejections, mcnemar_p_value
+from pipelines.outputs.evaluation_results import Difference, SeedResults
 from pipelines.settings.params import EvaluateParams
 
 
@@ -92,6 +92,21 @@ def test_equal_models_are_rejected_at_most_as_often_as_the_level():
     rng = np.random.default_rng(0)
     found = [mcnemar_p_value(*(rng.random((2, 400)) < 0.8)) <= 0.05 for _ in range(1000)]
     assert 0.02 < np.mean(found) <= 0.065  # an exact test of counts stays below its level
+
+
+def seed_results(**accuracies: float) -> dict[int, SeedResults]:
+    return {int(seed[1:]): SeedResults(accuracy, 0.0) for seed, accuracy in accuracies.items()}
+
+
+def test_variants_are_compared_seed_by_seed():
+    """The t-interval of SciPy's one-sample test is the oracle. Seeds that only one variant has are left out."""
+    first = seed_results(_0=0.5, _1=0.7, _2=0.6, _9=0.1)
+    second = seed_results(_2=0.65, _0=0.52, _1=0.73, _8=0.9)
+    difference = compare_seeds(first, second, 0.9)
+    expected = ttest_1samp([0.02, 0.03, 0.05], 0).confidence_interval(0.9)
+    assert difference is not None
+    assert difference == pytest.approx((0.1 / 3, expected.low, expected.high))
+    assert compare_seeds(first, seed_results(_0=0.5, _8=0.6), 0.9) is None
 
 
 def test_holms_procedure():
