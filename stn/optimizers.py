@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from stn.classifiers import Network
+from stn.classifiers import Network, layers_of
 from stn.muon import Muon
 from stn.settings import Recipe
 
@@ -43,6 +43,7 @@ class GroupSettings(NamedTuple):
 def parameter_groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:
     """Group all parameters of a network by their :class:`GroupSettings`, for any optimizer.
 
+    The learning rate of a layer of the classifier is ``lr`` · ``layer_decay``ⁿ, n layers before the last one.
     Localization networks have the learning rate ``lr`` · ``localization_lr`` and the weight decay
     ``localization_weight_decay``, or ``weight_decay`` if it is None. Without ``decay_norms``, parameters of fewer than
     two dimensions have no weight decay: biases, and the scales and shifts of normalization layers.
@@ -57,7 +58,9 @@ def parameter_groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _settings_of_parameters(network: Network, recipe: Recipe) -> Iterator[tuple[nn.Parameter, GroupSettings]]:
-    """Yield each parameter with its settings. A factor of the learning rate for single parameters belongs here."""
+    """Yield each parameter with its settings."""
+    depths = layer_depths(network.classifier) if recipe.layer_decay < 1 else {}
+    deepest = max(depths.values(), default=0)
     decay = recipe.localization_weight_decay
     decay = recipe.weight_decay if decay is None else decay
     parts: list[tuple[nn.Module, float, float]] = [(network.classifier, recipe.lr, recipe.weight_decay)]
@@ -70,11 +73,25 @@ def _settings_of_parameters(network: Network, recipe: Recipe) -> Iterator[tuple[
             yield (
                 parameter,
                 GroupSettings(
-                    lr=part_lr,
+                    lr=part_lr * recipe.layer_decay ** (deepest - depths.get(parameter, deepest)),
                     weight_decay=part_decay if recipe.decay_norms or parameter.ndim > 1 else 0.0,
                     orthogonal=recipe.optimizer == "muon" and parameter.ndim > 1 and parameter is not last,
                 ),
             )
+
+
+def layer_depths(classifier: nn.Module) -> dict[nn.Parameter, int]:
+    """Return the depth of each parameter of a classifier, from 0 at the input.
+
+    The classifier's own method ``layer_depths``, if it has one, says what a layer is. Otherwise each child module with
+    parameters is one layer, in the order of its children.
+    """
+    own = getattr(classifier, "layer_depths", None)
+    if own is not None:
+        return own()
+    children = [list(child.parameters()) for child in layers_of(classifier).children()]
+    layers = [parameters for parameters in children if parameters]
+    return {parameter: depth for depth, parameters in enumerate(layers) for parameter in parameters}
 
 
 def _skip_import_of_dynamo() -> None:

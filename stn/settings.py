@@ -118,6 +118,8 @@ class Recipe:
         warmup: share of the steps in which the learning rate rises, in [0, 1).
         momentum: in [0, 1).
         weight_decay: weight decay of the classifier.
+        layer_decay: in (0, 1]. The learning rate of each layer of the classifier is this factor of that of the next
+            layer, see :func:`stn.optimizers.layer_depths`.
         decay_norms: whether biases and other parameters of one dimension have weight decay too.
         max_grad_norm: longer gradients are scaled down to this norm.
         label_smoothing: share of each label that is spread evenly over all classes, in the training objective alone.
@@ -137,6 +139,7 @@ class Recipe:
     warmup: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 0.0
+    layer_decay: float = 1.0
     decay_norms: bool = True
     max_grad_norm: float = float("inf")
     label_smoothing: float = 0.0

@@ -80,6 +80,14 @@ class Backbone(nn.Module):
         features = self.layers(self._normalized(crops))
         return self.logits(features.unflatten(0, (-1, self.heads)).flatten(1))
 
+    def layer_depths(self) -> dict[nn.Parameter, int]:
+        """The depth of each parameter by timm's own grouping of layers, see :func:`stn.optimizers.layer_depths`."""
+        from timm.models import group_parameters
+
+        matcher = self.layers.group_matcher(coarse=False)  # pyright: ignore[reportCallIssue]
+        depths: Any = group_parameters(self.layers, matcher, reverse=True)
+        return {parameter: depths[name] for name, parameter in self.layers.named_parameters()}
+
     def _normalized(self, images: Tensor) -> Tensor:
         return images if self.renormalize is None else self.renormalize(images)
 

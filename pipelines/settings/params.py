@@ -137,6 +137,7 @@ class RecipeParams(Section):
     warmup: float = Field(ge=0, lt=1)
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0, le=1)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     decay_norms: bool = True
     max_grad_norm: float = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)

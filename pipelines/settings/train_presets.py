@@ -18,6 +18,7 @@ PRESETS = {
         "experiments in LOG.md.",
         {
             "optimizer": "muon", "warmup": 0.2, "weight_decay": 0.0005, "decay_norms": True, "label_smoothing": 0.0,
+            "layer_decay": 1.0,
             "crop": [1.0, 1.0], "color_jitter": 0.0, "mixup": 0.0, "ema": 0.0,
         },
     ),
@@ -27,6 +28,7 @@ PRESETS = {
         {
             "epochs": 60, "batch_size": 128, "lr": 0.002, "shift": 0,
             "optimizer": "adamw", "warmup": 0.1, "weight_decay": 0.05, "decay_norms": False, "label_smoothing": 0.1,
+            "layer_decay": 1.0,
             "crop": [0.5, 1.0], "color_jitter": 0.2, "mixup": 0.2, "ema": 0.999,
         },
     ),
@@ -36,6 +38,7 @@ PRESETS = {
         {
             "epochs": 15, "batch_size": 32, "lr": 0.0003, "shift": 0,
             "optimizer": "adamw", "warmup": 0.1, "weight_decay": 0.01, "decay_norms": False, "label_smoothing": 0.1,
+            "layer_decay": 0.75,
             "crop": [0.7, 1.0], "color_jitter": 0.1, "mixup": 0.0, "ema": 0.0,
         },
     ),

@@ -85,3 +85,14 @@ def test_adamw_steps_as_in_its_paper():
         optimizer.step()
     for (name, parameter), mine in zip(network.named_parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(parameter, mine, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_layers_closer_to_the_input_learn_more_slowly():
+    network = make_network()
+    layers = {name: number for number, name in enumerate(["0", "1", "5"])}  # children of the classifier with parameters
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    for group in parameter_groups(network, replace(RECIPE, layer_decay=0.5)):
+        for parameter in group["params"]:
+            part, name, *_ = names[parameter].split(".")
+            expected = 0.1 * 0.5 ** (2 - layers[name]) if part == "classifier" else 0.05
+            assert group["lr"] == pytest.approx(expected), names[parameter]

@@ -11,13 +11,15 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.optim import param_groups_layer_decay  # pyright: ignore[reportPrivateImportUsage]
 
 from pipelines.networks.backbones import Pretraining, Renormalize
 from pipelines.networks.build import network_settings
 from pipelines.runtime.errors import ExternalError
 from pipelines.settings.variants import VariantParams
 from stn.classifiers import Network, RawClassifier, build_network
-from stn.settings import Normalization
+from stn.optimizers import parameter_groups
+from stn.settings import Normalization, Recipe
 
 SHAPE = (3, 32, 32)
 DATA = Normalization([0.2, 0.4, 0.6], [0.1, 0.2, 0.3])
@@ -103,6 +105,22 @@ def test_shared_layers_have_one_set_of_weights(classifier):
     # The mode reaches the shared layers: in training, batch normalization uses the statistics of the batch.
     trained = localization.train().features(images)  # pyright: ignore[reportCallIssue]
     assert torch.allclose(trained, localization.eval().features(images)) == (place == "conv1")  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize("backbone", ["resnet10t", "test_vit"])
+def test_layers_have_the_depths_that_timm_says(backbone):
+    """timm's own groups for layer-wise decay are the oracle."""
+    options = {"img_size": 32, "patch_size": 8} if backbone == "test_vit" else {}
+    network = build(classifier={"backbone": backbone, "options": options})
+    layers = network.classifier.get_submodule("layers")
+    scales = {
+        parameter: group["lr_scale"]
+        for group in param_groups_layer_decay(layers, layer_decay=0.5)
+        for parameter in group["params"]
+    }
+    groups = parameter_groups(network, Recipe(1, 8, optimizer="adamw", lr=1.0, layer_decay=0.5))
+    found = {parameter: group["lr"] for group in groups for parameter in group["params"]}
+    assert len({*scales.values()}) > 3 and found == pytest.approx(scales)
 
 
 @pytest.mark.parametrize(

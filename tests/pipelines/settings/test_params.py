@@ -180,6 +180,8 @@ def test_every_misspelled_name_is_refused_with_the_right_one():
         ("train.optimizer", "adam", "adamw"),
         ("train.momentum", 1, "less than 1"),
         ("train.decay_norms", 0, "boolean"),
+        ("train.layer_decay", 0, "greater than 0"),
+        ("train.layer_decay", 1.5, "less than or equal to 1"),
         ("train.label_smoothing", 1.0, "less than 1"),
         ("train.crop", [1.0, 0.5], "first"),
         ("train.crop", [0.0, 1.0], "greater than 0"),

@@ -15,7 +15,8 @@ from pipelines.settings.train_presets import OF_EVERY_PRESET, PRESETS
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 NEUTRAL = {
-    "decay_norms": True, "label_smoothing": 0.0, "crop": [1.0, 1.0], "color_jitter": 0.0, "mixup": 0.0, "ema": 0.0
+    "layer_decay": 1.0, "decay_norms": True, "label_smoothing": 0.0, "crop": [1.0, 1.0],
+    "color_jitter": 0.0, "mixup": 0.0, "ema": 0.0,
 }  # fmt: skip
 
 
