@@ -58,6 +58,7 @@ def reproduce(name: str, wanted: str) -> str:
     _print_library_changes(record["libraries"])
     with _work_tree(commit, record["git_diff"]) as tree:
         _copy_data(record["data"], tree / PREPARED)
+        _copy_weights(record["variant"], tree)
         _write_settings(tree, variant, seed, record)
         print(f"{name}, version {version.version}: {variant}, training seed {seed}, again at {commit[:10]}", flush=True)
         _run_module(tree, "pipelines.train", "--variant", variant)
@@ -115,6 +116,21 @@ def _copy_data(data: Mapping[str, Any], target: Path) -> None:
         described = f"{data['dataset']} from {data['source']} with digest {data['digest'][:12]}"
         raise UserError(f"VERSION: its data, {described}, are {WHERE}")
     shutil.copytree(found, target)
+
+
+def _copy_weights(settings: Any, tree: Path) -> None:
+    """Copy the files of pretrained weights that a variant names by relative paths. Their SHA-256 is checked there."""
+    if isinstance(settings, list):
+        for value in settings:
+            _copy_weights(value, tree)
+    if not isinstance(settings, dict):
+        return
+    for name, value in settings.items():
+        if name != "pretrained" or not isinstance(value, dict):
+            _copy_weights(value, tree)
+        elif not Path(value["file"]).is_absolute() and Path(value["file"]).is_file():
+            (tree / value["file"]).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(value["file"], tree / value["file"])
 
 
 def _write_settings(tree: Path, variant: str, seed: int, record: Mapping[str, Any]) -> None:

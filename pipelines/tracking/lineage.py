@@ -57,11 +57,12 @@ def current_commit() -> Commit:
         return Commit("", "", "" if reason.startswith("not a git repository") else reason)
     sha = git("rev-parse", "--verify", "--quiet", "HEAD").stdout.strip()
     diff = git("diff", "HEAD", "--", ".", ":!dvc.lock").stdout if sha else ""
-    new = git("ls-files", "--others", "--exclude-standard", "--", "stn", "pipelines", "variants").stdout.splitlines()
+    code = ("stn", "pipelines", "own_networks", "variants")
+    new = git("ls-files", "--others", "--exclude-standard", "--", *code).stdout.splitlines()
     return Commit(sha, diff + "".join(git("diff", "--no-index", "--", "/dev/null", file).stdout for file in new))
 
 
 def libraries() -> dict[str, str]:
     """Versions of Python and of the libraries that a result may depend on."""
-    names = ("torch", "numpy", "ray", "optuna", "mlflow", "dvc")
+    names = ("torch", "numpy", "timm", "ray", "optuna", "mlflow", "dvc")
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from pipelines.registry import reproduction
 from pipelines.registry.export import digest_of
-from pipelines.registry.reproduction import _choose_workers, _copy_data, _work_tree, reproduce
+from pipelines.registry.reproduction import _choose_workers, _copy_data, _copy_weights, _work_tree, reproduce
 from pipelines.runtime.cores import Cores
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import write_json
@@ -55,6 +55,25 @@ def test_the_work_tree_has_the_commit_with_its_changes_and_is_deleted(repository
         pass
     assert work_trees() == 1 and not list((repository / "state/reproduce").iterdir())
     assert Path("params.yaml").read_text() == "lr: 2\n"
+
+
+def test_a_network_of_ones_own_and_files_of_weights_are_found(repository):
+    """git does not know the network yet, and never knows the weights."""
+    Path("own_networks").mkdir()
+    Path("own_networks/mine.py").write_text("def build(shape, classes): ...\n")
+    Path("weights").mkdir()
+    for name in ("a", "b"):
+        Path(f"weights/{name}.safetensors").write_text(name)
+    absolute = {"file": str(repository / "weights/b.safetensors"), "sha256": "0"}
+    variant = {
+        "classifier": {"backbone": "resnet18", "pretrained": {"file": "weights/a.safetensors", "sha256": "0"}},
+        "transformers": [{"at": "input", "localization": {"backbone": "resnet18", "pretrained": absolute}}],
+    }
+    commit = current_commit()
+    with _work_tree(commit.sha, commit.diff) as tree:
+        _copy_weights(variant, tree)
+        assert (tree / "own_networks/mine.py").read_text().startswith("def build")
+        assert [file.name for file in (tree / "weights").iterdir()] == ["a.safetensors"]
 
 
 def prepared(folder: Path, digest: str) -> None:
