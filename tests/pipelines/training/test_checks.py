@@ -6,8 +6,9 @@ from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.keys import digest_code
 from pipelines.settings.params import load_params
+from pipelines.settings.variants import VariantParams
 from pipelines.training import host_checks
-from pipelines.training.checks import CODE, check_shares
+from pipelines.training.checks import CODE, check_batch_norm, check_shares
 from pipelines.training.host_checks import check_same_code
 from pipelines.training.worker_plan import WorkerPlan
 
@@ -48,3 +49,19 @@ def test_more_workers_than_images_are_refused(batch_size, validation):
     check_shares(params, WorkerPlan(4, 1, False, 4, 4), meta)
     with pytest.raises(UserError, match=r"train\.workers: .*which is 5; .*4, cannot be shared"):
         check_shares(params, WorkerPlan(5, 1, False, 5, 5), meta)
+
+
+def test_batch_normalization_over_one_image_is_refused():
+    params = load_params()
+    params = params.model_copy(update={"train": params.train.model_copy(update={"batch_size": 7})})
+    meta = DatasetMeta(
+        dataset="tiny", source="", classes=["a", "b"], image_shape=(1, 28, 28), counts={}, mean=[0.5], std=[0.5],
+        distortion={}, duplicates={}, broken={}, digest="",
+    )  # fmt: skip
+    normalizes = {"module": "own_networks.small_resnet:build"}
+    with_norm = VariantParams.model_validate({"transformer": None, "classifier": normalizes})
+    without = VariantParams.model_validate({"transformer": None})
+    check_batch_norm("mine", params, with_norm, meta, WorkerPlan(3, 1, False, 3, 3))  # shares of 2 and 3 images
+    check_batch_norm("mine", params, without, meta, WorkerPlan(4, 1, False, 4, 4))
+    with pytest.raises(UserError, match=r"train\.batch_size: 7 given for 2 workers \(2 to 4\).*two images"):
+        check_batch_norm("mine", params, with_norm, meta, WorkerPlan(2, 1, False, 2, 4))
