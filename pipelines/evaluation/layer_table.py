@@ -1,12 +1,12 @@
 """Layers of a network with output shape, number of parameters and multiply-adds."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from stn.transforms import Transform
@@ -31,33 +31,42 @@ def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]
     position embeddings and the matrix products of attention.
     """
     table: list[Layer] = []
-    # The counter accumulates FLOPs by module name, and a series of transformers runs its sampler several times.
-    counted: defaultdict[str, int] = defaultdict(int)
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.grid_sampler_2d: _sampling_flops})
     names = dict(_leaves(network))
+    counted = 0  # FLOPs of the layers in the table
+    starts: list[tuple[int, int]] = []  # of the layers that are running: all FLOPs, and those in the table
+
+    def start_layer(_module: nn.Module, _inputs) -> None:
+        starts.append((counter.get_total_flops(), counted))
 
     def add_layer(module: nn.Module, _inputs, output: torch.Tensor) -> None:
+        nonlocal counted
+        before, counted_before = starts.pop()
+        # Shared layers run inside another layer, and are in the table already.
+        flops = counter.get_total_flops() - before - (counted - counted_before)
+        counted += flops
         name = names[module]
-        total = sum(counter.get_flop_counts().get(f"{type(network).__name__}.{name}", {}).values())
-        flops, counted[name] = total - counted[name], total
-        parameters = sum(p.numel() for p in module.parameters())
+        # A layer that runs twice has its weights once.
+        new = all(layer.name != name for layer in table)
+        parameters = sum(p.numel() for p in module.parameters()) if new else 0
         shape = tuple(output.shape[1:]) if isinstance(output, torch.Tensor) else ()
         table.append(Layer(name, type(module).__name__, shape, parameters, flops // 2))
 
-    hooks = [module.register_forward_hook(add_layer) for module in names]
+    hooks = [module.register_forward_pre_hook(start_layer) for module in names]
+    hooks += [module.register_forward_hook(add_layer) for module in names]
     device = next(network.parameters()).device
     training = network.training
     network.eval()
     try:
-        with counter, torch.no_grad():
+        # The counter does not know the fused attention of CPUs.
+        with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             network(torch.zeros(1, *image_shape, device=device))
     finally:
         for hook in hooks:
             hook.remove()
         network.train(training)
-    seen = {layer.name: layer.parameters for layer in table}  # a layer that runs twice has its weights once
-    parameters = sum(p.numel() for p in network.parameters()) - sum(seen.values())
-    multiply_adds = counter.get_total_flops() // 2 - sum(layer.multiply_adds for layer in table)
+    parameters = sum(p.numel() for p in network.parameters()) - sum(layer.parameters for layer in table)
+    multiply_adds = (counter.get_total_flops() - counted) // 2
     if parameters or multiply_adds:
         table.append(Layer("(others)", "", (), parameters, multiply_adds))
     return table

@@ -3,8 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from pipelines.evaluation.layer_table import layers
+from pipelines.evaluation.layer_table import group_layers, layers
+from pipelines.networks.build import network_settings
+from pipelines.settings.variants import VariantParams
 from stn.classifiers import build_network
 from stn.settings import NetworkSettings, TransformerSettings
 
@@ -93,3 +97,41 @@ def test_the_network_is_unchanged(training):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
     assert not any(module._forward_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("localization", "classifier"),
+    [
+        ({"shares": "layer1"}, {"backbone": "resnet10t"}),
+        ({"channels": [], "kernel_sizes": [], "hidden": 8}, {"backbone": "test_vit", "options": {"img_size": 160}}),
+    ],
+    ids=["shared layers", "attention"],
+)
+def test_totals_are_those_of_the_whole_network(localization, classifier):
+    """torch's counter over the whole network is the oracle; it knows neither grids nor sampling."""
+    transformer = {"padding_mode": "border", "localization": localization}
+    variant = VariantParams.model_validate({"transformer": transformer, "classifier": classifier})
+    network = build_network(network_settings(variant, (3, 160, 160), 4)).eval()
+    rows = layers(network, (3, 160, 160))
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        network(torch.zeros(1, 3, 160, 160))
+    own = 4 * 3 * 160 * 160  # of sampling
+    assert sum(row.multiply_adds for row in rows) == counter.get_total_flops() // 2 + own
+    assert sum(row.parameters for row in rows) == sum(p.numel() for p in network.parameters())
+    by_name = {row.name: row.multiply_adds for row in rows}
+    assert by_name["(others)"] > 0 if "test_vit" in classifier.values() else "(others)" not in by_name
+
+
+def test_rows_of_large_networks_are_merged():
+    variant = VariantParams.model_validate({"transformer": None, "classifier": {"backbone": "resnet10t"}})
+    rows = layers(build_network(network_settings(variant, (3, 32, 32), 4)), (3, 32, 32))
+    merged = group_layers(rows, 20)
+    assert len(merged) <= 20 < len(rows)
+    for total in ("parameters", "multiply_adds"):
+        assert sum(getattr(row, total) for row in merged) == sum(getattr(row, total) for row in rows)
+    (stage,) = [row for row in merged if row.name.startswith("classifier.layers.layer1")]
+    inside = [row for row in rows if row.name.startswith("classifier.layers.layer1.")]
+    assert stage == (stage.name, f"{len(inside)} layers", inside[-1].output,
+                     sum(row.parameters for row in inside), sum(row.multiply_adds for row in inside))  # fmt: skip
+    assert group_layers(rows, len(rows)) == rows
