@@ -27,7 +27,7 @@ from stn.transforms.coordinates import pixel_centers
 TARGETS = ("itself", "upright")
 POINTS = 4  # per side of the grid on which maps are compared
 # The second motion of an image: uniform in [-ROTATION, ROTATION], log-uniform in [1 / SCALE, SCALE], and uniform in
-# [-SHIFT, SHIFT] for x and y. With rotations by up to 60° only, θ learned to undo no rotation (LOG.md).
+# [-SHIFT, SHIFT] for x and y. From rotations by up to 60° θ learned no rotation (LOG.md).
 ROTATION, SCALE, SHIFT = math.pi, 1.25, 0.15  # radians, factor, units of half the image
 HUBER = 1.0  # distances beyond it count linearly. It is that of two maps of equal size that are turned by 60°
 GAUGE = 0.3  # weight of the squared distance of the batch's mean map from the identity
