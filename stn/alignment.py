@@ -46,7 +46,7 @@ def fit_poses(transform: Transform, theta: Tensor, input_size: Sequence[int], ou
     With several heads the result has one pose for each head of each image, (B · heads,).
     """
     points = pixel_centers((POINTS, POINTS), theta.double())
-    mapped = _map(transform, theta.double(), points)
+    mapped = map_by_heads(transform, theta.double(), points)
     matrices = (torch.linalg.pinv(homogeneous(points)) @ mapped).mT
     # In pixels, so that a rotation of an image that is not square stays a rotation.
     linear = matrices[:, :, :2] * (_extent(input_size, theta)[:, None] / _extent(output_size, theta))
@@ -104,7 +104,7 @@ def corner_errors(
     (matrix_1, matrix_2), heads = (motion.double() for motion in motions), transform.heads
     corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
     corners = corners.to(first.device)
-    seen = _map(transform, first, corners)
+    seen = map_by_heads(transform, first, corners)
     original = Affine().map(matrix_1.repeat_interleave(heads, 0).flatten(1), seen)
     last_row = torch.tensor([[[0.0, 0.0, 1.0]]], dtype=torch.float64, device=first.device).expand(len(matrix_2), 1, 3)
     inverse = torch.linalg.inv(torch.cat((matrix_2, last_row), 1))[:, :2]
@@ -122,22 +122,23 @@ def _solve(transform: Transform, theta: Tensor, targets: Tensor, start: Tensor) 
     points = start
     steps = DIFFERENCE * torch.eye(2, dtype=start.dtype, device=start.device)
     for _ in range(NEWTON_STEPS):
-        x, y = (targets - _map(transform, theta, points)).unbind(-1)
+        x, y = (targets - map_by_heads(transform, theta, points)).unbind(-1)
         (a, c), (b, d) = (
-            ((_map(transform, theta, points + step) - _map(transform, theta, points - step)) / (2 * DIFFERENCE)).unbind(
-                -1
-            )
+            (
+                (map_by_heads(transform, theta, points + step) - map_by_heads(transform, theta, points - step))
+                / (2 * DIFFERENCE)
+            ).unbind(-1)
             for step in steps
         )
         determinant = a * d - b * c
         safe = torch.where(determinant.abs() < FLAT, FLAT, determinant)
         step = torch.stack((d * x - b * y, a * y - c * x), -1) / safe[..., None]
         points = (points + step).clamp(-FAR, FAR)
-    solved = (targets - _map(transform, theta, points)).norm(dim=-1, keepdim=True) < TOLERANCE
+    solved = (targets - map_by_heads(transform, theta, points)).norm(dim=-1, keepdim=True) < TOLERANCE
     return torch.where(solved, points, FAR)
 
 
-def _map(transform: Transform, theta: Tensor, points: Tensor) -> Tensor:
+def map_by_heads(transform: Transform, theta: Tensor, points: Tensor) -> Tensor:
     """Map points (N, 2) or (B · heads, N, 2) by each head of θ (B, P): (B · heads, N, 2)."""
     if isinstance(transform, Parallel):
         transform, theta = transform.transform, transform.split_heads(theta)

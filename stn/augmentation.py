@@ -9,8 +9,8 @@ from torch import Tensor
 
 from stn.clutter import draw_clutter
 from stn.colors import draw_factors
-from stn.crops import draw_windows
-from stn.distortions import Distortion
+from stn.crops import draw_windows, map_to_windows
+from stn.distortions import Distortion, map_points
 from stn.mixup import draw_partners
 
 
@@ -39,6 +39,11 @@ class Draws(NamedTuple):
     def to(self, device: torch.device) -> "Draws":
         """Copy all tensors to a device."""
         return Draws(*(None if drawn is None else drawn.to(device) for drawn in self))  # pyright: ignore[reportArgumentType]
+
+    def select(self, index: Tensor) -> "Draws":
+        """Select images by their indices (b,)."""
+        corners, *others = self
+        return Draws(corners[:, index], *(None if drawn is None else drawn[index] for drawn in others))  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)
@@ -80,3 +85,34 @@ class Augmentation:
         if self.mixup:
             partners, shares = draw_partners(count, self.mixup, generator)
         return Draws(corners, mirrored, motions, clutter, windows, colors, partners, shares)
+
+    def trace(self, points: Tensor, draws: Draws, size: tuple[int, int]) -> Tensor:
+        """Map points (B, N, 2) of changed images to the points of the originals that they show, (B, N, 2).
+
+        The originals are mirrored where ``draws`` says so: a mirrored original is still upright. Clutter and colors
+        move nothing.
+
+        Args:
+            points: coordinates of :mod:`stn.transforms.coordinates`.
+            draws: of these B images.
+            size: height and width of the images.
+        """
+        if draws.windows is not None:
+            points = map_to_windows(draws.windows, size, points)
+        if draws.motions is not None:
+            points = map_points(draws.motions, points)
+        height, width = size
+        moved = (draws.corners - self.shift).to(points) * points.new_tensor([[2 / height], [2 / width]])
+        return points + moved.flip(0).T[:, None]
+
+    def frame_of_original(self, points: Tensor, size: tuple[int, int]) -> Tensor:
+        """Map points (N, 2) of the frame of an original to points of the image of this height and width, (N, 2).
+
+        Both are the same unless the distortion has a canvas. The original then lies at the center of the canvas, as
+        :meth:`stn.distortions.Distortion.onto_canvas` places it.
+        """
+        window = []
+        for whole, pixels in zip(size, self.distortion.frame(*size), strict=True):
+            window.append(((whole - pixels) // 2, pixels))
+        (top, height), (left, width) = window
+        return map_to_windows(points.new_tensor([[top, left, height, width]]), size, points[None])[0]

@@ -73,11 +73,8 @@ class Batches:
         With mixup, the labels are probabilities of the classes, fp32 (b, classes). The partner of an image may be any
         image, also one of another rank's share or one that is left over. It has the augmentation of its own.
         """
-        count = len(self)
-        generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
-        order = torch.randperm(count, generator=generator).to(self.device)
-        draws = self.augmentation.draw(count, (self.height, self.width), generator).to(self.device)
-        for start in range(0, count - batch_size + 1, batch_size):
+        order, draws = self.draw(seed, epoch)
+        for start in range(0, len(self) - batch_size + 1, batch_size):
             index = order[start + rank : start + batch_size : world_size]
             images, labels = self._augmented(index, draws), self.labels[index]
             if draws.partners is not None and draws.shares is not None and self.classes is not None:
@@ -85,6 +82,13 @@ class Batches:
                 images = self._augmented(partners, draws).lerp_(images, shares[:, None, None, None])
                 labels = mix_labels(labels, self.labels[partners], shares, self.classes)
             yield self.normalize(images), labels
+
+    def draw(self, seed: int, epoch: int) -> tuple[Tensor, Draws]:
+        """Draw the order of the images (N,) in one epoch and the changes of each image."""
+        generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
+        order = torch.randperm(len(self), generator=generator)
+        draws = self.augmentation.draw(len(self), (self.height, self.width), generator)
+        return order.to(self.device), draws.to(self.device)
 
     def _augmented(self, index: Tensor, draws: Draws) -> Tensor:
         """Select images by their indices (b,) and augment them: pixel values in [0, 255], fp32 (b, H, W, C)."""

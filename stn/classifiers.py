@@ -17,6 +17,8 @@ from stn.transformers import build_transformer
 
 INPUT = "input"
 """The place of the transformer in front of the classifier."""
+SECOND_VIEW = "second view"
+"""The key of θ of the second views, see :meth:`Network.predict`."""
 
 
 class ConvClassifier(nn.Sequential):
@@ -103,23 +105,33 @@ class Network(nn.Module):
         front = {} if self.transformer is None else {INPUT: self.transformer}
         return front | {name: inner.transformer for name, inner in self.inner.items()}  # pyright: ignore[reportReturnType]
 
-    def predict(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return logits (B, classes), and θ (B, P) of each transformer by its place, see :attr:`transformers`."""
+    def predict(self, images: Tensor, second_view: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return logits (B, classes), and θ (B, P) of each transformer by its place, see :attr:`transformers`.
+
+        ``second_view`` are other views of the images, (B, C, H, W), which are not classified. Their θ by the
+        transformer in front is at the key :data:`SECOND_VIEW`.
+        """
         thetas = {}
-        if self.transformer is not None:
+        if self.transformer is not None and second_view is not None:
+            both = self.transformer.theta(torch.cat((images, second_view)))
+            thetas[INPUT], thetas[SECOND_VIEW] = both.split(len(images))
+        elif self.transformer is not None:
             thetas[INPUT] = self.transformer.theta(images)
+        if self.transformer is not None:
             images = self.transformer.warp(images, thetas[INPUT])
         logits = self.classifier(images)
         for name, inner in self.inner.items():
             thetas[name] = inner.take_theta()  # pyright: ignore[reportCallIssue]
         return logits, thetas
 
-    def forward(self, images: Tensor, with_theta: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, images: Tensor, with_theta: bool = False, second_view: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return logits, or the pair of :meth:`predict` if ``with_theta`` is set.
 
         DistributedDataParallel supports no other method than ``forward``.
         """
-        logits, thetas = self.predict(images)
+        logits, thetas = self.predict(images, second_view)
         return (logits, thetas) if with_theta else logits
 
 

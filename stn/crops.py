@@ -60,3 +60,13 @@ def window_points(windows: Tensor, size: tuple[int, int]) -> Tensor:
     y_BH, x_BW = lines
     height, width = size
     return torch.stack((x_BW[:, None].expand(-1, height, -1), y_BH[:, :, None].expand(-1, -1, width)), -1)
+
+
+def map_to_windows(windows: Tensor, size: tuple[int, int], points: Tensor) -> Tensor:
+    """Map points (B, N, 2) of crops to points of the images, (B, N, 2). None is moved inward.
+
+    ``windows`` and ``size`` are those of :func:`window_points`.
+    """
+    pixels_2, (start_B2, extent_B2) = windows.new_tensor(size), windows.split(2, 1)
+    scale_B2, shift_B2 = extent_B2 / pixels_2, (2 * start_B2 + extent_B2) / pixels_2 - 1
+    return points * scale_B2.flip(1)[:, None] + shift_B2.flip(1)[:, None]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stn.clutter import add_clutter, draw_clutter
-from stn.transforms import ALIGN_CORNERS, Affine, Projective, ThinPlateSpline
+from stn.transforms import ALIGN_CORNERS, Affine, Projective, ThinPlateSpline, Transform
 
 CONTROL_POINTS = 4
 # The distortions of MNIST in Jaderberg et al. (2015), section 4.1. Lengths are shares of MNIST's 28 pixels, so that
@@ -153,10 +153,27 @@ def distort(images: Tensor, drawn: Tensor | None, padding_mode: str, points: Ten
     if drawn is None:
         assert points is not None
         return F.grid_sample(images, points, padding_mode="border", align_corners=ALIGN_CORNERS)
-    family = _spline(drawn.device) if drawn.shape[1] > 3 else Projective() if drawn.shape[1] == 3 else Affine()
-    theta, size = drawn.flatten(1)[:, : len(family.identity)], images.shape[-2:]
-    grid = family(theta, *size) if points is None else family.map(theta, points.flatten(1, 2)).view_as(points)
+    if points is None:
+        family, theta = _family_of(drawn)
+        grid = family(theta, *images.shape[-2:])
+    else:
+        grid = map_points(drawn, points.flatten(1, 2)).view_as(points)
     return F.grid_sample(images, grid, padding_mode=padding_mode, align_corners=ALIGN_CORNERS)
+
+
+def map_points(drawn: Tensor, points: Tensor) -> Tensor:
+    """Map points (B, N, 2) of distorted images to the points of the images that they show, (B, N, 2).
+
+    ``drawn`` is that of :func:`distort`.
+    """
+    family, theta = _family_of(drawn)
+    return family.map(theta, points)
+
+
+def _family_of(drawn: Tensor) -> tuple[Transform, Tensor]:
+    """Return the family of the argument ``drawn`` of :func:`distort`, and its θ (B, P)."""
+    family = _spline(drawn.device) if drawn.shape[1] > 3 else Projective() if drawn.shape[1] == 3 else Affine()
+    return family, drawn.flatten(1)[:, : len(family.identity)]
 
 
 def distort_once(images: Tensor, distortion: Distortion, generator: torch.Generator) -> Tensor:

@@ -107,6 +107,21 @@ class Normalization:
 
 
 @dataclass(frozen=True)
+class AlignmentSettings:
+    """Settings of :class:`stn.alignment_term.AlignmentTerm`.
+
+    Args:
+        weight: weight of the term in the training objective. 0: no term.
+        to: ``upright`` or ``itself``.
+        warmup: share of the training in which the weight rises from 0, in [0, 1].
+    """
+
+    weight: float = 0.0
+    to: str = "itself"
+    warmup: float = 0.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Settings of one training.
 
@@ -130,6 +145,7 @@ class Recipe:
         localization_lr: learning rate of the localization networks, relative to ``lr``.
         localization_weight_decay: weight decay of the localization networks. None: ``weight_decay``.
         theta_penalty: weight of the squared distance of θ from the identity in the training objective.
+        alignment: the term of the training objective for undone motions.
     """
 
     epochs: int
@@ -153,3 +169,4 @@ class Recipe:
     localization_lr: float = 1.0
     localization_weight_decay: float | None = None
     theta_penalty: float = 0.0
+    alignment: AlignmentSettings = AlignmentSettings()

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from stn.alignment_term import AlignmentTerm
 from stn.averaging import WeightAverage
 from stn.batches import Batches
 from stn.classifiers import INPUT, Network
@@ -70,6 +71,7 @@ def train_epoch(
     precision: torch.dtype,
     world_size: int = 1,
     average: WeightAverage | None = None,
+    alignment: AlignmentTerm | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Train one epoch on this rank's share of the global batches; return the loss of each step, (steps,).
@@ -79,10 +81,10 @@ def train_epoch(
     global batch.
 
     The returned losses are the cross-entropy alone, so that trainings with different recipes can be compared. The
-    training objective differs from it in two ways: ``recipe.label_smoothing`` replaces this share of each label by the
-    uniform distribution, and ``recipe.theta_penalty`` times the squared distance of θ from the identity is added for
-    each transformer. For images mixed by :mod:`stn.mixup` both are computed for the labels of the mixture. Their
-    cross-entropy is higher than that of the images before mixing.
+    training objective differs from it in three ways. ``recipe.label_smoothing`` replaces this share of each label by
+    the uniform distribution. ``recipe.theta_penalty`` times the squared distance of θ from the identity is added for
+    each transformer, and so is the term ``alignment``. For images mixed by :mod:`stn.mixup` all cross-entropies are
+    computed for the labels of the mixture. They are higher than those of the images before mixing.
 
     Args:
         model: a :class:`~stn.classifiers.Network`, or one wrapped in DistributedDataParallel.
@@ -92,6 +94,7 @@ def train_epoch(
         precision: dtype of autocast, bf16 or fp32.
         world_size: number of ranks.
         average: updated after each step.
+        alignment: the term of this epoch for undone motions.
         on_step: called after each step with the number of finished steps.
     """
     batch_size = recipe.batch_size
@@ -105,7 +108,8 @@ def train_epoch(
     losses = []
     for step, (images, labels) in enumerate(batches):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-            logits, thetas = model(images, with_theta=True)
+            second_view = None if alignment is None else alignment.second_view(step, images)
+            logits, thetas = model(images, with_theta=True, second_view=second_view)
         logits, share = logits.float(), world_size / batch_size
         loss = objective = F.cross_entropy(logits, labels, reduction="sum") * share
         if recipe.label_smoothing:
@@ -114,6 +118,8 @@ def train_epoch(
         for place, identity in identities.items():
             distance = (thetas[place].float() - identity).square().sum()
             objective = objective + recipe.theta_penalty * distance * share
+        if alignment is not None:
+            objective = objective + alignment.loss(step, thetas) * share
         optimizer.zero_grad()
         objective.backward()
         # One large step can move the grid off the image, and no gradient moves it back.

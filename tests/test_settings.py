@@ -677,6 +677,25 @@ changes_weights("train.crop", [0.5, 1.0])
 changes_weights("train.color_jitter", 0.3)
 changes_weights("train.mixup", 0.5)
 changes_weights("train.ema", 0.5)
+changes_weights("train.alignment.weight", 0.5)
+
+
+@check("train.alignment.to")
+def _(bench: Bench) -> None:
+    """Without a weight, there is nothing to choose between."""
+    bench.base = {"train.alignment.weight": 1.0}
+    itself, upright = bench.train({}), bench.train({"train.alignment.to": "upright"})
+    bench.base = {}
+    assert not same(itself.weights, upright.weights)
+    assert upright.history[0]["alignment_loss"] != itself.history[0]["alignment_loss"]
+
+
+@check("train.alignment.warmup")
+def _(bench: Bench) -> None:
+    bench.base = {"train.alignment.weight": 1.0}
+    at_once, later = bench.train({}), bench.train({"train.alignment.warmup": 1.0})
+    bench.base = {}
+    assert not same(at_once.weights, later.weights)
 
 
 @check("train.preset")

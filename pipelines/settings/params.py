@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from pipelines.settings.data_source import check_as_dvc_reads_it
 from pipelines.settings.nulls import replace_nulls
 from pipelines.settings.ranges import FloatDomain, IntDomain, each
+from pipelines.settings.recipe import RecipeParams
 from pipelines.settings.train_presets import OF_EVERY_PRESET, PRESETS
 from pipelines.settings.variants import (
     BASELINE,
@@ -54,6 +55,12 @@ class DistortionParams(Section):
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale: {self.scale} given; the smaller factor comes first")
         return self
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether no image is moved."""
+        moves = self.protocol != "none" or self.rotation or self.shift or self.scale != [1, 1]
+        return not moves
 
 
 class DataParams(Section):
@@ -124,36 +131,6 @@ class TuneParams(Section):
     def _seeds_differ(self):
         if len({self.seed, *self.final_seeds}) <= len(self.final_seeds):
             raise ValueError(f"final_seeds: {self.final_seeds} given; all must differ, and from tune.seed: {self.seed}")
-        return self
-
-
-class RecipeParams(Section):
-    """The training recipe of one network, shared by trainings, trials and finals."""
-
-    epochs: Count
-    batch_size: Count
-    optimizer: Literal["muon", "sgd", "adamw"]
-    lr: float = Field(gt=0, le=10)
-    warmup: float = Field(ge=0, lt=1)
-    momentum: float = Field(ge=0, lt=1)
-    weight_decay: float = Field(ge=0, le=1)
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
-    decay_norms: bool = True
-    max_grad_norm: float = Field(gt=0)
-    dropout: float = Field(ge=0, lt=1)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    flip: bool
-    shift: int = Field(ge=0, le=64)
-    crop: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[1.0, 1.0], min_length=2, max_length=2)
-    color_jitter: float = Field(default=0.0, ge=0, le=1)
-    mixup: float = Field(default=0.0, ge=0, le=100)
-    ema: float = Field(default=0.0, ge=0, lt=1)
-    precision: Literal["auto", "fp32", "bf16"]
-
-    @model_validator(mode="after")
-    def _crop_is_a_range(self):
-        if self.crop[0] > self.crop[1]:
-            raise ValueError(f"crop: {self.crop} given; the smaller share comes first")
         return self
 
 
@@ -251,6 +228,14 @@ class Params(Section):
         if self.train.shift >= self.data.size:
             raise ValueError(
                 f"train.shift: {self.train.shift} given; images of data.size {self.data.size} can move by less"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _upright_undoes_a_distortion(self):
+        if self.train.alignment.weight and self.train.alignment.to == "upright" and self.data.distortion.is_identity:
+            raise ValueError(
+                "train.alignment.to: upright given, but data.distortion moves no image; set it, or to: itself"
             )
         return self
 

@@ -2,9 +2,9 @@
 
 from dataclasses import fields
 
-from pipelines.settings.params import RecipeParams
+from pipelines.settings.recipe import AlignmentParams, RecipeParams
 from pipelines.settings.variants import VariantParams
-from stn.settings import Recipe
+from stn.settings import AlignmentSettings, Recipe
 
 
 def recipe_of(train: RecipeParams, variant: VariantParams) -> Recipe:
@@ -13,5 +13,6 @@ def recipe_of(train: RecipeParams, variant: VariantParams) -> Recipe:
     for section in (train, variant):
         for field in fields(Recipe):
             if field.name in type(section).model_fields:
-                values[field.name] = getattr(section, field.name)
+                value = getattr(section, field.name)
+                values[field.name] = AlignmentSettings(**dict(value)) if isinstance(value, AlignmentParams) else value
     return Recipe(**values)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pipelines.training.ranks import all_reduce, average_buffers, distribute, gather_rows
+from stn.alignment_term import AlignmentTerm
 from stn.averaging import WeightAverage
 from stn.batches import Batches, derive_seed
 from stn.classifiers import INPUT, Network
@@ -42,7 +43,8 @@ class Trainer:
         precision: the dtype of autocast.
 
     Attributes:
-        history: metrics of each finished epoch; with a transformer, also those of :mod:`stn.theta_watch`.
+        history: metrics of each finished epoch; with a transformer, also those of :mod:`stn.theta_watch`, and
+            ``alignment_loss``, the mean of the term ``alignment`` of the recipe without its weight.
         watched: indices (E,) of a few validation images, see :data:`WATCHED`.
         theta_history: θ (E, P) of these images after each epoch, on the CPU, by the transformer in front of the
             classifier. Empty without one.
@@ -93,14 +95,14 @@ class Trainer:
             NotFiniteError: a loss is infinite or NaN. All ranks raise it.
         """
         epoch, started = self.done, time.perf_counter()
-        losses = self._train(epoch, on_step)
+        trained = train_batches(self, epoch, on_step)
         seconds = time.perf_counter() - started
         means, thetas = validate(self.result, self.validation, self.precision, self.rank, self.world_size)
         check_validation(means, epoch)
         metrics = {
             "epoch": epoch + 1,
             "timestamp": int(time.time() * 1000),
-            "train_loss": losses.mean().item(),
+            **trained,
             "lr": self.scheduler.get_last_lr()[0],
             "images_per_second": self.steps * self.recipe.batch_size / seconds,
             "epoch_seconds": seconds,
@@ -111,21 +113,6 @@ class Trainer:
             metrics |= self.theta_watch.measure(self.result, theta)
         self.history.append(metrics)
         return metrics
-
-    def _train(self, epoch: int, on_step: Callable[[int], None] | None) -> torch.Tensor:
-        """The mean loss over all ranks at each step, (steps,)."""
-        torch.manual_seed(derive_seed(self.seed, epoch, self.rank))
-        batches = self.training.shuffled(self.recipe.batch_size, self.seed, epoch, self.rank, self.world_size)
-        losses = train_epoch(
-            self.model, batches, self.optimizer, self.scheduler, self.recipe,
-            precision=self.precision, world_size=self.world_size, average=self.average, on_step=on_step,
-        )  # fmt: skip
-        losses = all_reduce(losses) / self.world_size
-        check_finite(losses)
-        average_buffers(self.network, self.world_size)
-        if self.average is not None:
-            average_buffers(self.average.network, self.world_size)
-        return losses
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that :meth:`load_state_dict` needs to continue from here."""
@@ -151,6 +138,39 @@ class Trainer:
     def weights(self) -> dict[str, torch.Tensor]:
         """The tensors of :attr:`result`, on the CPU and contiguous."""
         return {name: tensor.cpu().contiguous() for name, tensor in self.result.state_dict().items()}
+
+
+def train_batches(trainer: Trainer, epoch: int, on_step: Callable[[int], None] | None) -> dict[str, float]:
+    """Train on the batches of one epoch; returns the means of its losses over all ranks."""
+    torch.manual_seed(derive_seed(trainer.seed, epoch, trainer.rank))
+    batches = trainer.training.shuffled(
+        trainer.recipe.batch_size, trainer.seed, epoch, trainer.rank, trainer.world_size
+    )
+    alignment = term_of_epoch(trainer, epoch)
+    losses = train_epoch(
+        trainer.model, batches, trainer.optimizer, trainer.scheduler, trainer.recipe,
+        precision=trainer.precision, world_size=trainer.world_size, average=trainer.average, alignment=alignment,
+        on_step=on_step,
+    )  # fmt: skip
+    losses = all_reduce(losses) / trainer.world_size
+    check_finite(losses)
+    average_buffers(trainer.network, trainer.world_size)
+    if trainer.average is not None:
+        average_buffers(trainer.average.network, trainer.world_size)
+    trained = {"train_loss": losses.mean().item()}
+    if alignment is not None:
+        trained["alignment_loss"] = all_reduce(alignment.total).item() / (trainer.steps * trainer.recipe.batch_size)
+    return trained
+
+
+def term_of_epoch(trainer: Trainer, epoch: int) -> AlignmentTerm | None:
+    """The term of an epoch for undone motions; None if it has no weight or the network no transformer in front."""
+    if not trainer.recipe.alignment.weight or trainer.network.transformer is None:
+        return None
+    return AlignmentTerm(
+        trainer.network, trainer.training, trainer.recipe, seed=trainer.seed, epoch=epoch, rank=trainer.rank,
+        world_size=trainer.world_size, all_reduce=all_reduce,
+    )  # fmt: skip
 
 
 def validate(

@@ -189,6 +189,9 @@ def test_every_misspelled_name_is_refused_with_the_right_one():
         ("train.color_jitter", 1.5, "1"),
         ("train.mixup", -0.1, "0"),
         ("train.ema", 1.0, "less than 1"),
+        ("train.alignment.weight", -1.0, "0"),
+        ("train.alignment.to", "sideways", "upright"),
+        ("train.alignment.warmup", 1.5, "1"),
         ("train.flip", "yes", "boolean"),
         ("train.flip", 1, "boolean"),
         ("train.precision", "fp16", "bf16"),
@@ -210,6 +213,23 @@ def test_a_wrong_value_is_refused_in_one_line(setting, given, allowed):
     # For a list, the line may show the invalid element alone.
     assert any(shown.endswith(f": {value!r}") for value in (given, *(given if isinstance(given, list) else ())))
     assert allowed in rule
+
+
+def test_a_term_for_undone_motions_is_refused_where_there_is_no_motion():
+    edit("train.alignment.weight", None)
+    assert load_params().train.alignment.weight == 0
+    edit("train.alignment.to", "upright")
+    load_params()  # without a weight it does not count
+    edit("train.alignment.weight", 1.0)
+    said = refusal()
+    assert len(said.splitlines()) == 1 and "train.alignment.to: upright given" in said and "data.distortion" in said
+    edit("data.distortion.rotation", 30)
+    assert load_params().train.alignment.to == "upright"
+    edit("train.mixup", 0.2)
+    said = refusal()
+    assert len(said.splitlines()) == 1 and "alignment.weight: 1.0 given with mixup: 0.2" in said
+    edit("train.alignment.weight", 0.0)
+    assert load_params().train.mixup == 0.2
 
 
 def test_each_mistake_has_its_own_line():

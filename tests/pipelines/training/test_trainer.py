@@ -22,7 +22,14 @@ from pipelines.training.trainer import WATCHED, Trainer, TrainingData, spread_ov
 from stn.augmentation import Augmentation
 from stn.batches import Batches
 from stn.classifiers import Network, build_network
-from stn.settings import LocalizationSettings, NetworkSettings, Normalization, Recipe, TransformerSettings
+from stn.settings import (
+    AlignmentSettings,
+    LocalizationSettings,
+    NetworkSettings,
+    Normalization,
+    Recipe,
+    TransformerSettings,
+)
 from stn.theta_watch import ThetaWatch
 from stn.training import predict
 
@@ -134,9 +141,27 @@ def test_any_number_of_workers_gathers_the_same_rows(world_size, monkeypatch):
     np.testing.assert_array_equal(of_all, everything)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "muon", "adamw"])
-def test_a_trainer_with_every_part_of_a_recipe_resumes_bit_for_bit(optimizer):
-    recipe = replace(EVERYTHING, optimizer=optimizer)
+@pytest.mark.parametrize("alignment", [AlignmentSettings(0.0, "upright", 0.5), AlignmentSettings(1.0)])
+def test_the_term_for_undone_motions_changes_weights_only_with_a_weight_and_is_reported_apart(alignment):
+    plain, changed = make_trainer(), make_trainer(recipe=replace(RECIPE, alignment=alignment))
+    without = make_trainer(transformer=False, recipe=replace(RECIPE, alignment=alignment))
+    for trainer in (plain, changed, without):
+        trainer.train_epoch()
+        trainer.train_epoch()
+    expected = plain.weights()
+    same = all(torch.equal(tensor, expected[name]) for name, tensor in changed.weights().items())
+    assert same == (alignment.weight == 0)
+    assert ("alignment_loss" in changed.history[0]) == (alignment.weight > 0)
+    assert "alignment_loss" not in plain.history[0].keys() | without.history[0].keys()
+
+
+ALIGNED = replace(EVERYTHING, mixup=0.0, alignment=AlignmentSettings(1.0, "itself", warmup=0.7))
+
+
+@pytest.mark.parametrize(
+    "recipe", [ALIGNED, *(replace(EVERYTHING, optimizer=name) for name in ("sgd", "muon", "adamw"))]
+)
+def test_a_trainer_with_every_part_of_a_recipe_resumes_bit_for_bit(recipe):
     whole, first, second = (make_trainer(recipe=recipe) for _ in range(3))
     for _ in range(3):
         whole.train_epoch()
@@ -151,8 +176,8 @@ def test_a_trainer_with_every_part_of_a_recipe_resumes_bit_for_bit(optimizer):
     last = whole.network.state_dict()
     assert all(torch.equal(tensor, last[name]) for name, tensor in second.network.state_dict().items())
     for metrics, other in zip(second.history, whole.history, strict=True):
-        assert {n: v for n, v in metrics.items() if "validation" in n or n == "train_loss"} == {
-            n: v for n, v in other.items() if "validation" in n or n == "train_loss"
+        assert {n: v for n, v in metrics.items() if "validation" in n or n.endswith("_loss")} == {
+            n: v for n, v in other.items() if "validation" in n or n.endswith("_loss")
         }
 
 
@@ -186,19 +211,22 @@ def normalizing_network() -> Network:
 
 
 def train_rank(rank: int, world_size: int, folder: str) -> list[dict[str, np.ndarray]]:
-    """Train two networks for two epochs as one of several ranks; returns the weights of each."""
+    """Train three networks for two epochs as one of several ranks; returns the weights of each."""
     if world_size > 1:
         place, timeout = f"file://{folder}/rendezvous", timedelta(minutes=2)
         dist.init_process_group("gloo", place, timeout, rank=rank, world_size=world_size)
     recipe, weights = replace(EVERYTHING, optimizer="sgd"), []
+    aligned = replace(recipe, mixup=0.0, alignment=AlignmentSettings(1.0, "itself", warmup=0.5))
     try:
-        for make_network in (None, normalizing_network):
+        for of_network, make_network in ((recipe, None), (aligned, None), (recipe, normalizing_network)):
             trainer = make_trainer(
-                recipe=recipe, dropout=0.0, make_network=make_network, rank=rank, world_size=world_size
+                recipe=of_network, dropout=0.0, make_network=make_network, rank=rank, world_size=world_size
             )
             for _ in range(2):
                 trainer.train_epoch()
             weights.append({name: tensor.numpy() for name, tensor in trainer.weights().items()})
+            if of_network is aligned:
+                weights[-1]["alignment_loss"] = np.array([metrics["alignment_loss"] for metrics in trainer.history])
     finally:
         if world_size > 1:
             dist.destroy_process_group()
@@ -214,5 +242,6 @@ def test_two_ranks_hold_the_same_average_and_it_is_that_of_one_rank(tmp_path: Pa
         for name, tensor in one.items():
             np.testing.assert_array_equal(tensor, same[name], err_msg=name)
     # Statistics of a batch depend on the number of ranks; all else does not.
-    for name, tensor in train_rank(0, 1, "")[0].items():
-        np.testing.assert_allclose(first[0][name], tensor, atol=1e-5, err_msg=name)
+    for mine, alone in zip(first[:2], train_rank(0, 1, "")[:2], strict=True):
+        for name, tensor in alone.items():
+            np.testing.assert_allclose(mine[name], tensor, atol=1e-5, err_msg=name)

@@ -1,0 +1,178 @@
+"""A term of the training objective by which a spatial transformer learns to undo motions of the images.
+
+A moved image shows at the point p what the original shows at T(p), and the rectified image shows the original at
+T(A(p)), where A is the sampling map of θ. The term is a robust distance between two such maps, see :func:`distances`:
+
+- ``upright``: T is the augmentation of the image, and T∘A is compared with the frame of the upright original.
+- ``itself``: each image is moved once more, by a known T₂, and T₂∘A₂ is compared with A₁. This is the covariance
+  constraint of Lenc and Vedaldi, "Learning Covariant Feature Detectors" (2016), section 2. It holds as well if all A
+  are followed by the same map. :data:`GAUGE` therefore pulls the mean of A over a batch to the identity.
+
+Maps are compared at points of the output frame, so that all families of transforms can be trained.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from stn.alignment import map_by_heads
+from stn.batches import Batches, derive_seed
+from stn.classifiers import INPUT, SECOND_VIEW, Network
+from stn.distortions import distort, map_points, sampling_matrix
+from stn.settings import Recipe
+from stn.transforms.coordinates import pixel_centers
+
+TARGETS = ("itself", "upright")
+POINTS = 4  # per side of the grid on which maps are compared
+# The second motion of an image: uniform in [-ROTATION, ROTATION], log-uniform in [1 / SCALE, SCALE], and uniform in
+# [-SHIFT, SHIFT] for x and y. From rotations by up to 60° θ learned no rotation (LOG.md).
+ROTATION, SCALE, SHIFT = math.pi, 1.25, 0.15  # radians, factor, units of half the image
+HUBER = 1.0  # distances beyond it count linearly. It is that of two maps of equal size that are turned by 60°
+GAUGE = 0.3  # weight of the squared distance of the batch's mean map from the identity
+SMALLEST = 1e-4  # smaller maps count as this size
+
+
+class AlignmentTerm:
+    """The term for this rank's share of the batches of one epoch.
+
+    Motions are drawn for all N images from (seed, epoch), apart from the augmentation, and are then indexed by image.
+
+    Args:
+        network: has a transformer in front of the classifier.
+        batches: the training images; their augmentation is what ``upright`` undoes.
+        recipe: supplies ``alignment``, ``batch_size`` and ``epochs``.
+        seed, epoch, rank, world_size: those of :meth:`stn.batches.Batches.shuffled`.
+        all_reduce: sums a tensor over all ranks, in place, and returns it.
+
+    Attributes:
+        total: sum of the distances of the images so far, without the weight, a scalar.
+
+    Raises:
+        ValueError: ``alignment.to`` is unknown, images are mixed, or ``upright`` is set and nothing is distorted.
+    """
+
+    def __init__(
+        self, network: Network, batches: Batches, recipe: Recipe, *,
+        seed: int, epoch: int, rank: int = 0, world_size: int = 1, all_reduce: Callable[[Tensor], Tensor] = lambda x: x,
+    ):  # fmt: skip
+        assert network.transformer is not None
+        self.settings = recipe.alignment
+        if self.settings.to not in TARGETS:
+            raise ValueError(f"alignment.to: {self.settings.to!r} is not one of {', '.join(TARGETS)}")
+        if batches.augmentation.mixup:
+            raise ValueError(f"alignment: given with mixup {batches.augmentation.mixup}; a mixture has no motion")
+        if self.settings.to == "upright" and batches.augmentation.distortion.is_identity:
+            raise ValueError("alignment.to: upright given, but the images are not distorted")
+        self.transform, self.batches, self.all_reduce = network.transformer.transform, batches, all_reduce
+        self.rank, self.world_size, self.batch_size = rank, world_size, recipe.batch_size
+        steps = len(batches) // recipe.batch_size
+        self.steps_before, self.rising = epoch * steps, self.settings.warmup * recipe.epochs * steps
+        self.order, self.draws = batches.draw(seed, epoch)
+        self.motions = torch.empty(0)
+        if self.settings.to == "itself":
+            generator = torch.Generator().manual_seed(derive_seed(seed, epoch, 0, 1))
+            aspect = batches.width / batches.height
+            self.motions = draw_motions(len(batches), aspect, generator).to(batches.device)
+        self.points = pixel_centers((POINTS, POINTS), torch.empty(0, device=batches.device))
+        self.total = torch.zeros((), device=batches.device)
+
+    def second_view(self, step: int, images: Tensor) -> Tensor | None:
+        """Move normalized images (b, C, H, W) of a step once more; None if the term needs no second view.
+
+        The uncovered area has the padding mode of the distortion.
+        """
+        if self.settings.to == "upright":
+            return None
+        height, width = images.shape[-2:]
+        black = self.batches.normalize(torch.zeros(1, height, width, images.shape[1], device=images.device))
+        mode = self.batches.augmentation.distortion.padding_mode
+        return (distort(images - black, self.motions[self._index(step)], mode) + black).contiguous(
+            memory_format=torch.channels_last
+        )
+
+    def loss(self, step: int, thetas: dict[str, Tensor]) -> Tensor:
+        """Return the term of a step, summed over this rank's images and weighted, a scalar.
+
+        Args:
+            step: number of the step in this epoch, from 0.
+            thetas: θ (b, P) of the images, by place, and that of the second view, see
+                :meth:`stn.classifiers.Network.predict`.
+        """
+        index = self._index(step)
+        first = map_by_heads(self.transform, thetas[INPUT].float(), self.points)
+        gauge = first.new_zeros(())
+        if self.settings.to == "upright":
+            target = self.batches.augmentation.frame_of_original(self.points, self._size)
+            first = self.batches.augmentation.trace(
+                first, self.draws.select(index.repeat_interleave(self.transform.heads)), self._size
+            )
+            second = target.expand_as(first)
+        else:
+            motions = self.motions[index].repeat_interleave(self.transform.heads, 0)
+            second = map_points(motions, map_by_heads(self.transform, thetas[SECOND_VIEW].float(), self.points))
+            gauge = self._gauge(first)
+        distance = distances(first, second).view(len(index), -1).mean(1).sum()
+        self.total += distance.detach()
+        return self.settings.weight * self._ramp(step) * (distance + gauge)
+
+    def _gauge(self, mapped: Tensor) -> Tensor:
+        """A sum over this rank's images whose gradient is that of the distance of the mean map of all ranks.
+
+        The squared distance of a mean from the identity is not a sum over images, but its derivative by each of them
+        is: twice the difference. With constant differences, the mean over the ranks has the right gradient.
+        """
+        heads = self.transform.heads
+        mean = self.all_reduce(mapped.detach().sum(0)) / (self.batch_size * heads)
+        return 2 * GAUGE * ((mean - self.points) * mapped.sum(0) / heads).sum(1).mean()
+
+    def _ramp(self, step: int) -> float:
+        """The share of the weight at a step, in (0, 1]."""
+        done = self.steps_before + step + 1
+        return 1.0 if done >= self.rising else done / self.rising
+
+    def _index(self, step: int) -> Tensor:
+        """The images (b,) of this rank in a step."""
+        start = step * self.batch_size
+        return self.order[start + self.rank : start + self.batch_size : self.world_size]
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.batches.height, self.batches.width
+
+
+def draw_motions(count: int, aspect: float, generator: torch.Generator) -> Tensor:
+    """Draw the second motions of ``count`` images: sampling matrices (count, 2, 3), on the CPU.
+
+    ``aspect`` is width / height of the images.
+    """
+    uniform = 2 * torch.rand(4, count, generator=generator) - 1
+    scale = torch.exp(uniform[1] * math.log(SCALE))
+    return sampling_matrix(uniform[0] * ROTATION, scale, uniform[2] * SHIFT, uniform[3] * SHIFT, aspect)
+
+
+def distances(first: Tensor, second: Tensor) -> Tensor:
+    """Measure how far two maps of the output frame are apart, (B,).
+
+    The distance is the root mean square of the differences, divided by the geometric mean of the sizes of both mapped
+    frames. It does not change if both maps zoom in or out. A distance in the input frame would reward zooming to a
+    point. For two similarities with the scales s₁, s₂ and an angle φ between them its square is
+    s₁/s₂ + s₂/s₁ - 2 cos φ plus a term for the shift. It is smallest for equal scales at any angle, so that an unknown
+    rotation does not make the transformer zoom. The function of Huber ("Robust Estimation of a Location Parameter",
+    1964) of this distance limits the effect of images whose motion cannot be seen.
+
+    Args:
+        first, second: images of the same points under both maps, (B, N, 2).
+    """
+    square = (first - second).square().sum(-1).mean(1)
+    relative = square / (_size(first) * _size(second))
+    # The square root has an infinite slope at 0. It is used beyond HUBER only.
+    root = relative.clamp(min=HUBER**2).sqrt()
+    return torch.where(relative < HUBER**2, relative / 2, HUBER * (root - HUBER / 2))
+
+
+def _size(mapped: Tensor) -> Tensor:
+    """Root mean square distance of the points (B, N, 2) from their center, (B,)."""
+    variance = (mapped - mapped.mean(1, keepdim=True)).square().sum(-1).mean(1)
+    return variance.clamp(min=SMALLEST**2).sqrt()
