@@ -196,7 +196,8 @@ def test_one_run_for_each_model_with_all_that_describes_it(client, demo):
 def test_theta_pictures_are_in_the_chosen_run(client):
     version = client.get_model_version_by_alias("stn-digits", "challenger")
     names = {Path(file.path).name for file in client.list_artifacts(version.run_id, "theta")}
-    assert {"rectified.png", "grids.png", "worst.png", "theta.png", "filmstrip.png", "epochs.png"} == names
+    pictures = {"rectified", "grids", "worst", "theta", "means", "filmstrip", "epochs"}
+    assert {f"{picture}.png" for picture in pictures} == names
 
 
 def test_the_registered_model_answers_as_the_trained_network_does(client, applied, monkeypatch):
@@ -243,7 +244,7 @@ def test_the_report_opens_without_a_network(demo):
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", html)
     assert "<script" not in html
     # Of two transformers, with the last picture of their animations, of the evaluation, of training, of the study.
-    assert html.count("data:image/png;base64,") == 7 * 2 + 3 + 2 + 4
+    assert html.count("data:image/png;base64,") == 8 * 2 + 3 + 3 + 4
 
 
 def test_a_second_demo_trains_nothing_and_registers_nothing_twice(demo, client):
