@@ -224,7 +224,8 @@ def train_rank(rank: int, world_size: int, folder: str) -> list[dict[str, np.nda
             )
             for _ in range(2):
                 trainer.train_epoch()
-            weights.append({name: tensor.numpy() for name, tensor in trainer.weights().items()})
+            trained = {f"trained.{name}": tensor for name, tensor in trainer.network.state_dict().items()}
+            weights.append({name: tensor.numpy() for name, tensor in (trainer.weights() | trained).items()})
             if of_network is aligned:
                 weights[-1]["alignment_loss"] = np.array([metrics["alignment_loss"] for metrics in trainer.history])
     finally:

@@ -1,5 +1,6 @@
 """The key of a training, and the parameters of its MLflow runs, which a resumed training logs again."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from pipelines.settings.variants import (
 from pipelines.settings.workers import WorkerRange
 from pipelines.training.run import training_key
 
+ROOT = Path(__file__).resolve().parents[3]
 # A value that differs from params.yaml; for a choice, all values, since one of them differs.
 OF_TRAIN: dict[str, Any] = {
     "epochs": 77, "batch_size": 99, "optimizer": ("sgd", "muon", "adamw"), "lr": 0.123, "warmup": 0.123,
@@ -55,6 +57,18 @@ def record(train: TrainParams, variant: VariantParams) -> TrainingRecord:
 def test_every_setting_has_another_value_here():
     assert OF_TRAIN.keys() == TrainParams.model_fields.keys()
     assert OF_VARIANT.keys() == VariantParams.model_fields.keys()
+
+
+def test_the_key_of_a_network_of_ones_own_holds_its_code(monkeypatch):
+    own, plain = (
+        VariantParams.model_validate({"transformer": None, "classifier": classifier})
+        for classifier in ({"module": "own_networks.small_resnet:build"}, {})
+    )
+    before = [training_key(load_params().train, variant, "d") for variant in (own, plain)]
+    file = ROOT / "own_networks/small_resnet.py"
+    monkeypatch.setattr(Path, "read_bytes", lambda path: b"edited" if path == file else path.open("rb").read())
+    after = [training_key(load_params().train, variant, "d") for variant in (own, plain)]
+    assert before[0] != after[0] and before[1] == after[1]
 
 
 @pytest.mark.parametrize("name", [*OF_TRAIN, *OF_VARIANT])
