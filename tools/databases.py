@@ -11,7 +11,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipelines.runtime.errors import ExternalError, UserError
-from pipelines.tracking.relocation import move_artifacts, sqlite_address
+from pipelines.tracking.artifact_places import move_artifacts, sqlite_address
 
 
 class Database:

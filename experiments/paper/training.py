@@ -26,8 +26,8 @@ from stn.training import NotFiniteError, choose_precision, default_device, predi
 # The code that a checkpoint depends on.
 CODE = (
     "stn", "pipelines/networks", "pipelines/outputs/prepared_data.py", "pipelines/training/recipe.py",
-    "pipelines/training/trainer.py", "experiments/paper/training.py", "experiments/paper/networks.py",
-    "experiments/paper/addition.py",
+    "pipelines/training/trainer.py", "pipelines/training/ranks.py", "experiments/paper/training.py",
+    "experiments/paper/networks.py", "experiments/paper/addition.py",
 )  # fmt: skip
 
 

@@ -27,9 +27,9 @@ from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import read_json
 from pipelines.runtime.home import state_dir
 from pipelines.runtime.locks import hold_lock
+from pipelines.tracking.artifact_places import sqlite_address
 from pipelines.tracking.client import connect
 from pipelines.tracking.lineage import libraries
-from pipelines.tracking.relocation import sqlite_address
 from stn.settings import Normalization
 
 

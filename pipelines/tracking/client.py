@@ -34,8 +34,9 @@ from pipelines.runtime.environment import redact
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.home import state_dir
 from pipelines.runtime.locks import hold_lock
+from pipelines.tracking.artifact_places import sqlite_address
 from pipelines.tracking.outbox import Outbox, Run, deliver_pending
-from pipelines.tracking.relocation import follow_the_folder, sqlite_address
+from pipelines.tracking.relocation import follow_the_folder
 from pipelines.tracking.schema import prepare_schema
 from pipelines.tracking.store_requests import describe_account, describe_store_error, short_timeouts
 from pipelines.tracking.store_writer import log_summary_metrics

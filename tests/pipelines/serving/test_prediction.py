@@ -77,7 +77,7 @@ def test_with_a_canvas_the_image_is_in_its_middle(store, tmp_path, monkeypatch):
         dataset="mine", source="mine.zip", classes=list("abcd"), image_shape=(1, 17, 17), counts={}, mean=[0.0],
         std=[1.0], distortion={"protocol": "TC", "padding_mode": "zeros"}, duplicates={}, broken={}, digest="d1",
     )  # fmt: skip
-    variant = SimpleNamespace(transformer=SimpleNamespace(padding_mode="zeros"))
+    variant = SimpleNamespace(front=SimpleNamespace(padding_mode="zeros"))
     trained: Any = SimpleNamespace(variant="stn", record=SimpleNamespace(variant=variant))
     model = SimpleNamespace(
         metadata=SimpleNamespace(metadata=ModelMetadata.from_trained(trained, meta).to_json()),

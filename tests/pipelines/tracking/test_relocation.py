@@ -14,9 +14,9 @@ from pipelines.registry.promotion import promote
 from pipelines.runtime.files import write_text
 from pipelines.runtime.keys import key_of
 from pipelines.settings.params import load_params
+from pipelines.tracking.artifact_places import LOCATIONS
 from pipelines.tracking.client import connect
 from pipelines.tracking.outbox import pending_folder
-from pipelines.tracking.relocation import LOCATIONS
 
 NAME = "stn-mine"
 

@@ -14,8 +14,8 @@ from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base
 
 from pipelines.runtime.errors import ExternalError
+from pipelines.tracking.artifact_places import sqlite_address
 from pipelines.tracking.client import connect
-from pipelines.tracking.relocation import sqlite_address
 
 SCRIPTS = ScriptDirectory.from_config(_get_alembic_config(""))
 HEAD = SCRIPTS.get_current_head() or ""
