@@ -11,6 +11,10 @@ class Preset(NamedTuple):
     values: Mapping[str, Any]
 
 
+# Common to networks with normalization layers.
+_ADAMW = {
+    "shift": 0, "optimizer": "adamw", "warmup": 0.1, "decay_norms": False, "label_smoothing": 0.1,
+}  # fmt: skip
 # All presets give the settings of OF_EVERY_PRESET. What a preset does not give comes from the data set's defaults.
 PRESETS = {
     "small": Preset(
@@ -26,9 +30,7 @@ PRESETS = {
         "Suits networks of millions of parameters that start from random weights, on tens of thousands of images or "
         "more; its values are common practice and were not measured in this project.",
         {
-            "epochs": 60, "batch_size": 128, "lr": 0.002, "shift": 0,
-            "optimizer": "adamw", "warmup": 0.1, "weight_decay": 0.05, "decay_norms": False, "label_smoothing": 0.1,
-            "layer_decay": 1.0,
+            **_ADAMW, "epochs": 60, "batch_size": 128, "lr": 0.002, "weight_decay": 0.05, "layer_decay": 1.0,
             "crop": [0.5, 1.0], "color_jitter": 0.2, "mixup": 0.2, "ema": 0.999,
         },
     ),
@@ -36,9 +38,7 @@ PRESETS = {
         "Suits networks that start from pretrained weights, also on a few hundred images; its values are common "
         "practice and were not measured in this project.",
         {
-            "epochs": 15, "batch_size": 32, "lr": 0.0003, "shift": 0,
-            "optimizer": "adamw", "warmup": 0.1, "weight_decay": 0.01, "decay_norms": False, "label_smoothing": 0.1,
-            "layer_decay": 0.75,
+            **_ADAMW, "epochs": 15, "batch_size": 32, "lr": 0.0003, "weight_decay": 0.01, "layer_decay": 0.75,
             "crop": [0.7, 1.0], "color_jitter": 0.1, "mixup": 0.0, "ema": 0.0,
         },
     ),

@@ -1,4 +1,4 @@
-"""Opening image files: damaged headers, and EXIF of which only the orientation counts."""
+"""Opening image files: damaged headers, and EXIF, where only the orientation counts."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Tags of θ: what is read is what was written. Versions without a transformer are told from those without tags."""
+"""Tags of θ: they are read back unchanged. A version without a transformer differs from one without tags."""
 
 import pytest
 
