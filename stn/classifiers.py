@@ -77,8 +77,7 @@ class Network(nn.Module):
     Args:
         classifier: any module that maps images to logits.
         transformer: in front of the classifier.
-        inner: each before a submodule of the classifier, by the dotted name of the submodule. For a classifier with an
-            attribute ``layers``, the names are those of the submodules of ``layers``.
+        inner: each before a submodule of the classifier, by the dotted name of the submodule, see :func:`layers_of`.
 
     Raises:
         ValueError: there is no such submodule.
@@ -97,7 +96,10 @@ class Network(nn.Module):
         for place, of_place in (inner or {}).items():
             hook = InnerTransformer(of_place)
             find_submodule(layers_of(classifier), place).register_forward_pre_hook(hook)
-            self.inner[place.replace(".", "_")] = hook  # names of modules have no dots
+            name = place.replace(".", "_")  # names of modules have no dots
+            if name in self.inner:
+                raise ValueError(f"at: {place!r} given; its θ would have the name of another place, {name}")
+            self.inner[name] = hook
 
     @property
     def transformers(self) -> dict[str, SpatialTransformer]:
@@ -136,9 +138,12 @@ class Network(nn.Module):
 
 
 def layers_of(classifier: nn.Module) -> nn.Module:
-    """Return the module whose submodules have the names of places: ``classifier.layers`` if there is one."""
-    layers = getattr(classifier, "layers", None)
-    return layers if isinstance(layers, nn.Module) else classifier
+    """Return the module whose submodules have the names of places: the classifier, or the one that it wraps.
+
+    A classifier that wraps another module says so by an attribute ``wrapped``, the name of that module.
+    """
+    wrapped = getattr(classifier, "wrapped", None)
+    return classifier.get_submodule(wrapped) if isinstance(wrapped, str) else classifier
 
 
 class RawClassifier(nn.Module):

@@ -66,6 +66,8 @@ class Backbone(nn.Module):
         renormalize: applied to the images. None: the layers were not pretrained.
     """
 
+    wrapped = "layers"  # see stn.classifiers.layers_of
+
     def __init__(self, layers: nn.Module, heads: int, classes: int, renormalize: Renormalize | None):
         super().__init__()
         self.renormalize = renormalize

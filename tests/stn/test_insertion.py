@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stn.classifiers import RawClassifier, build_network
+from stn.classifiers import Network, RawClassifier, build_network
 from stn.insertion import input_shapes
 from stn.settings import LocalizationSettings, NetworkSettings, Normalization, TransformerSettings
 
@@ -141,3 +141,32 @@ def test_places_that_cannot_be_are_refused(classifier, place, message):
         settings = NetworkSettings(SHAPE, 10, classifier=make, inner={place: INNER})
     with pytest.raises(ValueError, match=message):
         build_network(settings)
+
+
+class WithLayers(nn.Module):
+    """A classifier whose attribute ``layers`` is only a part of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.layers = nn.Conv2d(1, 3, 5), nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(968, 10))
+
+    def forward(self, images):
+        return self.layers(self.stem(images))
+
+
+def test_names_are_those_of_the_whole_classifier():
+    inner = {"stem": INNER, "layers.0": INNER}
+    network = build_network(NetworkSettings(SHAPE, 10, classifier=lambda *_: WithLayers(), inner=inner))
+    assert list(network(torch.randn(2, *SHAPE), with_theta=True)[1]) == ["stem", "layers_0"]
+
+
+def test_two_places_with_one_name_are_refused():
+    def make(*_):
+        network = WithLayers()
+        network.layers_0 = nn.Identity()
+        return network
+
+    transformer = build_network(NetworkSettings(SHAPE, 10, INNER)).transformer
+    assert transformer is not None
+    with pytest.raises(ValueError, match="'layers_0' given; its θ would have the name of another place"):
+        Network(make(), inner={"layers.0": transformer, "layers_0": transformer})
