@@ -1,4 +1,4 @@
-"""Decode the images of a source to uint8 pixels of one size."""
+"""Decode the images of a source to uint8 pixels of one form."""
 
 import numpy as np
 import psutil
@@ -38,7 +38,7 @@ def _read_pixels(data: DataParams, listing: Listing, names: list[str]) -> tuple[
     """Read image files.
 
     Returns:
-        Pixels uint8 (N, C, size, size) in the order of ``names``, and the reason for each unreadable file, whose row
+        Pixels uint8 (N, C, H, W) in the order of ``names``, and the reason for each unreadable file, whose row
         is undefined.
 
     Raises:
@@ -55,9 +55,9 @@ def _read_pixels(data: DataParams, listing: Listing, names: list[str]) -> tuple[
             if target := files.broken_links.get(name):
                 raise ValueError(f"a link to {target}, which does not exist")
             if isinstance(content, Image.Image):
-                pixels[rows[name]] = to_pixels(content, data.size, data.channels)
+                pixels[rows[name]] = to_pixels(content, data.form)
             else:
-                pixels[rows[name]] = decode(content, data.size, data.channels)
+                pixels[rows[name]] = decode(content, data.form)
         except ValueError as error:
             if not data.skip_broken:
                 files.check_unchanged()  # a file that is being written at the moment is not damaged
@@ -72,12 +72,12 @@ def _read_pixels(data: DataParams, listing: Listing, names: list[str]) -> tuple[
 
 
 def _allocate(data: DataParams, count: int) -> np.ndarray:
-    """An uninitialized array uint8 (count, C, size, size).
+    """An uninitialized array uint8 (count, C, H, W).
 
     Raises:
         UserError: it needs more memory than the machine has.
     """
-    shape = (count, data.channels, data.size, data.size)
+    shape = (count, *data.form.shape)
     needed, available = int(np.prod(shape)), psutil.virtual_memory().total
     if needed > available:
         raise UserError(

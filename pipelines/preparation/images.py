@@ -1,4 +1,4 @@
-"""Open image files, and convert them to uint8 pixels of one size and mode.
+"""Open image files, and convert them to uint8 pixels of one form.
 
 Prepare and predict open every image file with :func:`open_image`.
 """
@@ -8,6 +8,8 @@ import warnings
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from pipelines.settings.image_form import ImageForm
 
 # Raster formats only. PIL also opens others, among them EPS, which it passes to Ghostscript to execute.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "ICO", "PCX", "QOI")
@@ -55,30 +57,30 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def decode(content: bytes, size: int, channels: int) -> np.ndarray:
-    """Decode the content of an image file to uint8 (channels, size, size).
+def decode(content: bytes, form: ImageForm) -> np.ndarray:
+    """Decode the content of an image file to uint8 (C, H, W), the shape of ``form``.
 
     Raises:
         ValueError: as :func:`open_image`, or the pixels cannot be converted.
     """
     image = open_image(content)
     try:
-        return to_pixels(image, size, channels)
+        return to_pixels(image, form)
     except Exception as error:
         raise ValueError(str(error).partition("\n")[0] or type(error).__name__) from None
 
 
-def to_pixels(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """Convert a PIL image of any mode to uint8 (channels, size, size).
+def to_pixels(image: Image.Image, form: ImageForm) -> np.ndarray:
+    """Convert a PIL image of any mode to uint8 (C, H, W), the shape of ``form``.
 
     Width and height are scaled independently, with PIL's antialiased bilinear filter. The mode is converted by
     :func:`to_mode`.
     """
-    image = to_mode(image, channels)
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    image = to_mode(image, form.channels)
+    if image.size != (form.width, form.height):
+        image = image.resize((form.width, form.height), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return pixels[None] if form.channels == 1 else pixels.transpose(2, 0, 1)
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
