@@ -109,7 +109,9 @@ def _describe(data: DataParams, raw: RawDataset, undistorted: Splits, stored: Sp
         distortion=distortion,
         duplicates=count_duplicates(undistorted),
         broken=dict(raw.broken),
-        digest=digest_of_splits(stored, raw.classes, image_shape, distortion),
+        digest=digest_of_splits(stored, raw.classes, image_shape, distortion, data.form),
+        fit=data.fit,
+        fill=data.fill,
     )
 
 
