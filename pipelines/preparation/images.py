@@ -9,6 +9,8 @@ import warnings
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pipelines.preparation.listing import Box
+
 # Raster formats only. PIL also opens others, among them EPS, which it passes to Ghostscript to execute.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "ICO", "PCX", "QOI")
 ENDINGS = frozenset(ending for ending, name in Image.registered_extensions().items() if name in FORMATS)
@@ -55,13 +57,32 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def decode(content: bytes, size: int, channels: int) -> np.ndarray:
-    """Decode the content of an image file to uint8 (channels, size, size).
+def crop(image: Image.Image, box: Box) -> Image.Image:
+    """Cut a box out of an image.
 
     Raises:
-        ValueError: as :func:`open_image`, or the pixels cannot be converted.
+        ValueError: the box is empty, or reaches beyond the image.
     """
-    image = open_image(content)
+    inside = 0 <= box.left < box.right <= image.width and 0 <= box.top < box.bottom <= image.height
+    if not inside:
+        raise ValueError(
+            f"its box has the columns {box.left} to {box.right - 1} and the rows {box.top} to {box.bottom - 1}, "
+            f"the image has {image.width} columns and {image.height} rows"
+        )
+    return image.crop(box)
+
+
+def decode(image: Image.Image, size: int, channels: int, box: Box | None = None) -> np.ndarray:
+    """Convert an opened image to uint8 (channels, size, size).
+
+    Args:
+        box: the part of the image that is used; None for all of it.
+
+    Raises:
+        ValueError: as :func:`crop`, or the pixels cannot be converted.
+    """
+    if box is not None:
+        image = crop(image, box)
     try:
         return to_pixels(image, size, channels)
     except Exception as error:

@@ -28,6 +28,9 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import SVHN
 
 from pipelines.preparation import archives, decoding, torchvision_datasets
+from pipelines.preparation.decoding import read_images
+from pipelines.preparation.folders import Folder
+from pipelines.preparation.listing import Box, Listing, Record
 from pipelines.preparation.sources import locate, read_source
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.settings.data_params import DataParams, DistortionParams
@@ -245,6 +248,34 @@ def test_a_truncated_image_is_named(tmp_path, ending):
             refused.append(str(error))
     assert len(refused) > 20
     assert all(f"{tree}: dog/2.{ending}: " in message for message in refused)
+
+
+def test_boxes_share_a_file_that_is_read_once(tmp_path):
+    pixels = random_images(1)[0]
+    write_tree(tmp_path, ["a.png"])
+    boxes = [Box(0, 0, 3, 4), None, Box(2, 1, SIZE, SIZE)]
+    records = [Record("a.png", label, box=box) for label, box in zip("xyx", boxes, strict=True)]
+    files = Folder(tmp_path, {".png"})
+    found = read_images(data(tmp_path, size=4), Listing(records, ["x", "y"], "boxes", files))
+    for image, box in zip(found.images, boxes, strict=True):
+        part = Image.fromarray(pixels).crop(box) if box else Image.fromarray(pixels)
+        expected = np.asarray(part.resize((4, 4), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        assert np.array_equal(image.numpy(), expected)
+    assert found.labels.tolist() == [0, 1, 0] and found.groups is None
+
+
+@pytest.mark.parametrize("box", [Box(-1, 0, 3, 3), Box(0, 0, SIZE + 1, 3), Box(3, 0, 3, 3), Box(0, 5, 3, 2)])
+def test_a_box_outside_its_image_is_named_and_can_be_skipped(tmp_path, box):
+    write_tree(tmp_path, ["a.png", "b.png"])
+    records = [Record("a.png", "x", box=box), Record("a.png", "x"), Record("b.png", "y", group="g")]
+    listing = Listing(records, ["x", "y"], "boxes", Folder(tmp_path, {".png"}))
+    with pytest.raises(
+        ExternalError, match=r"a\.png \[.*its box has the columns .* the image has 9 columns and 9 rows"
+    ):
+        read_images(data(tmp_path), listing)
+    found = read_images(data(tmp_path, skip_broken=True), listing)
+    assert list(found.broken) == [f"a.png {list(box)}"] and found.labels.tolist() == [0, 1]
+    assert found.groups is not None and len(set(found.groups)) == 2
 
 
 def test_an_image_that_claims_to_be_huge_is_named(tmp_path):
