@@ -1,6 +1,7 @@
 """Decode the images of a source to uint8 pixels of one size."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -9,6 +10,7 @@ from PIL import Image
 
 from pipelines.preparation.images import decode, open_image
 from pipelines.preparation.listing import Listing, check_classes
+from pipelines.preparation.pixel_range import Extrema, PixelRange, find_range
 from pipelines.preparation.raw_dataset import RawDataset, number_groups
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.progress import track
@@ -23,7 +25,12 @@ def read_images(data: DataParams, listing: Listing) -> RawDataset:
         ExternalError: a file is damaged and ``data.skip_broken`` is false, or a file changed while it was read.
     """
     records = listing.records
-    pixels, broken = _read_pixels(data, listing)
+    pixels = _allocate(data, len(records))
+    pixel_range = None if data.pixel_range is None else PixelRange(*data.pixel_range)
+    broken, deep = _fill(pixels, range(len(records)), data, listing, pixel_range)
+    if deep:  # the range is known only after all images are read once
+        pixel_range = find_range(deep.values())
+        broken |= _fill(pixels, deep, data, listing, pixel_range).broken
     index = {label: i for i, label in enumerate(listing.classes)}
     kept = [i for i in range(len(records)) if i not in broken]
     if broken:
@@ -37,50 +44,60 @@ def read_images(data: DataParams, listing: Listing) -> RawDataset:
         listing.origin,
         {records[i].title: reason for i, reason in broken.items()},
         number_groups([records[i].group for i in kept]),
+        pixel_range,
     )
 
 
-def _read_pixels(data: DataParams, listing: Listing) -> tuple[np.ndarray, dict[int, str]]:
-    """Read each image file once, and fill the rows of all its records.
+class _Rows(NamedTuple):
+    """What became of rows: the reasons why some could not be read, and the extrema of others with more than 8 bits.
 
-    Returns:
-        Pixels uint8 (N, C, size, size) in the order of the records, and the reason for each row that could not be read
-        and is undefined.
+    The pixels of both are undefined.
+    """
+
+    broken: dict[int, str]
+    deep: dict[int, Extrema]
+
+
+def _fill(
+    pixels: np.ndarray, rows: Collection[int], data: DataParams, listing: Listing, pixel_range: PixelRange | None
+) -> _Rows:
+    """Fill rows of ``pixels``, uint8 (N, C, size, size); each file is read once for all its records.
 
     Raises:
-        UserError, ExternalError: as :func:`read_images`.
+        ExternalError: as :func:`read_images`.
     """
     files = listing.files
-    pixels = _allocate(data, len(listing.records))
-    rows: dict[str, list[int]] = {}
-    for i, record in enumerate(listing.records):
-        rows.setdefault(record.name, []).append(i)
+    rows_of: dict[str, list[int]] = {}
+    for row in rows:
+        rows_of.setdefault(listing.records[row].name, []).append(row)
     read: set[str] = set()
-    broken: dict[int, str] = {}
-    for name, content in track(data.dataset, files.read(rows), len(rows)):
+    found = _Rows({}, {})
+    for name, content in track(data.dataset, files.read(rows_of), len(rows_of)):
         read.add(name)
-        for row, result in _decode_records(name, content, listing, rows[name], data):
+        for row, result in _decode_records(content, listing, rows_of[name], data, pixel_range):
             if isinstance(result, np.ndarray):
                 pixels[row] = result
-                continue
-            if not data.skip_broken:
-                files.check_unchanged()  # a file that is being written at the moment is not damaged
-                raise ExternalError(
-                    f"{data.source}: {listing.records[row].title}: not a readable image ({result}); "
-                    f"repair or remove it, or skip such files with data.skip_broken: true"
-                ) from None
-            broken[row] = result
+            elif isinstance(result, Extrema):
+                found.deep[row] = result
+            else:
+                if not data.skip_broken:
+                    files.check_unchanged()  # a file that is being written at the moment is not damaged
+                    raise ExternalError(
+                        f"{data.source}: {listing.records[row].title}: not a readable image ({result}); "
+                        f"repair or remove it, or skip such files with data.skip_broken: true"
+                    )
+                found.broken[row] = result
     files.check_unchanged()
-    assert read == rows.keys()
-    return pixels, broken
+    assert read == rows_of.keys()
+    return found
 
 
 def _decode_records(
-    name: str, content: bytes | Image.Image, listing: Listing, rows: list[int], data: DataParams
-) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Decode the image of a file for each of its records; yields its pixels, or the reason why it has none."""
+    content: bytes | Image.Image, listing: Listing, rows: list[int], data: DataParams, pixel_range: PixelRange | None
+) -> Iterator[tuple[int, np.ndarray | Extrema | str]]:
+    """Decode the image of a file for each of its records; yields the result, or the reason why there is none."""
     try:
-        if target := listing.files.broken_links.get(name):
+        if target := listing.files.broken_links.get(listing.records[rows[0]].name):
             raise ValueError(f"a link to {target}, which does not exist")
         image = content if isinstance(content, Image.Image) else open_image(content)
     except ValueError as error:
@@ -88,7 +105,7 @@ def _decode_records(
         return
     for row in rows:
         try:
-            yield row, decode(image, data.size, data.channels, listing.records[row].box)
+            yield row, decode(image, data.size, data.channels, listing.records[row].box, pixel_range=pixel_range)
         except ValueError as error:
             yield row, str(error)
 

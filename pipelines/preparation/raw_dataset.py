@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipelines.outputs.prepared_data import Labeled
 from pipelines.preparation.listing import Split
+from pipelines.preparation.pixel_range import PixelRange
 
 
 class RawDataset(NamedTuple):
@@ -24,6 +25,7 @@ class RawDataset(NamedTuple):
         broken: each file that was skipped, with the reason.
         groups: number of each image's group, int64 (N,); images with the same number stay in one split. None: every
             image is a group of its own.
+        pixel_range: black and white of the images with more than 8 bits; None if there is no such image.
     """
 
     images: Tensor
@@ -33,6 +35,7 @@ class RawDataset(NamedTuple):
     origin: str
     broken: Mapping[str, str] = MappingProxyType({})
     groups: np.ndarray | None = None
+    pixel_range: PixelRange | None = None
 
     def rows(self, split: Split) -> np.ndarray:
         """The rows that the source has in a split, in ascending order."""

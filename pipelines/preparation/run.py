@@ -99,6 +99,7 @@ def _describe(data: DataParams, raw: RawDataset, undistorted: Splits, stored: Sp
         duplicates=count_duplicates(undistorted),
         broken=dict(raw.broken),
         digest=digest_of_splits(stored, raw.classes, image_shape, distortion),
+        pixel_range=None if raw.pixel_range is None else list(raw.pixel_range),
     )
 
 
@@ -117,6 +118,9 @@ def report(meta: DatasetMeta) -> None:
         f"prepared {meta.dataset} from {meta.source}: {counts}; {len(meta.classes)} classes, "
         f"{channels}×{height}×{width}, digest {meta.digest[:12]}"
     )
+    if meta.pixel_range is not None:
+        low, high = meta.pixel_range
+        print(f"pixels: images with more than 8 bits are scaled from {low:g} (black) to {high:g} (white)")
     for name, reason in list(meta.broken.items())[:MAX_LISTED]:
         print(f"skipped: {name}: {reason}")
     if meta.broken:
