@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from pipelines.settings.data_source import check_as_dvc_reads_it
+from pipelines.settings.image_form import ImageForm
 from pipelines.settings.variants import PaddingMode
 from pipelines.settings.yaml_file import Section
 
@@ -55,6 +56,11 @@ class DataParams(Section):
     def _source_is_a_path_to_dvc(self):
         check_as_dvc_reads_it(self.source)
         return self
+
+    @property
+    def form(self) -> ImageForm:
+        """The form that the images are converted to."""
+        return ImageForm(self.size, self.size, self.channels)
 
 
 class PrepareParams(Section):
