@@ -16,8 +16,8 @@ from pipelines.runtime.keys import key_of
 from pipelines.runtime.locks import hold_lock
 from pipelines.settings.params import DataParams, Params, PrepareParams
 from pipelines.settings.variants import TUNED, load_variant
-from stn.batches import derive_seed
 from stn.distortions import Distortion, distort_once, make_distortion
+from stn.seeds import derive_seed
 from stn.settings import Normalization
 
 MAX_LISTED = 5  # skipped files in the report

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 from ruamel.yaml import YAML
 
 from pipelines.settings.data_source import check_as_dvc_reads_it
+from pipelines.settings.metric import Metric
 from pipelines.settings.nulls import replace_nulls
 from pipelines.settings.ranges import FloatDomain, IntDomain, each
 from pipelines.settings.recipe import RecipeParams
@@ -161,8 +162,9 @@ class TrainParams(RecipeParams):
 
 
 class EvaluateParams(Section):
-    """Batch size, bootstrap and robustness measurement of the evaluation."""
+    """The metric that selects, and batch size, bootstrap and robustness measurement of the evaluation."""
 
+    metric: Annotated[Metric, Field(strict=False)] = Metric.ACCURACY
     batch_size: Count
     resamples: int = Field(ge=100, le=1_000_000)
     confidence: float = Field(gt=0, lt=1)
