@@ -102,10 +102,15 @@ class DatasetMeta:
         """The distortion that each epoch applies to the training images."""
         return make_distortion(**self.distortion)
 
-    def batches(self, split: Labeled, device: torch.device, augmentation: Augmentation = Augmentation()) -> Batches:
+    def batches(
+        self, split: Labeled, device: torch.device, augmentation: Augmentation = Augmentation(), *,
+        sampler: str = "uniform",
+    ) -> Batches:  # fmt: skip
         """Batches of a split; its images are copied to ``device``."""
-        classes = len(self.classes)
-        return Batches(split.images, split.labels, self.normalization, device, augmentation, classes=classes)
+        return Batches(
+            split.images, split.labels, self.normalization, device, augmentation, classes=len(self.classes),
+            sampler=sampler,
+        )  # fmt: skip
 
     def network_settings(
         self, variant: VariantParams, dropout: float = 0.0, load_weights: bool = False

@@ -17,8 +17,8 @@ from pipelines.runtime.locks import hold_lock
 from pipelines.settings.data_params import DataParams, PrepareParams
 from pipelines.settings.params import Params
 from pipelines.settings.variants import TUNED, load_variant
-from stn.batches import derive_seed
 from stn.distortions import Distortion, distort_once, make_distortion
+from stn.seeds import derive_seed
 from stn.settings import Normalization
 
 MAX_LISTED = 5  # skipped files in the report
