@@ -8,7 +8,7 @@ import os.path
 
 from experiments.paper.settings import FOLDER, load_params
 from pipelines.runtime.errors import run_main
-from pipelines.settings.params import DataParams, DistortionParams, PrepareParams
+from pipelines.settings.data_params import DataParams, DistortionParams, PrepareParams
 
 
 def main() -> None:

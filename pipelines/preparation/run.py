@@ -14,7 +14,8 @@ from pipelines.preparation.splits import Shares, count_duplicates, refuse_to_spl
 from pipelines.runtime.files import attach_path_to_errors
 from pipelines.runtime.keys import key_of
 from pipelines.runtime.locks import hold_lock
-from pipelines.settings.params import DataParams, Params, PrepareParams
+from pipelines.settings.data_params import DataParams, PrepareParams
+from pipelines.settings.params import Params
 from pipelines.settings.variants import TUNED, load_variant
 from stn.batches import derive_seed
 from stn.distortions import Distortion, distort_once, make_distortion

@@ -25,7 +25,7 @@ from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.run import prepare_source, report
 from pipelines.preparation.splits import Shares
 from pipelines.runtime.errors import ExternalError, UserError
-from pipelines.settings.params import DataParams, DistortionParams, PrepareParams
+from pipelines.settings.data_params import DataParams, DistortionParams, PrepareParams
 from stn.distortions import Distortion
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,8 +64,15 @@ def set_source(monkeypatch, counts: list[int], test_counts: list[int] | None = N
         return Labeled(images.byte(), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
 
     test = None if test_counts is None else labeled(test_counts, sum(counts))
-    raw = RawDataset(labeled(counts, 0), test, [f"class{i}" for i in range(len(counts))], "memory")
+    raw = in_memory(labeled(counts, 0), test, [f"class{i}" for i in range(len(counts))])
     monkeypatch.setattr(run, "read_source", lambda _: raw)
+
+
+def in_memory(train: Labeled, test: Labeled | None, classes: list[str]) -> RawDataset:
+    parts = {"train": train} | ({} if test is None else {"test": test})
+    images, labels = (torch.cat(tensors) for tensors in zip(*parts.values(), strict=True))
+    splits = np.repeat(list(parts), [len(part.labels) for part in parts.values()])
+    return RawDataset(images, labels, splits, classes, "memory")
 
 
 def numbers(split: str) -> list[int]:
@@ -151,9 +158,8 @@ def test_the_digest_is_of_the_labels_too(monkeypatch):
     """The images stay the same, and some labels change."""
     set_source(monkeypatch, [30, 30], test_counts=[5, 5])
     raw = run.read_source(data())
-    assert raw.test is not None
     before = prepare_source(data(), split_settings()).digest
-    other = raw._replace(test=raw.test._replace(labels=raw.test.labels.flip(0)))
+    other = raw._replace(labels=torch.cat((raw.labels[:-10], raw.labels[-10:].flip(0))))
     monkeypatch.setattr(run, "read_source", lambda _: other)
     assert prepare_source(data(), split_settings()).digest != before
 
@@ -231,7 +237,7 @@ def test_mean_and_std_are_the_training_images(monkeypatch):
     assert meta.std == pytest.approx(train.std((0, 2, 3)), rel=1e-3)
 
     flat = Labeled(torch.full((20, 1, SIZE, SIZE), 7, dtype=torch.uint8), torch.arange(20) % 2)
-    monkeypatch.setattr(run, "read_source", lambda _: RawDataset(flat, None, ["a", "b"], "memory"))
+    monkeypatch.setattr(run, "read_source", lambda _: in_memory(flat, None, ["a", "b"]))
     assert min(prepare_source(data(), split_settings()).std) > 0, "a channel with one value would be divided by zero"
 
 
@@ -312,7 +318,7 @@ def split_all(counts: list[int], shares: Shares) -> str:
     """The refusal of a source with these images of each class; empty if every part holds every class."""
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     whole = Labeled(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), labels)
-    raw = RawDataset(whole, None if shares.test else whole, [f"class{i}" for i in range(len(counts))], "memory")
+    raw = in_memory(whole, None if shares.test else whole, [f"class{i}" for i in range(len(counts))])
     try:
         splits = run._split(raw, split_settings(shares.validation, shares.test or 0.2), Distortion())
     except UserError as error:
@@ -360,9 +366,8 @@ def test_every_part_holds_every_class_or_nothing_is_prepared(monkeypatch):
 def test_duplicates_are_counted_and_reported(monkeypatch, capsys):
     set_source(monkeypatch, [20, 20], test_counts=[5, 5])
     raw = run.read_source(data())
-    assert raw.test is not None
-    raw.train.images[7] = raw.train.images[6]
-    raw.test.images[[0, 4, 9]] = raw.train.images[[0, 1, 39]]
+    raw.images[7] = raw.images[6]
+    raw.images[[40, 44, 49]] = raw.images[[0, 1, 39]]
     meta = prepare_source(data(), split_settings())
     assert meta.duplicates["test"] == 3 and load_meta().duplicates == meta.duplicates
     apart = {split: {image.numpy().tobytes() for image in load_split(split).images} for split in SPLITS}

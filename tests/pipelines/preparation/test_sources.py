@@ -27,10 +27,10 @@ from scipy.io import savemat
 from sklearn.datasets import load_digits
 from torchvision.datasets import SVHN
 
-from pipelines.preparation import archives, class_folders, torchvision_datasets
+from pipelines.preparation import archives, decoding, torchvision_datasets
 from pipelines.preparation.sources import locate, read_source
 from pipelines.runtime.errors import ExternalError, UserError
-from pipelines.settings.params import DataParams, DistortionParams
+from pipelines.settings.data_params import DataParams, DistortionParams
 
 SIZE = 9
 FORMS = ["folder", "nested", "zip", "nested.zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "nested.tar.gz"]
@@ -460,7 +460,7 @@ def test_a_broken_file_is_named_or_left_out(tmp_path, form, kind):
     source = read_source(data(path, skip_broken=True))
     assert list(source.broken) == ["cat/2.png"] and source.broken["cat/2.png"]
     assert_equal(source.train.images, stacked(images, "cat/1.png", "dog/1.png", "dog/2.png"))
-    assert source.train.labels.tolist() == [0, 1, 1] and "(3 images" in source.origin
+    assert source.train.labels.tolist() == [0, 1, 1] and len(source.images) == 3
     file.with_name("1.png").write_bytes(b"")
     with pytest.raises(UserError, match="no image of class cat"):
         read_source(data(in_form(tmp_path / "tree", form), skip_broken=True))
@@ -534,14 +534,14 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, form, chang
     write_tree(tmp_path / "tree", ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"])
     path = in_form(tmp_path / "tree", form)
     file = path / "cat/1.png" if form == "folder" else path
-    decode = class_folders.decode
+    decode = decoding.decode
 
     def changing(*arguments):
         file.unlink() if change == "removed" else file.write_bytes(file.read_bytes() + bytes(512))
-        monkeypatch.setattr(class_folders, "decode", decode)
+        monkeypatch.setattr(decoding, "decode", decode)
         return decode(*arguments)
 
-    monkeypatch.setattr(class_folders, "decode", changing)
+    monkeypatch.setattr(decoding, "decode", changing)
     with pytest.raises(ExternalError, match="changed while it was read") as caught:
         read_source(data(path))
     assert str(caught.value).startswith(f"{path}: {'cat/1.png: ' if form == 'folder' else ''}")
@@ -549,7 +549,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, form, chang
 
 def test_more_pixels_than_memory_are_refused_before_one_is_read(tmp_path, monkeypatch):
     write_tree(tmp_path, ["cat/1.png", "dog/1.png"])
-    monkeypatch.setattr(class_folders.psutil, "virtual_memory", lambda: SimpleNamespace(total=10_000))
+    monkeypatch.setattr(decoding.psutil, "virtual_memory", lambda: SimpleNamespace(total=10_000))
     with pytest.raises(UserError, match=r"data\.size: 100 given; 2 images"):
         read_source(data(tmp_path, size=100))
 
