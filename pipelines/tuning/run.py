@@ -21,7 +21,7 @@ from pipelines.tracking.outbox import Outbox
 from pipelines.training.cluster import connected
 from pipelines.training.precision import load_precision, store_precision
 from pipelines.training.recipe import recipe_of
-from pipelines.tuning.figures import save_figures
+from pipelines.tuning.figures import save_figures, save_note
 from pipelines.tuning.final_training import train_finalists
 from pipelines.tuning.finalists import Finals
 from pipelines.tuning.heartbeat import Heartbeat
@@ -62,6 +62,7 @@ def tune(params: Params, baseline: VariantParams) -> TuningResults:
     if not params.tune.trials:
         results = TuningResults(winner=BASELINE)
         write_winner(baseline, ["The baseline network: no trials were run (tune.trials: 0)."], results)
+        save_note("no trials were run (tune.trials: 0)", PICTURES)
         return results
     check_space(params.tune.search_space, baseline.classifier, setup.meta, setup.max_parameters)
     name, parts = study_name(params, baseline, setup.meta)
