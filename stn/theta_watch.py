@@ -11,6 +11,7 @@ from stn.alignment import fit_poses, relative_to, slopes
 from stn.batches import Batches
 from stn.classifiers import Network
 from stn.distortions import distort, sampling_matrix
+from stn.precision import without_tf32
 from stn.spatial_transformer import SpatialTransformer
 from stn.theta_trouble import mirrored, one_color, spread
 
@@ -43,6 +44,7 @@ class ThetaWatch:
         self.views = _move(images, watched)
 
     @torch.inference_mode()
+    @without_tf32()
     def measure(self, network: Network, theta: Tensor) -> dict[str, float]:
         """Return the metrics of one epoch.
 

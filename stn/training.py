@@ -18,7 +18,9 @@ from stn.alignment_term import AlignmentTerm
 from stn.averaging import WeightAverage
 from stn.batches import Batches
 from stn.classifiers import INPUT, Network
+from stn.precision import without_tf32
 from stn.settings import Recipe
+from stn.transforms.coordinates import constant
 
 
 class NotFiniteError(RuntimeError):
@@ -61,6 +63,7 @@ def one_cycle(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
     return LambdaLR(optimizer, factor)
 
 
+@without_tf32()
 def train_epoch(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -91,7 +94,7 @@ def train_epoch(
         batches: images (b, C, H, W) of each step, and their labels (b,) or probabilities of the classes (b, classes).
         optimizer, scheduler: both step once per batch.
         recipe: supplies ``batch_size``, ``label_smoothing``, ``max_grad_norm`` and ``theta_penalty``.
-        precision: dtype of autocast, bf16 or fp32.
+        precision: dtype of autocast, bf16 or fp32. Convolutions in fp32 are not rounded to TF32.
         world_size: number of ranks.
         average: updated after each step.
         alignment: the term of this epoch for undone motions.
@@ -101,9 +104,8 @@ def train_epoch(
     network = cast(Network, model.module if isinstance(model, DistributedDataParallel) else model)
     identities = {}
     if recipe.theta_penalty:
-        device = next(model.parameters()).device
         for place, transformer in network.transformers.items():
-            identities[place] = torch.tensor(transformer.transform.identity, device=device)
+            identities[place] = constant(transformer.transform.identity, next(model.parameters()))
     model.train()
     losses = []
     for step, (images, labels) in enumerate(batches):
@@ -163,10 +165,11 @@ class Outputs(NamedTuple):
 
 
 @torch.inference_mode()
+@without_tf32()
 def predict(
     network: Network, batches: Iterable[tuple[Tensor, Tensor]], precision: torch.dtype = torch.float32
 ) -> Outputs:
-    """Predict all batches, in evaluation mode."""
+    """Predict all batches, in evaluation mode. Convolutions in fp32 are not rounded to TF32."""
     network.eval()
     logits, labels = [], []
     thetas: dict[str, list[Tensor]] = {place: [] for place in network.transformers}
