@@ -66,7 +66,8 @@ class Batches:
         self.classes = int(labels.max()) + 1 if classes is None else classes
         self.height, self.width = images.shape[-2:]
         # Channels last: the channels of a pixel are read together, and convolutions accept this layout without a copy.
-        padded = F.pad(images, [augmentation.shift] * 4, mode="reflect") if augmentation.shift else images
+        # Padded on the CPU, which pads uint8 by reflection.
+        padded = F.pad(images.cpu(), [augmentation.shift] * 4, mode="reflect") if augmentation.shift else images
         pixels_NHWC = padded.to(device).permute(0, 2, 3, 1)
         # Mirrored copies behind the images cost memory. Mirroring each batch costs several times as much as the gather.
         copies = (pixels_NHWC, pixels_NHWC.flip(2)) if augmentation.flip else (pixels_NHWC,)

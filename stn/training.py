@@ -20,6 +20,8 @@ from stn.batches import Batches
 from stn.class_weights import weighted_cross_entropy
 from stn.classifiers import INPUT, Network
 from stn.settings import Recipe
+from stn.tf32 import without_tf32
+from stn.transforms.coordinates import constant
 
 
 class NotFiniteError(RuntimeError):
@@ -42,6 +44,7 @@ def one_cycle(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
     return LambdaLR(optimizer, factor)
 
 
+@without_tf32()
 def train_epoch(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -74,7 +77,7 @@ def train_epoch(
         batches: images (b, C, H, W) of each step, and their labels (b,) or probabilities of the classes (b, classes).
         optimizer, scheduler: both step once per batch.
         recipe: supplies ``batch_size``, ``label_smoothing``, ``max_grad_norm`` and ``theta_penalty``.
-        precision: dtype of autocast, bf16 or fp32.
+        precision: dtype of autocast, bf16 or fp32. Convolutions in fp32 are not rounded to TF32.
         world_size: number of ranks.
         average: updated after each step.
         alignment: the term of this epoch for undone motions.
@@ -86,9 +89,8 @@ def train_epoch(
     network = cast(Network, model.module if isinstance(model, DistributedDataParallel) else model)
     identities = {}
     if recipe.theta_penalty:
-        device = next(model.parameters()).device
         for place, transformer in network.transformers.items():
-            identities[place] = torch.tensor(transformer.transform.identity, device=device)
+            identities[place] = constant(transformer.transform.identity, next(model.parameters()))
     model.train()
     losses = []
     for step, (images, labels) in enumerate(batches):
@@ -150,10 +152,11 @@ class Outputs(NamedTuple):
 
 
 @torch.inference_mode()
+@without_tf32()
 def predict(
     network: Network, batches: Iterable[tuple[Tensor, Tensor]], precision: torch.dtype = torch.float32
 ) -> Outputs:
-    """Predict all batches, in evaluation mode."""
+    """Predict all batches, in evaluation mode. Convolutions in fp32 are not rounded to TF32."""
     network.eval()
     logits, labels = [], []
     thetas: dict[str, list[Tensor]] = {place: [] for place in network.transformers}
