@@ -182,7 +182,10 @@ class Bench:
             def __init__(self, options, arguments):
                 bench.hired.append(options)
                 worker = trials.Worker(*arguments)
-                self.train_epoch = SimpleNamespace(remote=lambda task: Answer(worker.train_epoch(task)))
+                self.train_epoch = SimpleNamespace(remote=lambda *task: Answer(worker.train_epoch(*task)))
+                self.measure_precision = SimpleNamespace(
+                    remote=lambda *network: Answer(worker.measure_precision(*network))
+                )
 
         class Answer:
             def __init__(self, value):
@@ -485,6 +488,22 @@ def _(bench: Bench) -> None:
     assert list(meta.broken) == ["0/24.png"] and sum(meta.counts.values()) == 96
 
 
+@check("data.pixel_range")
+def _(bench: Bench) -> None:
+    deep = bench.folder / "deep"
+    for label in "ab":
+        (deep / label).mkdir(parents=True)
+        for i in range(16):
+            pixels = np.random.default_rng(i).integers(0, 4096, (28, 28)).astype(np.uint16)
+            Image.fromarray(pixels).save(deep / label / f"{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TINY, "data.source", str(deep))
+        before, _ = bench.prepare({})
+        after, _ = bench.prepare({"data.pixel_range": [0.0, 8190.0]})
+    assert (before.pixel_range, after.pixel_range) == ([0, 4095], [0, 8190])
+    assert after.mean == pytest.approx([before.mean[0] / 2], rel=0.1)
+
+
 @check("data.channels")
 def _(bench: Bench) -> None:
     meta, splits = bench.prepare({"data.channels": 3})
@@ -697,6 +716,8 @@ changes_weights("train.shift", 2)
 changes_weights("train.decay_norms", False)
 changes_weights("train.layer_decay", 0.5)
 changes_weights("train.label_smoothing", 0.2)
+changes_weights("train.class_weights", "balanced")
+changes_weights("train.sampler", "balanced")
 changes_weights("train.crop", [0.5, 1.0])
 changes_weights("train.color_jitter", 0.3)
 changes_weights("train.mixup", 0.5)
@@ -739,7 +760,7 @@ def _(bench: Bench) -> None:
 @check("train.precision")
 def _(bench: Bench) -> None:
     changed = bench.train({"train.precision": "bf16"})
-    assert (bench.trained().started.precision, changed.started.precision) == ("float32", "bfloat16")
+    assert (bench.trained().started.precision.dtype, changed.started.precision.dtype) == ("float32", "bfloat16")
     assert not same(changed.weights, bench.trained().weights)
 
 

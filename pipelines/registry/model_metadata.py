@@ -24,6 +24,8 @@ class ModelMetadata:
         canvas: size of the canvas relative to the image, see :class:`stn.distortions.Distortion`; 1 without a canvas.
         fit, fill: how images of another aspect ratio are converted, see
             :class:`~pipelines.settings.image_form.ImageForm`. Earlier models stretch them.
+        pixel_range: the values that are black and white in images with more than 8 bits; None if the training images
+            had 8 bits.
     """
 
     dataset: str
@@ -35,6 +37,7 @@ class ModelMetadata:
     canvas: float = 1.0
     fit: Fit = "stretch"
     fill: Fill = 0
+    pixel_range: Sequence[float] | None = None
 
     @classmethod
     def from_trained(cls, model: Trained, meta: DatasetMeta) -> "ModelMetadata":
@@ -50,6 +53,7 @@ class ModelMetadata:
             canvas=meta.make_distortion().canvas,
             fit=meta.fit,
             fill=meta.fill,
+            pixel_range=meta.pixel_range,
         )
 
     @classmethod

@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from pipelines.preparation.images import open_image, to_mode, to_pixels
+from pipelines.preparation.pixel_range import PixelRange
 from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.registry.versions import HOW_TO_REGISTER, fetch_files, find_version
 from pipelines.runtime.errors import ExternalError, UserError
@@ -101,7 +102,7 @@ def predict(name: str, version: str, files: Sequence[str], out: Path | None = No
                 f"version {found.version} of {name} is too old: it does not name its classes; {HOW_TO_REGISTER}"
             )
         metadata = ModelMetadata.from_json(model.metadata.metadata)
-        images = {path: to_mode(image, metadata.image_shape[0]) for path, image in images.items()}
+        images = {path: _to_mode(path, image, metadata) for path, image in images.items()}
         outputs = model.predict(_input_pixels(images.values(), metadata))
 
     summaries: list[ThetaSummary | None] = [None] * len(images)
@@ -137,6 +138,19 @@ def read_images(files: Sequence[str]) -> dict[Path, Image.Image]:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"IMAGES: {str(path)!r} given; not a readable image ({reason})") from None
     return images
+
+
+def _to_mode(path: Path, image: Image.Image, metadata: ModelMetadata) -> Image.Image:
+    """Convert an image to the channels of the training images, with their range of pixels.
+
+    Raises:
+        UserError: its pixels do not fit the range.
+    """
+    pixel_range = None if metadata.pixel_range is None else PixelRange(*metadata.pixel_range)
+    try:
+        return to_mode(image, metadata.image_shape[0], pixel_range)
+    except ValueError as error:
+        raise UserError(f"IMAGES: {str(path)!r} given; {error}") from None
 
 
 def make_table(predictions: Predictions) -> Table:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines.preparation.images import extend
-from pipelines.settings.image_form import Box, ImageForm
+from pipelines.settings.image_form import Area, ImageForm
 from stn.alignment import map_by_heads
 from stn.composition import Parallel
 from stn.crops import map_to_windows
@@ -58,9 +58,9 @@ class View(NamedTuple):
         shown: area that the rectified picture shows: the image, on a canvas of its own if there is one.
     """
 
-    frame: Box
-    seen: Box
-    shown: Box
+    frame: Area
+    seen: Area
+    shown: Area
 
 
 def view_of(width: int, height: int, form: ImageForm, distortion: Distortion) -> View:
@@ -72,16 +72,16 @@ def view_of(width: int, height: int, form: ImageForm, distortion: Distortion) ->
     """
     frame = form.frame(width, height)
     seen = _canvas_around(frame, form.height, form.width, distortion)
-    return View(frame, seen, _canvas_around(Box(0, 0, width, height), height, width, distortion))
+    return View(frame, seen, _canvas_around(Area(0, 0, width, height), height, width, distortion))
 
 
-def _canvas_around(area: Box, height: int, width: int, distortion: Distortion) -> Box:
+def _canvas_around(area: Area, height: int, width: int, distortion: Distortion) -> Area:
     """Return the canvas around an area of height × width pixels, which may have been scaled."""
     whole_height, whole_width = distortion.framed(height, width)
     top, left = (whole_height - height) // 2, (whole_width - width) // 2
     y, x = area.height / height, area.width / width
     left, top = area.left - left * x, area.top - top * y
-    return Box(left, top, left + whole_width * x, top + whole_height * y)
+    return Area(left, top, left + whole_width * x, top + whole_height * y)
 
 
 def to_shown(transform: Transform, theta: Tensor, view: View) -> Tensor:
@@ -93,14 +93,14 @@ def to_shown(transform: Transform, theta: Tensor, view: View) -> Tensor:
     return torch.cat((linear, whole @ matrix[:, :, 2:] + shift - linear @ shift), 2).flatten(1).float()
 
 
-def _window(area: Box, whole: Box) -> Tensor:
+def _window(area: Area, whole: Area) -> Tensor:
     """Return the matrix (2, 3) that maps points of an area to points of another one, both spanning [-1, 1]."""
     points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     center, right, below = _map_between(area, whole, points)
     return torch.stack((right - center, below - center, center), 1)
 
 
-def _map_between(area: Box, whole: Box, points: Tensor) -> Tensor:
+def _map_between(area: Area, whole: Area, points: Tensor) -> Tensor:
     """Map points (N, 2) of an area to points of another one, which may lie anywhere; both span [-1, 1]."""
     window = points.new_tensor([[area.top - whole.top, area.left - whole.left, area.height, area.width]])
     return map_to_windows(window, (whole.height, whole.width), points[None])[0]
@@ -143,7 +143,7 @@ def rectify(
     return Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array)
 
 
-def _lay_out(image: Image.Image, view: View, form: ImageForm) -> tuple[Tensor, Box]:
+def _lay_out(image: Image.Image, view: View, form: ImageForm) -> tuple[Tensor, Area]:
     """Return the pixels (1, C, H, W) of all areas of a view, and the box that they cover: whole pixels of the image.
 
     The frame around the image has the color ``form.fill``. Around both, the canvas is black.
@@ -153,11 +153,11 @@ def _lay_out(image: Image.Image, view: View, form: ImageForm) -> tuple[Tensor, B
     outer = [max(of_side) for of_side in zip(*(_margins(image, box) for box in view), strict=True)]
     filled = torch.from_numpy(extend(pixels, inner, form.fill))[None].float()
     left, top, right, bottom = (outside - inside for outside, inside in zip(outer, inner, strict=True))
-    area = Box(-outer[0], -outer[1], image.width + outer[2], image.height + outer[3])
+    area = Area(-outer[0], -outer[1], image.width + outer[2], image.height + outer[3])
     return F.pad(filled, (left, right, top, bottom)), area
 
 
-def _margins(image: Image.Image, box: Box) -> tuple[int, int, int, int]:
+def _margins(image: Image.Image, box: Area) -> tuple[int, int, int, int]:
     """Return by how many whole pixels a box extends beyond an image on the left, top, right and bottom."""
     beyond = -box.left, -box.top, box.right - image.width, box.bottom - image.height
     left, top, right, bottom = (max(0, math.ceil(pixels - 1e-6)) for pixels in beyond)

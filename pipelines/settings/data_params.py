@@ -59,6 +59,13 @@ class DataParams(Section):
     fill: Fill = 0
     skip_broken: bool
     distortion: DistortionParams
+    pixel_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _black_is_below_white(self):
+        if self.pixel_range is not None and self.pixel_range[0] >= self.pixel_range[1]:
+            raise ValueError(f"pixel_range: {self.pixel_range} given; the value of black comes first")
+        return self
 
     @model_validator(mode="after")
     def _source_is_a_path_to_dvc(self):

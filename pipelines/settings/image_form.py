@@ -8,7 +8,7 @@ Fit = Literal["stretch", "pad", "crop"]
 Fill = int | Sequence[int] | Literal["edge"]
 
 
-class Box(NamedTuple):
+class Area(NamedTuple):
     """A rectangle of an image, in pixels from its upper left corner. It may extend beyond the image."""
 
     left: float
@@ -33,8 +33,8 @@ class Placement(NamedTuple):
         target: where it is shown, in pixels of the form. All sides are whole numbers.
     """
 
-    source: Box
-    target: Box
+    source: Area
+    target: Area
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ class ImageForm:
 
     def place(self, width: int, height: int) -> Placement:
         """Place an image of this width and height in the form."""
-        source, target = Box(0, 0, width, height), Box(0, 0, self.width, self.height)
+        source, target = Area(0, 0, width, height), Area(0, 0, self.width, self.height)
         if self.fit == "pad":
             scale = min(self.width / width, self.height / height)
             wide = min(self.width, max(1, round(width * scale)))
             tall = min(self.height, max(1, round(height * scale)))
             left, top = (self.width - wide) // 2, (self.height - tall) // 2
-            target = Box(left, top, left + wide, top + tall)
+            target = Area(left, top, left + wide, top + tall)
         elif self.fit == "crop":
             # Of one side the whole image is shown. The products are exact, so that an image of the same aspect ratio is
             # not cut. A corner at a whole pixel keeps the pixels of an image that need not be scaled.
@@ -85,17 +85,17 @@ class ImageForm:
             wide = width if whole_width else self.width * height / self.height
             tall = self.height * width / self.width if whole_width else height
             left, top = (width - wide) // 2, (height - tall) // 2
-            source = Box(left, top, left + wide, top + tall)
+            source = Area(left, top, left + wide, top + tall)
         return Placement(source, target)
 
-    def frame(self, width: int, height: int) -> Box:
+    def frame(self, width: int, height: int) -> Area:
         """The area of an image of this width and height that the whole form covers, in pixels of the image.
 
         With ``pad`` it extends beyond the image.
         """
         source, target = self.place(width, height)
         x, y = source.width / target.width, source.height / target.height
-        return Box(
+        return Area(
             source.left - target.left * x,
             source.top - target.top * y,
             source.right + (self.width - target.right) * x,

@@ -19,8 +19,9 @@ from pipelines.settings.variants import BASELINE, VariantParams, variant_file
 from pipelines.tracking.client import connect, store_errors_explained
 from pipelines.tracking.outbox import Outbox
 from pipelines.training.cluster import connected
+from pipelines.training.precision import load_precision, store_precision
 from pipelines.training.recipe import recipe_of
-from pipelines.tuning.figures import save_figures
+from pipelines.tuning.figures import save_figures, save_note
 from pipelines.tuning.final_training import train_finalists
 from pipelines.tuning.finalists import Finals
 from pipelines.tuning.heartbeat import Heartbeat
@@ -43,6 +44,7 @@ from pipelines.tuning.winner import choose_winner, describe_winner, make_tuned_v
 TRIAL_CODE = (
     "stn", "pipelines/networks", "pipelines/outputs/prepared_data.py", "pipelines/training/trainer.py",
     "pipelines/training/ranks.py", "pipelines/training/batches.py", "pipelines/training/recipe.py",
+    "pipelines/training/precision.py",
 )  # fmt: skip
 
 
@@ -60,6 +62,7 @@ def tune(params: Params, baseline: VariantParams) -> TuningResults:
     if not params.tune.trials:
         results = TuningResults(winner=BASELINE)
         write_winner(baseline, ["The baseline network: no trials were run (tune.trials: 0)."], results)
+        save_note("no trials were run (tune.trials: 0)", PICTURES)
         return results
     check_space(params.tune.search_space, baseline.classifier, setup.meta, setup.max_parameters)
     name, parts = study_name(params, baseline, setup.meta)
@@ -136,6 +139,12 @@ def start_workers(study: optuna.Study, setup: TuningSetup) -> Pool:
     finished = len(finished_trials(study))
     done = f"{finished} of {tune.trials} trials done, {pool.size} at once"
     print(f"tune: {done}; the study is {study.study_name}", flush=True)
+    if (precision := load_precision(setup.params.train, setup.meta.digest)) is None:
+        pool.choose_precision(setup.meta.network_builder(setup.baseline, setup.params.train.dropout))
+        store_precision(setup.params.train, setup.meta.digest, pool.precision)
+    else:
+        pool.precision = precision
+    print(f"tune: {pool.precision.dtype}: {pool.precision.reason}", flush=True)
     return pool
 
 

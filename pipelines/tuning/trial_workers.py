@@ -5,6 +5,7 @@ pruner.
 """
 
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ from ray.exceptions import RayError, RayTaskError
 from pipelines.outputs.prepared_data import DatasetMeta, TrainingArrays
 from pipelines.training.batches import make_training_data
 from pipelines.training.cluster import room_for_trials
+from pipelines.training.precision import Precision, measure_precision
 from pipelines.training.trainer import Trainer
 from stn.classifiers import Network
 from stn.settings import Recipe
-from stn.training import NotFiniteError, choose_precision
+from stn.training import NotFiniteError
 
 LONGEST_REASON = 500  # characters
 
@@ -29,7 +31,7 @@ class Task(NamedTuple):
     Args:
         key: unique among the tasks of a pool.
         make_network: builds the network.
-        recipe: how it is trained; augmentation and ``precision`` are the same for all tasks of a pool.
+        recipe: how it is trained; augmentation is the same for all tasks of a pool.
         seed: training seed.
     """
 
@@ -76,19 +78,24 @@ class Worker:
     def __init__(self, recipe: Recipe, meta: DatasetMeta, data: list):
         torch.set_num_threads(1)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.precision, _ = choose_precision(recipe.precision, device)
+        self.recipe = recipe
         self.data = make_training_data(ray.get(data[0]), meta, recipe, device)
         self.key: str | None = None
         self.trainer: Trainer | None = None
 
-    def train_epoch(self, task: Task) -> Epoch:
+    def measure_precision(self, make_network: "partial[Network]") -> Precision:
+        """Choose the precision of all tasks, for this network."""
+        return measure_precision(self.recipe, make_network, self.data)
+
+    def train_epoch(self, task: Task, precision: Precision) -> Epoch:
         """Train the next epoch of ``task``, or its first one if this worker has not trained it yet.
 
         Raises:
             NotFiniteError: the loss became infinite or NaN.
         """
         if self.trainer is None or self.key != task.key:
-            self.trainer = Trainer(task.make_network, task.recipe, self.data, task.seed, precision=self.precision)
+            dtype = precision.torch_dtype
+            self.trainer = Trainer(task.make_network, task.recipe, self.data, task.seed, precision=dtype)
             self.key = task.key
         started = time.perf_counter()
         try:
@@ -112,6 +119,9 @@ class Pool:
         recipe: recipe of any task.
         meta: description of the prepared data.
         arrays: training and validation split; they are put into the object store once.
+
+    Attributes:
+        precision: of every task, see :meth:`choose_precision`.
     """
 
     def __init__(self, gpus_per_trial: float, most: int, recipe: Recipe, meta: DatasetMeta, arrays: TrainingArrays):
@@ -120,6 +130,7 @@ class Pool:
         self.busy: dict[ray.ObjectRef, tuple[Any, Task]] = {}
         self.paused: dict[str, Any] = {}  # workers that have answered, by the key of their task
         self.idle: list[Any] = []
+        self.precision: Precision = Precision("float32", "no other was chosen")
         self._start_workers()
 
     def _start_workers(self) -> None:
@@ -127,6 +138,12 @@ class Pool:
         room, share = room_for_trials(self.gpus_per_trial)
         while self.size < min(room, self.most):
             self.idle.append(RemoteWorker.options(num_cpus=1, num_gpus=share).remote(*self.arguments))
+
+    def choose_precision(self, make_network: "partial[Network]") -> None:
+        """Have a worker choose :attr:`precision` for this network. It stays if the worker dies."""
+        with suppress(RayError):
+            chosen: Any = ray.get(self.idle[0].measure_precision.remote(make_network))
+            self.precision = chosen
 
     @property
     def size(self) -> int:
@@ -171,7 +188,7 @@ class Pool:
         self.idle.append(self.paused.pop(task.key))
 
     def _call(self, worker: Any, task: Task) -> None:
-        self.busy[worker.train_epoch.remote(task)] = (worker, task)
+        self.busy[worker.train_epoch.remote(task, self.precision)] = (worker, task)
 
 
 def _describe_death(error: Exception) -> str:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.settings.image_form import Box, ImageForm
+from pipelines.settings.image_form import Area, ImageForm
 
 SIDES = st.integers(4, 1024)
 IMAGE_SIDES = st.integers(1, 5000)
@@ -13,7 +13,7 @@ IMAGE_SIDES = st.integers(1, 5000)
 @given(SIDES, SIDES, IMAGE_SIDES, IMAGE_SIDES)
 def test_padding_shows_the_whole_image_in_the_middle_with_its_aspect_ratio(height, width, image_width, image_height):
     source, target = ImageForm(height, width, 3, "pad").place(image_width, image_height)
-    assert source == Box(0, 0, image_width, image_height)
+    assert source == Area(0, 0, image_width, image_height)
     assert all(side == round(side) for side in target)
     assert target.width == width or target.height == height
     for before, after, whole in ((target.left, target.right, width), (target.top, target.bottom, height)):
@@ -27,7 +27,7 @@ def test_padding_shows_the_whole_image_in_the_middle_with_its_aspect_ratio(heigh
 @given(SIDES, SIDES, IMAGE_SIDES, IMAGE_SIDES)
 def test_cropping_fills_the_form_with_the_middle_of_the_image(height, width, image_width, image_height):
     source, target = ImageForm(height, width, 3, "crop").place(image_width, image_height)
-    assert target == Box(0, 0, width, height)
+    assert target == Area(0, 0, width, height)
     assert source.width == image_width or source.height == image_height
     assert source.width * height == pytest.approx(source.height * width)
     for before, after, whole in ((source.left, source.right, image_width), (source.top, source.bottom, image_height)):
@@ -37,7 +37,7 @@ def test_cropping_fills_the_form_with_the_middle_of_the_image(height, width, ima
 @given(SIDES, SIDES, st.integers(1, 5), st.sampled_from(["stretch", "pad", "crop"]))
 def test_an_image_of_the_same_aspect_ratio_is_scaled_as_a_whole(height, width, factor, fit):
     form, image = ImageForm(height, width, 1, fit), (width * factor, height * factor)
-    assert form.place(*image) == (Box(0, 0, *image), Box(0, 0, width, height))
+    assert form.place(*image) == (Area(0, 0, *image), Area(0, 0, width, height))
     assert form.frame(*image) == pytest.approx((0, 0, *image))
 
 
