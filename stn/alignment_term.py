@@ -69,7 +69,8 @@ class AlignmentTerm:
         self.rank, self.world_size, self.batch_size = rank, world_size, recipe.batch_size
         steps = len(batches) // recipe.batch_size
         self.steps_before, self.rising = epoch * steps, self.settings.warmup * recipe.epochs * steps
-        self.order, self.draws = batches.draw(seed, epoch)
+        order, draws = batches.draw(seed, epoch)
+        self.order, self.draws = order.to(batches.device), draws.to(batches.device)
         self.motions = torch.empty(0)
         if self.settings.to == "itself":
             generator = torch.Generator().manual_seed(derive_seed(seed, epoch, 0, 1))

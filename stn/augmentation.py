@@ -40,6 +40,12 @@ class Draws(NamedTuple):
         """Copy all tensors to a device."""
         return Draws(*(None if drawn is None else drawn.to(device) for drawn in self))  # pyright: ignore[reportArgumentType]
 
+    def sources(self, index: Tensor) -> Tensor:
+        """Return the indices (n,) of all images that the changed images with the indices (b,) are made from."""
+        if self.partners is not None:
+            index = torch.cat((index, self.partners[index]))
+        return index if self.clutter is None else torch.cat((index, self.clutter[index][..., 0].flatten()))
+
     def select(self, index: Tensor) -> "Draws":
         """Select images by their indices (b,)."""
         corners, *others = self
