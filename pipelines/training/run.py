@@ -176,6 +176,7 @@ class TrainingDriver:
             storage=self.storage,
             keep=self.params.clean.checkpoints,
             threads=workers.threads,
+            residency=train.residency,
         )
         with progress(self.name, len(runs) * train.epochs) as reporter:
             listener = Listener(runs, reporter, train.epochs)
