@@ -25,26 +25,6 @@ class NotFiniteError(RuntimeError):
     """The loss is infinite or NaN."""
 
 
-def choose_precision(setting: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """Choose the dtype of autocast; return it and the reason for the choice.
-
-    ``setting`` is ``auto``, ``fp32`` or ``bf16``. ``auto`` chooses bf16 if the hardware supports it.
-    """
-    if setting != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[setting], "set by hand"
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        if torch.cuda.get_device_capability(device) >= (8, 0):
-            return torch.bfloat16, f"{name} multiplies bf16 matrices in hardware"
-        return torch.float32, f"{name} has no bf16 hardware"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in torch 2.9
-    if capabilities.get("amx_bf16"):
-        return torch.bfloat16, "this CPU multiplies bf16 matrices in hardware (AMX)"
-    if capabilities.get("avx512_bf16"):
-        return torch.bfloat16, "this CPU has bf16 instructions (AVX512-BF16)"
-    return torch.float32, "this CPU has no bf16 instructions"
-
-
 def one_cycle(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
     """Make a schedule that raises the learning rate linearly, then lowers it to zero along a cosine.
 

@@ -184,7 +184,10 @@ class Bench:
             def __init__(self, options, arguments):
                 bench.hired.append(options)
                 worker = trials.Worker(*arguments)
-                self.train_epoch = SimpleNamespace(remote=lambda task: Answer(worker.train_epoch(task)))
+                self.train_epoch = SimpleNamespace(remote=lambda *task: Answer(worker.train_epoch(*task)))
+                self.measure_precision = SimpleNamespace(
+                    remote=lambda *network: Answer(worker.measure_precision(*network))
+                )
 
         class Answer:
             def __init__(self, value):
@@ -717,7 +720,7 @@ def _(bench: Bench) -> None:
 @check("train.precision")
 def _(bench: Bench) -> None:
     changed = bench.train({"train.precision": "bf16"})
-    assert (bench.trained().started.precision, changed.started.precision) == ("float32", "bfloat16")
+    assert (bench.trained().started.precision.dtype, changed.started.precision.dtype) == ("float32", "bfloat16")
     assert not same(changed.weights, bench.trained().weights)
 
 

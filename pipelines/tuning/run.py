@@ -19,6 +19,7 @@ from pipelines.settings.variants import BASELINE, VariantParams, variant_file
 from pipelines.tracking.client import connect, store_errors_explained
 from pipelines.tracking.outbox import Outbox
 from pipelines.training.cluster import connected
+from pipelines.training.precision import load_precision, store_precision
 from pipelines.training.recipe import recipe_of
 from pipelines.training.shared_data import share_data
 from pipelines.tuning.figures import save_figures
@@ -44,7 +45,7 @@ from pipelines.tuning.winner import choose_winner, describe_winner, make_tuned_v
 TRIAL_CODE = (
     "stn", "pipelines/networks", "pipelines/outputs/prepared_data.py", "pipelines/training/trainer.py",
     "pipelines/outputs/labeled_files.py", "pipelines/training/ranks.py", "pipelines/training/batches.py",
-    "pipelines/training/recipe.py",
+    "pipelines/training/recipe.py", "pipelines/training/precision.py",
 )  # fmt: skip
 
 
@@ -139,6 +140,12 @@ def start_workers(study: optuna.Study, setup: TuningSetup) -> Pool:
     finished = len(finished_trials(study))
     done = f"{finished} of {tune.trials} trials done, {pool.size} at once"
     print(f"tune: {done}; the study is {study.study_name}", flush=True)
+    if (precision := load_precision(setup.params.train, setup.meta.digest)) is None:
+        pool.choose_precision(setup.meta.network_builder(setup.baseline, setup.params.train.dropout))
+        store_precision(setup.params.train, setup.meta.digest, pool.precision)
+    else:
+        pool.precision = precision
+    print(f"tune: {pool.precision.dtype}: {pool.precision.reason}", flush=True)
     return pool
 
 

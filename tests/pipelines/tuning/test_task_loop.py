@@ -17,6 +17,7 @@ from pipelines.runtime.errors import ExternalError
 from pipelines.settings.params import Params, RecipeParams, load_params
 from pipelines.settings.variants import BASELINE, TUNED, load_settings, load_variant, variant_file
 from pipelines.settings.variants import VariantParams as Variant
+from pipelines.training.precision import Precision
 from pipelines.tuning import heartbeat, run, runs, trial_workers
 from pipelines.tuning.final_training import train_finalists
 from pipelines.tuning.finalists import Finals
@@ -80,7 +81,7 @@ class Stage:
         patch.setattr(trial_workers, "room_for_trials", lambda *_: (2, 0.0))
         self.answers: list[list[Any]] = []
 
-    def _call(self, task: Task) -> int:
+    def _call(self, task: Task, _precision: Precision) -> int:
         self.trained[task.key] += 1
         epoch = self.trained[task.key]
         self.events.append(("train", task.key, epoch))
