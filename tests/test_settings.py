@@ -466,6 +466,22 @@ def _(bench: Bench) -> None:
     assert list(meta.broken) == ["0/24.png"] and sum(meta.counts.values()) == 96
 
 
+@check("data.pixel_range")
+def _(bench: Bench) -> None:
+    deep = bench.folder / "deep"
+    for label in "ab":
+        (deep / label).mkdir(parents=True)
+        for i in range(16):
+            pixels = np.random.default_rng(i).integers(0, 4096, (28, 28)).astype(np.uint16)
+            Image.fromarray(pixels).save(deep / label / f"{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TINY, "data.source", str(deep))
+        before, _ = bench.prepare({})
+        after, _ = bench.prepare({"data.pixel_range": [0.0, 8190.0]})
+    assert (before.pixel_range, after.pixel_range) == ([0, 4095], [0, 8190])
+    assert after.mean == pytest.approx([before.mean[0] / 2], rel=0.1)
+
+
 @check("data.channels")
 def _(bench: Bench) -> None:
     meta, splits = bench.prepare({"data.channels": 3})

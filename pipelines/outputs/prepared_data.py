@@ -9,7 +9,7 @@ images undistorted.
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +58,9 @@ class DatasetMeta:
         duplicates: for each split after the first, the number of images that are also in an earlier split.
         broken: each file that was skipped, with the reason.
         digest: SHA-256 of the pixels, the labels and their meaning, see :func:`digest_of_splits`.
+        pixel_range: the values that are black and white in images with more than 8 bits; None without such images.
+        groups: number of groups in each split; empty if images have no groups.
+        shared_groups: for each split after the first, the number of groups that are also in an earlier split.
     """
 
     dataset: str
@@ -71,6 +74,9 @@ class DatasetMeta:
     duplicates: Mapping[str, int]
     broken: Mapping[str, str]
     digest: str
+    pixel_range: Sequence[float] | None = None
+    groups: Mapping[str, int] = field(default_factory=dict)
+    shared_groups: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "DatasetMeta":
