@@ -170,7 +170,9 @@ class Bench:
                 bench.messages.append(message)
                 super().send(message)
 
-        context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+        context = SimpleNamespace(
+            get_world_rank=lambda: 0, get_world_size=lambda: 1, get_local_world_size=lambda: 1
+        )  # fmt: skip
         self._replace("Mailbox", Mailbox)
         self._replace("connected", nullcontext)
         self.patch.setattr(distributed, "TorchTrainer", TorchTrainer)
@@ -763,6 +765,22 @@ def _(bench: Bench) -> None:
         patch.setattr(bench, "base", {"train.workers": 2})  # Ray replaces lost workers; one worker needs no Ray
         before, after = bench.train({}), bench.train({"train.max_failures": 5})
     assert [run.asked.run_config.failure_config.max_failures for run in (before, after)] == [3, 5]
+
+
+@check("train.residency")
+def _(bench: Bench) -> None:
+    seen = []
+
+    def watched(batches, *arguments, residency, **options) -> None:
+        seen.append(residency.on_device)
+        init(batches, *arguments, residency=residency, **options)
+
+    init = Batches.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Batches, "__init__", watched)
+        runs = [bench.train({"train.residency": residency}) for residency in ("auto", "device", "host")]
+    assert seen == [True] * 4 + [False] * 2
+    assert all(same(run.weights, runs[0].weights) for run in runs)
 
 
 @check("clean.checkpoints")
