@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -115,15 +116,31 @@ def test_a_resumed_sampler_does_not_repeat_itself(settings):
     assert len(set(values)) == 3
 
 
-def test_a_second_driver_learns_who_holds_the_study(settings):
-    second = study.open_study("s", settings)
-    with study.open_study("s", settings), pytest.raises(ExternalError, match=f"process {os.getpid()} .*s"), second:
-        pass
+def open_in_thread(settings: TuneParams) -> Future[int]:
+    """Open the study in a thread; the result is the number of its trials then."""
+
+    def trials() -> int:
+        with study.open_study("s", settings) as opened:
+            return len(opened.trials)
+
+    return ThreadPoolExecutor(1).submit(trials)
+
+
+def test_a_second_driver_waits_and_learns_who_holds_the_study(settings, capsys):
+    with study.open_study("s", settings) as opened:
+        second = open_in_thread(settings)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.5)
+        opened.tell(drawn(opened), 0.5)
+    assert second.result(timeout=30) == 1
+    assert f"process {os.getpid()} is working on the same task (s); waiting" in capsys.readouterr().out
     with study.open_study("s", settings), study.open_study("another", settings):
         pass
 
 
-def test_a_driver_on_another_machine_holds_the_study_while_it_beats(settings):
+def test_a_driver_on_another_machine_holds_the_study_while_it_beats(settings, monkeypatch, capsys):
+    monkeypatch.setattr(heartbeat, "LOOK_EVERY_S", 0.05)
+
     def held_by(host: str, pid: int, ago: float) -> None:
         opened = optuna.load_study(study_name="s", storage=study._storage("s"))
         opened.set_user_attr("driver", {"host": host, "pid": pid, "started": 1.0, "time": time.time() - ago})
@@ -131,13 +148,29 @@ def test_a_driver_on_another_machine_holds_the_study_while_it_beats(settings):
     with study.open_study("s", settings):
         pass
     held_by("elsewhere", 123, ago=5)
-    with pytest.raises(ExternalError, match="process 123 on elsewhere"), study.open_study("s", settings):
-        pass
+    second = open_in_thread(settings)
+    with pytest.raises(TimeoutError):
+        second.result(timeout=0.5)
+    assert "process 123 on elsewhere is running the study s; waiting" in capsys.readouterr().out
+    optuna.load_study(study_name="s", storage=study._storage("s")).set_user_attr("driver", None)  # it ends
+    assert second.result(timeout=30) == 0
     # A driver whose last heartbeat is old, and a dead one on this machine.
     for host, pid, ago in (("elsewhere", 123, 121), (socket.gethostname(), 2**22 + 1, 5)):
         held_by(host, pid, ago)
         with study.open_study("s", settings) as opened:
             assert opened.user_attrs["driver"]["pid"] == os.getpid()
+
+
+def test_of_two_drivers_that_start_at_once_one_waits(settings, monkeypatch):
+    """Both have found the study free; the other one's mark was written last."""
+    monkeypatch.setattr(heartbeat, "LOOK_EVERY_S", 0.05)
+    with study.open_study("s", settings) as opened:
+        opened.set_user_attr("driver", None)
+        mark = {"host": "elsewhere", "pid": 123, "started": 1.0, "time": time.time()}
+        waits = iter([lambda: opened.set_user_attr("driver", mark), lambda: opened.set_user_attr("driver", None)])
+        monkeypatch.setattr(heartbeat.time, "sleep", lambda _: next(waits, lambda: None)())
+        heartbeat.take_over(opened, shared=True)
+        assert opened.user_attrs["driver"]["pid"] == os.getpid() and next(waits, None) is None
 
 
 def test_a_driver_that_was_silent_for_too_long_and_is_displaced_stops(settings):
