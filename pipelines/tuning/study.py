@@ -137,18 +137,27 @@ def _storage(name: str) -> BaseStorage:
     if environment.get("OPTUNA_STORAGE"):
         try:
             return RDBStorage(place, engine_kwargs={"pool_pre_ping": True})
+        except RuntimeError as error:  # the tables are those of another version, or of another program
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"OPTUNA_STORAGE: Optuna cannot use this database ({reason}); give it one of its own, that MLflow "
+                f"does not use"
+            ) from None
         except (sqlalchemy.exc.ArgumentError, ImportError, ValueError) as error:
             # The address may contain a password: the message does not repeat it.
             raise UserError(f"OPTUNA_STORAGE: not the address of a supported database: {error}") from None
         except sqlalchemy.exc.DatabaseError as error:
             reason = str(error.orig).partition("\n")[0]
             raise ExternalError(f"OPTUNA_STORAGE: the database does not answer: {reason}") from None
-    # No other process uses the study: a lock and an incomplete last line are left over from a killed driver.
+    # No other process uses the study: a lock and an incomplete last line are left over from a killed driver. Network
+    # file systems may leave blank lines or zeros after it.
     for left in state_dir("tuning").glob(f"{name}.log.lock*"):
         left.unlink()
     with Path(place).open("ab+") as journal:
         journal.seek(0)
-        journal.truncate(journal.read().rfind(b"\n") + 1)
+        whole = journal.read()
+        end = len(whole[: whole.rfind(b"\n") + 1].rstrip(b"\n\0"))
+        journal.truncate(end + 1 if end else 0)
     return JournalStorage(JournalFileBackend(place))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from pipelines.runtime.errors import ExternalError, UserError
@@ -182,6 +183,26 @@ def test_a_driver_that_was_silent_for_too_long_and_is_displaced_stops(settings):
     assert optuna.load_study(study_name="s", storage=storage).user_attrs["driver"]["pid"] == 123, (
         "the mark of another driver stays"
     )
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\n\n\n", b"\0" * 64, b"\0" * 64 + b"\n"])
+def test_blank_lines_and_zeros_at_the_end_of_the_journal_are_repaired(settings, end):
+    with study.open_study("s", settings) as opened:
+        opened.tell(drawn(opened), 0.5)
+    with Path(study.location("s")).open("ab") as journal:
+        journal.write(end)
+    with study.open_study("s", settings) as opened:
+        opened.tell(drawn(opened), 0.6)
+    with study.open_study("s", settings) as opened:
+        assert [trial.value for trial in opened.trials] == [0.5, 0.6]
+
+
+def test_a_database_that_mlflow_uses_is_refused(settings, tmp_path, monkeypatch):
+    address = f"sqlite:///{tmp_path}/both.db"
+    MlflowClient(address).search_experiments()
+    monkeypatch.setenv("OPTUNA_STORAGE", address)
+    with pytest.raises(UserError, match=r"OPTUNA_STORAGE: .*give it one of its own"), study.open_study("s", settings):
+        pass
 
 
 def test_an_incomplete_last_line_of_the_journal_is_repaired(settings):
