@@ -128,7 +128,7 @@ lint: $(READY)  ## run ruff and basedpyright
 	basedpyright
 
 lock: $(READY)  ## update requirements.lock from pyproject.toml
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate --no-header --upgrade \
+	uv pip compile pyproject.toml --extra dev --extra heic --universal --python-version 3.11 --no-annotate --no-header --upgrade \
 		--output-file requirements.lock
 
 clean: $(READY)  ## free the outputs of the stages; keeps database, artifacts, raw data and DVC's cache; [DRY_RUN=1]

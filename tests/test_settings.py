@@ -464,6 +464,22 @@ def _(bench: Bench) -> None:
     assert list(meta.broken) == ["0/24.png"] and sum(meta.counts.values()) == 96
 
 
+@check("data.pixel_range")
+def _(bench: Bench) -> None:
+    deep = bench.folder / "deep"
+    for label in "ab":
+        (deep / label).mkdir(parents=True)
+        for i in range(16):
+            pixels = np.random.default_rng(i).integers(0, 4096, (28, 28)).astype(np.uint16)
+            Image.fromarray(pixels).save(deep / label / f"{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TINY, "data.source", str(deep))
+        before, _ = bench.prepare({})
+        after, _ = bench.prepare({"data.pixel_range": [0.0, 8190.0]})
+    assert (before.pixel_range, after.pixel_range) == ([0, 4095], [0, 8190])
+    assert after.mean == pytest.approx([before.mean[0] / 2], rel=0.1)
+
+
 @check("data.channels")
 def _(bench: Bench) -> None:
     meta, splits = bench.prepare({"data.channels": 3})
@@ -676,6 +692,8 @@ changes_weights("train.shift", 2)
 changes_weights("train.decay_norms", False)
 changes_weights("train.layer_decay", 0.5)
 changes_weights("train.label_smoothing", 0.2)
+changes_weights("train.class_weights", "balanced")
+changes_weights("train.sampler", "balanced")
 changes_weights("train.crop", [0.5, 1.0])
 changes_weights("train.color_jitter", 0.3)
 changes_weights("train.mixup", 0.5)

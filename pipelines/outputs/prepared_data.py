@@ -9,7 +9,7 @@ images undistorted.
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +64,9 @@ class DatasetMeta:
         duplicates: for each split after the first, the number of images that are also in an earlier split.
         broken: each file that was skipped, with the reason.
         digest: SHA-256 of the pixels, the labels and their meaning, see :func:`digest_of_splits`.
+        pixel_range: the values that are black and white in images with more than 8 bits; None without such images.
+        groups: number of groups in each split; empty if images have no groups.
+        shared_groups: for each split after the first, the number of groups that are also in an earlier split.
     """
 
     dataset: str
@@ -77,6 +80,9 @@ class DatasetMeta:
     duplicates: Mapping[str, int]
     broken: Mapping[str, str]
     digest: str
+    pixel_range: Sequence[float] | None = None
+    groups: Mapping[str, int] = field(default_factory=dict)
+    shared_groups: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "DatasetMeta":
@@ -96,10 +102,15 @@ class DatasetMeta:
         """The distortion that each epoch applies to the training images."""
         return make_distortion(**self.distortion)
 
-    def batches(self, split: Labeled, device: torch.device, augmentation: Augmentation = Augmentation()) -> Batches:
+    def batches(
+        self, split: Labeled, device: torch.device, augmentation: Augmentation = Augmentation(), *,
+        sampler: str = "uniform",
+    ) -> Batches:  # fmt: skip
         """Batches of a split; its images are copied to ``device``."""
-        classes = len(self.classes)
-        return Batches(split.images, split.labels, self.normalization, device, augmentation, classes=classes)
+        return Batches(
+            split.images, split.labels, self.normalization, device, augmentation, classes=len(self.classes),
+            sampler=sampler,
+        )  # fmt: skip
 
     def network_settings(
         self, variant: VariantParams, dropout: float = 0.0, load_weights: bool = False

@@ -16,18 +16,36 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 EXPECTED = "train/<class>/<image> and test/<class>/<image>, or <class>/<image>"
 
 
+class Box(NamedTuple):
+    """A rectangle in an upright image, in pixels: ``left`` and ``top`` lie inside, ``right`` and ``bottom`` outside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
 class Record(NamedTuple):
     """One image of a source.
 
     Args:
-        name: name of its file in the source, as messages show it.
+        name: name of its file in the source, as messages show it. Records with different boxes may share a file.
         label: name of its class.
         split: the split in which the source has it; ``train`` if the source has no splits.
+        group: name of what it shows, such as a patient or a track. Images with the same group stay in one split.
+        box: the part of the file's image that is used; None for all of it.
     """
 
     name: str
     label: str
     split: Split = "train"
+    group: str | None = None
+    box: Box | None = None
+
+    @property
+    def title(self) -> str:
+        """The name, with the box if there is one."""
+        return self.name if self.box is None else f"{self.name} {list(self.box)}"
 
 
 class Files(Protocol):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from pipelines.settings.data_source import check_as_dvc_reads_it
+from pipelines.settings.image_form import ImageForm
 from pipelines.settings.variants import PaddingMode
 from pipelines.settings.yaml_file import Section
 
@@ -43,11 +44,23 @@ class DataParams(Section):
     channels: Literal[1, 3]
     skip_broken: bool
     distortion: DistortionParams
+    pixel_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _black_is_below_white(self):
+        if self.pixel_range is not None and self.pixel_range[0] >= self.pixel_range[1]:
+            raise ValueError(f"pixel_range: {self.pixel_range} given; the value of black comes first")
+        return self
 
     @model_validator(mode="after")
     def _source_is_a_path_to_dvc(self):
         check_as_dvc_reads_it(self.source)
         return self
+
+    @property
+    def form(self) -> ImageForm:
+        """The form that the images are converted to."""
+        return ImageForm(self.size, self.size, self.channels)
 
 
 class PrepareParams(Section):

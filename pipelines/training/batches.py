@@ -15,4 +15,5 @@ def make_training_data(arrays: TrainingArrays, meta: DatasetMeta, recipe: Recipe
         recipe.flip, recipe.shift, meta.make_distortion(), recipe.crop, color_jitter=recipe.color_jitter,
         mixup=recipe.mixup,
     )  # fmt: skip
-    return TrainingData(meta.batches(training, device, augmentation), meta.batches(validation, device))
+    batches = meta.batches(training, device, augmentation, sampler=recipe.sampler)
+    return TrainingData(batches, meta.batches(validation, device))

@@ -102,6 +102,16 @@ def test_a_test_split_of_the_source_is_kept_whole(monkeypatch):
     assert len(numbers("validation")) == 15
 
 
+def test_a_validation_split_of_the_source_is_kept_whole(monkeypatch):
+    set_source(monkeypatch, [30, 30], test_counts=[5, 7])
+    raw = run.read_source(data())
+    own = raw._replace(splits=np.where(np.arange(72) % 30 < 10, "validation", raw.splits))
+    monkeypatch.setattr(run, "read_source", lambda _: own)
+    prepare_source(data(), split_settings())
+    for split in SPLITS:
+        assert numbers(split) == np.flatnonzero(own.splits == split).tolist()
+
+
 def test_the_seed_alone_decides_the_split(monkeypatch):
     set_source(monkeypatch, [30, 30])
     first = prepare_source(data(), split_settings(seed=1))
@@ -320,7 +330,7 @@ def split_all(counts: list[int], shares: Shares) -> str:
     whole = Labeled(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), labels)
     raw = in_memory(whole, None if shares.test else whole, [f"class{i}" for i in range(len(counts))])
     try:
-        splits = run._split(raw, split_settings(shares.validation, shares.test or 0.2), Distortion())
+        splits = run._split(raw, split_settings(shares.validation or 0.25, shares.test or 0.2), Distortion())
     except UserError as error:
         return str(error)
     assert all(len(split.labels.unique()) == len(counts) for split in splits)
