@@ -78,7 +78,7 @@ class Stage:
         )  # fmt: skip
         patch.setattr(trial_workers, "ray", ray)
         patch.setattr(trial_workers, "RemoteWorker", SimpleNamespace(options=lambda **_: SimpleNamespace(remote=start)))
-        patch.setattr(trial_workers, "room_for_trials", lambda _: (2, 0.0))
+        patch.setattr(trial_workers, "room_for_trials", lambda *_: (2, 0.0))
         self.answers: list[list[Any]] = []
 
     def _call(self, task: Task, _precision: Precision) -> int:
@@ -127,7 +127,7 @@ class Stage:
         return call
 
     def make_pool(self) -> Pool:
-        return Pool(0.25, 100, None, META, None)  # pyright: ignore[reportArgumentType]
+        return Pool(0.25, 100, None, None)  # pyright: ignore[reportArgumentType]
 
     def search(self) -> None:
         run_trials(self.study, self.setup, self.runs, self.make_pool(), Heartbeat(self.study))
