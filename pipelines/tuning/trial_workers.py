@@ -13,6 +13,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from pipelines.outputs.prepared_data import DatasetMeta, TrainingArrays
+from pipelines.settings.metric import Metric
 from pipelines.training.batches import make_training_data
 from pipelines.training.cluster import room_for_trials
 from pipelines.training.trainer import Trainer
@@ -52,10 +53,9 @@ class Epoch(NamedTuple):
     metrics: dict[str, float]
     seconds: float
 
-    @property
-    def accuracy(self) -> float:
-        """Validation accuracy in [0, 1]."""
-        return self.metrics["validation_accuracy"]
+    def score(self, metric: Metric) -> float:
+        """A metric on the validation images, in [0, 1]."""
+        return self.metrics[metric.on_validation]
 
     @property
     def number(self) -> int:
