@@ -354,7 +354,7 @@ def test_the_winner_is_written_with_the_results(make_stage, tmp_path, monkeypatc
     assert tuned.origin is not None and (tuned.origin.study, tuned.origin.trial) == ("s", 1)
     assert tuned.transformer == winner.finalist.variant.transformer
     text = variant_file(TUNED).read_text()
-    assert "# Trial 1 of the study s, 90.00% in its trial:" in text
+    assert "# Trial 1 of the study s, 90.00% accuracy in its trial:" in text
     assert "# Validation accuracy after 3 epochs: stn 50.00%, trial-1 80.00%." in text
 
 
