@@ -451,6 +451,30 @@ def _(bench: Bench) -> None:
     assert bench.prepare({})[1]["test"].images.shape == (24, 1, 28, 28)
     meta, splits = bench.prepare({"data.size": 30})
     assert splits["test"].images.shape == (24, 1, 30, 30) and meta.image_shape == (1, 30, 30)
+    meta, splits = bench.prepare({"data.size": [24, 40]})
+    assert splits["test"].images.shape == (24, 1, 24, 40) and meta.image_shape == (1, 24, 40)
+
+
+@check("data.fit")
+def _(bench: Bench) -> None:
+    wide = {"data.size": [28, 56], "data.distortion.rotation": 0, "data.distortion.scale": [1.0, 1.0],
+            "data.distortion.shift": 0.0}  # fmt: skip
+    square = bench.prepare(wide | {"data.size": 28})[1]["train"].images
+    meta, splits = bench.prepare(wide | {"data.fit": "pad"})
+    assert meta.fit == "pad" and torch.equal(splits["train"].images[..., 14:42], square)
+    assert splits["train"].images[..., :14].count_nonzero() == 0
+    cropped = bench.prepare(wide | {"data.fit": "crop"})[1]["train"].images
+    stretched = bench.prepare(wide)[1]["train"].images
+    assert not torch.equal(cropped, stretched) and cropped.shape == stretched.shape
+
+
+@check("data.fill")
+def _(bench: Bench) -> None:
+    padded = {"data.size": [28, 56], "data.fit": "pad"}
+    meta, splits = bench.prepare(padded | {"data.fill": 99})
+    assert meta.fill == 99 and (splits["train"].images[..., :14] == 99).all()
+    before = bench.prepare(padded)[0]
+    assert before.digest != meta.digest
 
 
 @check("data.skip_broken")
