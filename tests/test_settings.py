@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -468,7 +468,10 @@ def tiny_data(**values: Any) -> Iterator[None]:
 def _(bench: Bench) -> None:
     with tiny_data(size=[28, 56]):
         meta, splits = bench.prepare({"data.fit": "pad"})
-        (left, middle, right), cropped = splits["train"].images.split((14, 28, 14), 3), bench.prepare({"data.fit": "crop"})
+        (left, middle, right), cropped = (
+            splits["train"].images.split((14, 28, 14), 3),
+            bench.prepare({"data.fit": "crop"}),
+        )
         stretched = bench.prepare({})[1]["train"].images
     assert meta.fit == "pad" and torch.equal(middle, bench.prepare({})[1]["train"].images)
     assert left.count_nonzero() == right.count_nonzero() == 0
@@ -848,6 +851,21 @@ frees_one_more("clean.experiments", 1)
 frees_one_more("clean.superseded", 0)
 
 
+@check("evaluate.metric")
+def _(bench: Bench) -> None:
+    """The metric of the differences, of the table, and of the objective of the study."""
+    metric = {"evaluate.metric": "balanced_accuracy"}
+    before, _, _ = bench.evaluate({})
+    after, _, table = bench.evaluate(metric)
+    assert before["variants"]["stn"] == after["variants"]["stn"], "one seed, nothing to choose from"
+    chosen = [after["variants"][name]["test_balanced_accuracy"] for name in ("plain", "stn")]
+    assert after["pairs"]["stn vs plain"]["difference"] == pytest.approx(chosen[1] - chosen[0])
+    assert "validation balanced accuracy" in table and "paired bootstrap p" in table
+    first, second = bench.tuned(), bench.tune(metric)
+    assert first.results.study != second.results.study and second.results.metric == "balanced_accuracy"
+    assert first.trials[0].value != second.trials[0].value, "the baseline, trained alike"
+
+
 @check("evaluate.batch_size")
 def _(bench: Bench) -> None:
     before, sizes, _ = bench.evaluate({})
@@ -941,11 +959,15 @@ def changes_a_gate(leaf: str, passing: Any, refusing: Any, lost: int = 20) -> No
     @check(f"promote.{leaf}")
     def _(bench: Bench) -> None:
         truth = GroundTruth(np.arange(200) % 4, list("abcd"))
-        before = Candidate("1", "plain", 100, np.arange(200) < 150, 0.5, 1.0)
+
+        def answers(correct: np.ndarray) -> np.ndarray:
+            return np.where(correct, truth.labels, (truth.labels + 1) % 4)
+
+        before = Candidate("1", "plain", 100, answers(np.arange(200) < 150), 0.5, 1.0)
         better = np.ones(200, dtype=bool)
         better[: 4 * lost : 4] = False
         theta = ThetaTags(True, undone=0.4, outside=0.3)
-        challenger = Candidate("2", "stn", 200, better, 0.4, 1.0, theta)
+        challenger = Candidate("2", "stn", 200, answers(better), 0.4, 1.0, theta)
 
         def passed(value: Any) -> bool:
             params = bench.settings({f"promote.{leaf}": value})

@@ -18,7 +18,7 @@ from pipelines.settings.dotted_names import flatten
 from pipelines.tracking.client import DIFF
 from pipelines.tracking.store_writer import KEY_TAG
 
-TRAINING_METRICS = ("test_accuracy", "validation_accuracy", "validation_loss", "train_loss", "images_per_second")
+TRAINING_METRICS = ("train_loss", "images_per_second")
 MACHINE_TAGS = ("workers", "threads", "gpu", "device", "precision")
 
 
@@ -143,7 +143,7 @@ def _metrics_section(run: Run) -> Section:
     entries = {
         key: f"{value:.4f}"
         for key, value in sorted(run.data.metrics.items())
-        if key in TRAINING_METRICS or key.startswith("test_")
+        if key in TRAINING_METRICS or key.startswith(("test_", "validation_"))
     }
     return Section("metrics", entries)
 
