@@ -71,7 +71,7 @@ class AlignmentTerm:
         self.rank, self.world_size, self.batch_size = rank, world_size, recipe.batch_size
         steps = len(batches) // recipe.batch_size
         self.steps_before, self.rising = epoch * steps, self.settings.warmup * recipe.epochs * steps
-        self.order, _, self.draws = batches.draw(seed, epoch)
+        self.order, _, self.draws = batches.draw(seed, epoch).to(batches.device)
         self.motions = torch.empty(0)
         if self.settings.to == "itself":
             generator = torch.Generator().manual_seed(derive_seed(seed, epoch, 0, 1))

@@ -20,30 +20,12 @@ from stn.batches import Batches
 from stn.class_weights import weighted_cross_entropy
 from stn.classifiers import INPUT, Network
 from stn.settings import Recipe
+from stn.tf32 import without_tf32
+from stn.transforms.coordinates import constant
 
 
 class NotFiniteError(RuntimeError):
     """The loss is infinite or NaN."""
-
-
-def choose_precision(setting: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """Choose the dtype of autocast; return it and the reason for the choice.
-
-    ``setting`` is ``auto``, ``fp32`` or ``bf16``. ``auto`` chooses bf16 if the hardware supports it.
-    """
-    if setting != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[setting], "set by hand"
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        if torch.cuda.get_device_capability(device) >= (8, 0):
-            return torch.bfloat16, f"{name} multiplies bf16 matrices in hardware"
-        return torch.float32, f"{name} has no bf16 hardware"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in torch 2.9
-    if capabilities.get("amx_bf16"):
-        return torch.bfloat16, "this CPU multiplies bf16 matrices in hardware (AMX)"
-    if capabilities.get("avx512_bf16"):
-        return torch.bfloat16, "this CPU has bf16 instructions (AVX512-BF16)"
-    return torch.float32, "this CPU has no bf16 instructions"
 
 
 def one_cycle(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
@@ -62,6 +44,7 @@ def one_cycle(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
     return LambdaLR(optimizer, factor)
 
 
+@without_tf32()
 def train_epoch(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -94,7 +77,7 @@ def train_epoch(
         batches: images (b, C, H, W) of each step, and their labels (b,) or probabilities of the classes (b, classes).
         optimizer, scheduler: both step once per batch.
         recipe: supplies ``batch_size``, ``label_smoothing``, ``max_grad_norm`` and ``theta_penalty``.
-        precision: dtype of autocast, bf16 or fp32.
+        precision: dtype of autocast, bf16 or fp32. Convolutions in fp32 are not rounded to TF32.
         world_size: number of ranks.
         average: updated after each step.
         alignment: the term of this epoch for undone motions.
@@ -106,9 +89,8 @@ def train_epoch(
     network = cast(Network, model.module if isinstance(model, DistributedDataParallel) else model)
     identities = {}
     if recipe.theta_penalty:
-        device = next(model.parameters()).device
         for place, transformer in network.transformers.items():
-            identities[place] = torch.tensor(transformer.transform.identity, device=device)
+            identities[place] = constant(transformer.transform.identity, next(model.parameters()))
     model.train()
     losses = []
     for step, (images, labels) in enumerate(batches):
@@ -170,10 +152,11 @@ class Outputs(NamedTuple):
 
 
 @torch.inference_mode()
+@without_tf32()
 def predict(
     network: Network, batches: Iterable[tuple[Tensor, Tensor]], precision: torch.dtype = torch.float32
 ) -> Outputs:
-    """Predict all batches, in evaluation mode."""
+    """Predict all batches, in evaluation mode. Convolutions in fp32 are not rounded to TF32."""
     network.eval()
     logits, labels = [], []
     thetas: dict[str, list[Tensor]] = {place: [] for place in network.transformers}

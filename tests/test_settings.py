@@ -170,7 +170,9 @@ class Bench:
                 bench.messages.append(message)
                 super().send(message)
 
-        context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+        context = SimpleNamespace(
+            get_world_rank=lambda: 0, get_world_size=lambda: 1, get_local_world_size=lambda: 1
+        )  # fmt: skip
         self._replace("Mailbox", Mailbox)
         self._replace("connected", nullcontext)
         self.patch.setattr(distributed, "TorchTrainer", TorchTrainer)
@@ -182,7 +184,10 @@ class Bench:
             def __init__(self, options, arguments):
                 bench.hired.append(options)
                 worker = trials.Worker(*arguments)
-                self.train_epoch = SimpleNamespace(remote=lambda task: Answer(worker.train_epoch(task)))
+                self.train_epoch = SimpleNamespace(remote=lambda *task: Answer(worker.train_epoch(*task)))
+                self.measure_precision = SimpleNamespace(
+                    remote=lambda *network: Answer(worker.measure_precision(*network))
+                )
 
         class Answer:
             def __init__(self, value):
@@ -461,6 +466,22 @@ def _(bench: Bench) -> None:
     assert list(meta.broken) == ["0/24.png"] and sum(meta.counts.values()) == 96
 
 
+@check("data.pixel_range")
+def _(bench: Bench) -> None:
+    deep = bench.folder / "deep"
+    for label in "ab":
+        (deep / label).mkdir(parents=True)
+        for i in range(16):
+            pixels = np.random.default_rng(i).integers(0, 4096, (28, 28)).astype(np.uint16)
+            Image.fromarray(pixels).save(deep / label / f"{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TINY, "data.source", str(deep))
+        before, _ = bench.prepare({})
+        after, _ = bench.prepare({"data.pixel_range": [0.0, 8190.0]})
+    assert (before.pixel_range, after.pixel_range) == ([0, 4095], [0, 8190])
+    assert after.mean == pytest.approx([before.mean[0] / 2], rel=0.1)
+
+
 @check("data.channels")
 def _(bench: Bench) -> None:
     meta, splits = bench.prepare({"data.channels": 3})
@@ -717,7 +738,7 @@ def _(bench: Bench) -> None:
 @check("train.precision")
 def _(bench: Bench) -> None:
     changed = bench.train({"train.precision": "bf16"})
-    assert (bench.trained().started.precision, changed.started.precision) == ("float32", "bfloat16")
+    assert (bench.trained().started.precision.dtype, changed.started.precision.dtype) == ("float32", "bfloat16")
     assert not same(changed.weights, bench.trained().weights)
 
 
@@ -744,6 +765,22 @@ def _(bench: Bench) -> None:
         patch.setattr(bench, "base", {"train.workers": 2})  # Ray replaces lost workers; one worker needs no Ray
         before, after = bench.train({}), bench.train({"train.max_failures": 5})
     assert [run.asked.run_config.failure_config.max_failures for run in (before, after)] == [3, 5]
+
+
+@check("train.residency")
+def _(bench: Bench) -> None:
+    seen = []
+
+    def watched(batches, *arguments, residency, **options) -> None:
+        seen.append(residency.on_device)
+        init(batches, *arguments, residency=residency, **options)
+
+    init = Batches.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Batches, "__init__", watched)
+        runs = [bench.train({"train.residency": residency}) for residency in ("auto", "device", "host")]
+    assert seen == [True] * 4 + [False] * 2
+    assert all(same(run.weights, runs[0].weights) for run in runs)
 
 
 @check("clean.checkpoints")

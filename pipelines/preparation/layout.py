@@ -5,8 +5,9 @@ from collections.abc import Collection
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-SPLITS = ("train", "test")
-EXPECTED = "train/<class>/<image> and test/<class>/<image>, or <class>/<image>"
+from pipelines.preparation.listing import Split
+
+FOLDERS: tuple[Split, ...] = ("train", "test")  # names of the folders around the class folders
 # Folders beside train/ or test/ that are not classes. They are ignored: prepare splits off its own validation images.
 OTHER_SPLITS = ("val", "valid", "validation")
 HIDDEN = (".", "__MACOSX")
@@ -15,7 +16,7 @@ HIDDEN = (".", "__MACOSX")
 class Place(NamedTuple):
     """The split, ``train`` or ``test``, and the class of an image."""
 
-    split: str
+    split: Split
     label: str
 
 
@@ -58,7 +59,7 @@ def find_layout(names: Collection[str], folders: Collection[str]) -> Layout:
         outer += 1
     tops = {path[outer] for path in parts.values() if len(path) - outer > 1}
     has_splits = any(map(_split_of, tops)) and (
-        {_split_of(top) for top in tops} >= set(SPLITS)
+        {_split_of(top) for top in tops} >= set(FOLDERS)
         or all(_split_of(top) or top.lower() in OTHER_SPLITS for top in tops)
     )
     depth = outer + has_splits  # the index of the class folder in a path
@@ -78,6 +79,6 @@ def find_layout(names: Collection[str], folders: Collection[str]) -> Layout:
     return Layout(places, class_folders - set(places.values()), depth)
 
 
-def _split_of(folder: str) -> str | None:
+def _split_of(folder: str) -> Split | None:
     """The split that a folder's name stands for, in upper or lower case, or None."""
-    return folder.lower() if folder.lower() in SPLITS else None
+    return next((split for split in FOLDERS if split == folder.lower()), None)

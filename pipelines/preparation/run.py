@@ -10,11 +10,12 @@ from pipelines.networks.build import check_network
 from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, Labeled, Splits, digest_of_splits, write_prepared
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.sources import read_source
-from pipelines.preparation.splits import Shares, count_duplicates, refuse_to_split, split_stratified
+from pipelines.preparation.splits import assign_rows, count_duplicates
 from pipelines.runtime.files import attach_path_to_errors
 from pipelines.runtime.keys import key_of
 from pipelines.runtime.locks import hold_lock
-from pipelines.settings.params import DataParams, Params, PrepareParams
+from pipelines.settings.data_params import DataParams, PrepareParams
+from pipelines.settings.params import Params
 from pipelines.settings.variants import TUNED, load_variant
 from stn.distortions import Distortion, distort_once, make_distortion
 from stn.seeds import derive_seed
@@ -32,11 +33,11 @@ def prepare(params: Params, folder: Path = PREPARED) -> DatasetMeta:
         UserError: a variant's kernels are larger than the images.
         UserError, ExternalError, OSError: as :func:`prepare_source`.
     """
-    size = params.data.size
-    height, width = make_distortion(**params.data.distortion.model_dump()).framed(size, size)
+    form = params.data.form
+    height, width = make_distortion(**params.data.distortion.model_dump()).framed(form.height, form.width)
     for variant in params.variants:
         if variant != TUNED:  # the stage tune may write another one for this size
-            check_network(variant, load_variant(variant), (params.data.channels, height, width), classes=2)
+            check_network(variant, load_variant(variant), (form.channels, height, width), classes=2)
     return prepare_source(params.data, params.prepare, folder)
 
 
@@ -64,20 +65,9 @@ def prepare_source(data: DataParams, settings: PrepareParams, folder: Path = PRE
 
 
 def _split(raw: RawDataset, settings: PrepareParams, distortion: Distortion) -> Splits:
-    """Split off validation images, and test images if the source has none; all on the distortion's canvas."""
-    train, test = raw.train, raw.test
-    shares = Shares(settings.test if test is None else None, settings.validation)
-    counts = train.labels.bincount(minlength=len(raw.classes)).numpy()
-
-    def split(whole: Labeled, name: str) -> tuple[Labeled, Labeled]:
-        parts = split_stratified(whole, getattr(shares, name), settings.seed, len(raw.classes))
-        return parts or refuse_to_split(name, shares, counts, raw.classes)
-
-    if test is None:
-        train, test = split(train, "test")
-    train, validation = split(train, "validation")
-    splits = (Labeled(distortion.onto_canvas(split.images), split.labels) for split in (train, validation, test))
-    return Splits(*splits)
+    """Split off validation and test images if the source has none; all on the distortion's canvas."""
+    splits = map(raw.select, assign_rows(raw, settings))
+    return Splits(*(Labeled(distortion.onto_canvas(split.images), split.labels) for split in splits))
 
 
 def _distort_held_out(splits: Splits, distortion: Distortion, seed: int) -> Splits:
@@ -109,6 +99,7 @@ def _describe(data: DataParams, raw: RawDataset, undistorted: Splits, stored: Sp
         duplicates=count_duplicates(undistorted),
         broken=dict(raw.broken),
         digest=digest_of_splits(stored, raw.classes, image_shape, distortion),
+        pixel_range=None if raw.pixel_range is None else list(raw.pixel_range),
     )
 
 
@@ -127,6 +118,9 @@ def report(meta: DatasetMeta) -> None:
         f"prepared {meta.dataset} from {meta.source}: {counts}; {len(meta.classes)} classes, "
         f"{channels}×{height}×{width}, digest {meta.digest[:12]}"
     )
+    if meta.pixel_range is not None:
+        low, high = meta.pixel_range
+        print(f"pixels: images with more than 8 bits are scaled from {low:g} (black) to {high:g} (white)")
     for name, reason in list(meta.broken.items())[:MAX_LISTED]:
         print(f"skipped: {name}: {reason}")
     if meta.broken:

@@ -2,26 +2,24 @@
 
 import http.client
 import socket
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-import torch
+from PIL import Image
 
-from pipelines.outputs.prepared_data import Labeled
-from pipelines.preparation.images import to_pixels
-from pipelines.preparation.layout import EXPECTED, SPLITS
-from pipelines.preparation.raw_dataset import RawDataset
+from pipelines.preparation.listing import EXPECTED, Listing, Record, Split
 from pipelines.runtime.errors import ExternalError
-from pipelines.runtime.progress import track
-from pipelines.settings.params import DataParams
+from pipelines.settings.data_params import DataParams
 
+OWN_SPLITS: tuple[Split, ...] = ("train", "test")
 NAMES = ("cifar10", "mnist", "fashion_mnist", "svhn")
 TIMEOUT_S = 60.0  # a download fails after this time without a byte
 
 
-def read(data: DataParams, root: Path) -> RawDataset | None:
-    """Read the data set ``data.dataset`` from a torchvision root; None if it is not there.
+def find(data: DataParams, root: Path) -> Listing | None:
+    """List the data set ``data.dataset`` from a torchvision root; None if it is not there.
 
     Raises:
         ExternalError: its files are damaged.
@@ -38,14 +36,33 @@ def read(data: DataParams, root: Path) -> RawDataset | None:
             f"data.source: {data.dataset} in {data.source!r} is truncated or damaged ({_first_line(error)}); "
             f"delete its folder there, and it will be downloaded again"
         ) from None
-    splits = []
-    for split, dataset in zip(SPLITS, found, strict=True):
-        images = track(f"{data.dataset} {split}", (image for image, _ in dataset), len(dataset))
-        pixels = np.stack([to_pixels(image, data.size, data.channels) for image in images])
-        targets = dataset.labels if isinstance(dataset, datasets.SVHN) else dataset.targets
-        splits.append(Labeled(torch.from_numpy(pixels), torch.as_tensor(targets, dtype=torch.int64)))
+    sets = dict(zip(OWN_SPLITS, found, strict=True))
     classes = [name.split(" - ")[0] for name in getattr(found[0], "classes", "0123456789")]
-    return RawDataset(splits[0], splits[1], classes, f"torchvision {type(found[0]).__name__}")
+    records = [
+        Record(f"{split}/{i}", classes[int(target)], split)
+        for split, dataset in sets.items()
+        for i, target in enumerate(dataset.labels if isinstance(dataset, datasets.SVHN) else dataset.targets)
+    ]
+    return Listing(records, classes, f"torchvision {type(found[0]).__name__}", _Images(sets))
+
+
+class _Images:
+    """The images of torchvision's data sets, named ``<split>/<index>``. They are in memory and never change."""
+
+    broken_links: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, sets: Mapping[Split, Any]):
+        self.sets = sets
+
+    def read(self, wanted: Collection[str]) -> Iterator[tuple[str, Image.Image]]:
+        """Yield the name of each wanted image, and the image."""
+        for split, dataset in self.sets.items():
+            for i in range(len(dataset)):
+                if (name := f"{split}/{i}") in wanted:
+                    yield name, dataset[i][0]
+
+    def check_unchanged(self) -> None:
+        """Nothing can change."""
 
 
 def download(data: DataParams, root: Path) -> None:
@@ -83,9 +100,9 @@ def _open(name: str, root: Path, download: bool) -> list[Any]:
     from torchvision import datasets
 
     if name == "svhn":
-        return [datasets.SVHN(root, split=split, download=download) for split in SPLITS]
+        return [datasets.SVHN(root, split=split, download=download) for split in OWN_SPLITS]
     kind = {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
-    return [kind(root, train=split == "train", download=download) for split in SPLITS]
+    return [kind(root, train=split == "train", download=download) for split in OWN_SPLITS]
 
 
 def _checksums(name: str, root: Path) -> dict[Path, str]:
@@ -95,7 +112,7 @@ def _checksums(name: str, root: Path) -> dict[Path, str]:
     if name == "cifar10":
         return {root / datasets.CIFAR10.filename: datasets.CIFAR10.tgz_md5}
     if name == "svhn":
-        return {root / datasets.SVHN.split_list[split][1]: datasets.SVHN.split_list[split][2] for split in SPLITS}
+        return {root / datasets.SVHN.split_list[split][1]: datasets.SVHN.split_list[split][2] for split in OWN_SPLITS}
     kind = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
     return {root / kind.__name__ / "raw" / file: md5 for file, md5 in kind.resources}
 

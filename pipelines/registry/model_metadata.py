@@ -20,6 +20,8 @@ class ModelMetadata:
         variant: name of the variant.
         padding_mode: padding mode of the transformer; None without a transformer.
         canvas: size of the canvas relative to the image, see :class:`stn.distortions.Distortion`; 1 without a canvas.
+        pixel_range: the values that are black and white in images with more than 8 bits; None if the training images
+            had 8 bits.
     """
 
     dataset: str
@@ -29,6 +31,7 @@ class ModelMetadata:
     variant: str
     padding_mode: str | None
     canvas: float = 1.0
+    pixel_range: Sequence[float] | None = None
 
     @classmethod
     def from_trained(cls, model: Trained, meta: DatasetMeta) -> "ModelMetadata":
@@ -42,6 +45,7 @@ class ModelMetadata:
             variant=model.variant,
             padding_mode=None if transformer is None else transformer.padding_mode,
             canvas=meta.make_distortion().canvas,
+            pixel_range=meta.pixel_range,
         )
 
     @classmethod

@@ -19,11 +19,13 @@ from rich.table import Table
 from torch import Tensor
 
 from pipelines.preparation.images import open_image, to_mode, to_pixels
+from pipelines.preparation.pixel_range import PixelRange
 from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.registry.versions import HOW_TO_REGISTER, fetch_files, find_version
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import replace_atomically
 from pipelines.serving.rectification import parse_theta, rectify
+from pipelines.settings.image_form import ImageForm
 from pipelines.tracking.client import connect
 from stn.distortions import Distortion
 from stn.transforms import Transform
@@ -102,7 +104,7 @@ def predict(name: str, version: str, files: Sequence[str], out: Path | None = No
                 f"version {found.version} of {name} is too old: it does not name its classes; {HOW_TO_REGISTER}"
             )
         metadata = ModelMetadata.from_json(model.metadata.metadata)
-        images = {path: to_mode(image, metadata.image_shape[0]) for path, image in images.items()}
+        images = {path: _to_mode(path, image, metadata) for path, image in images.items()}
         outputs = model.predict(_input_pixels(images.values(), metadata))
 
     summaries: list[ThetaSummary | None] = [None] * len(images)
@@ -140,6 +142,19 @@ def read_images(files: Sequence[str]) -> dict[Path, Image.Image]:
     return images
 
 
+def _to_mode(path: Path, image: Image.Image, metadata: ModelMetadata) -> Image.Image:
+    """Convert an image to the channels of the training images, with their range of pixels.
+
+    Raises:
+        UserError: its pixels do not fit the range.
+    """
+    pixel_range = None if metadata.pixel_range is None else PixelRange(*metadata.pixel_range)
+    try:
+        return to_mode(image, metadata.image_shape[0], pixel_range)
+    except ValueError as error:
+        raise UserError(f"IMAGES: {str(path)!r} given; {error}") from None
+
+
 def make_table(predictions: Predictions) -> Table:
     """Return predictions as a table with one row per image."""
     table = Table(title=escape(predictions.title), title_justify="left")
@@ -167,10 +182,11 @@ def make_table(predictions: Predictions) -> Table:
 
 def _input_pixels(images: Iterable[Image.Image], metadata: ModelMetadata) -> np.ndarray:
     """Return images as the model's input, uint8 (B, C, H, W)."""
-    channels, size, _ = metadata.image_shape
+    channels, *size = metadata.image_shape
     distortion = Distortion(canvas=metadata.canvas)
-    side, _ = distortion.frame(size, size)
-    pixels = torch.from_numpy(np.stack([to_pixels(image, side, channels) for image in images]))
+    height, width = distortion.frame(*size)
+    form = ImageForm(height, width, channels)
+    pixels = torch.from_numpy(np.stack([to_pixels(image, form) for image in images]))
     return distortion.onto_canvas(pixels).numpy()
 
 

@@ -30,6 +30,7 @@ from pipelines.visualization.charts import (
 )
 from pipelines.visualization.confusion import draw_confusion
 from pipelines.visualization.inner_theta import draw_inner_theta
+from pipelines.visualization.names import choose_fonts
 from pipelines.visualization.report import ANIMATION, render_report
 from pipelines.visualization.theta import draw_theta, draw_theta_history
 
@@ -41,6 +42,12 @@ def visualize(variants: Sequence[str], settings: VisualizeParams) -> None:
     """
     metric = read_results().metric
     meta, validation, test = load_meta(), load_split("validation"), _shuffle(load_split("test"))
+    if missing := choose_fonts([*meta.classes, *variants]):
+        print(
+            f"visualize: no installed font has {missing}, which names of classes contain; they are drawn as boxes. "
+            f"Install a font that has them, such as Noto Sans CJK for Chinese, Japanese and Korean",
+            flush=True,
+        )
     models = {variant: load_trained(variant, meta) for variant in variants}
     best = {variant: best_on_validation(trained, metric) for variant, trained in models.items()}
     client = connect()

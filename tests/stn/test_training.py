@@ -30,7 +30,6 @@ from stn.training import (
     NotFiniteError,
     Outputs,
     check_finite,
-    choose_precision,
     metric_sums,
     one_cycle,
     predict,
@@ -326,26 +325,6 @@ def test_without_transformer_there_is_no_theta():
     outputs = predict(network, batches.ordered(4))
     assert outputs.thetas == {}
     assert set(metric_sums(network, batches, outputs)) == {"count", "loss", "accuracy"}
-
-
-def test_precision_is_set_by_hand_or_chosen_for_the_hardware(monkeypatch):
-    assert choose_precision("fp32", CPU) == (torch.float32, "set by hand")
-    assert choose_precision("bf16", CPU) == (torch.bfloat16, "set by hand")
-    for capabilities, dtype in [
-        ({"amx_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": False, "avx512_bf16": True}, torch.bfloat16),
-        ({"avx2": True}, torch.float32),
-    ]:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda capabilities=capabilities: capabilities)
-        assert choose_precision("auto", CPU)[0] == dtype
-        assert choose_precision("fp32", CPU)[0] == torch.float32
-    cuda = torch.device("cuda")
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
-    for capability, dtype in [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]:
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
-        chosen, reason = choose_precision("auto", cuda)
-        assert chosen == dtype
-        assert "Some GPU" in reason
 
 
 def s_and_z() -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 import io
 import struct
+import sys
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -68,6 +70,41 @@ def test_an_invalid_resolution_beside_the_orientation_of_tiff():
     struct.pack_into("<H", content, entry + 2, SIGNED_RATIONAL)
     struct.pack_into("<i", content, place, -1)
     assert_shows(bytes(content), TURNED)
+
+
+def write_deep_color(pixels: np.ndarray) -> bytes:
+    """A PNG with 16 bits per color, which PIL reads but does not write; ``pixels`` is (H, W, 3)."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_color_of_12_bits_in_16_is_not_black_in_silence():
+    deep = PIXELS.astype(np.uint16) * 257
+    assert np.array_equal(np.asarray(open_image(write_deep_color(deep))), PIXELS)
+    with pytest.raises(ValueError, match="16 bits per color, but no value above 4095"):
+        open_image(write_deep_color(deep // 16))
+    assert not np.asarray(open_image(write_deep_color(deep * 0))).any()  # a black image is black
+
+
+def test_heic_without_its_package_names_the_extra(monkeypatch):
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ValueError, match=r'pip install "stn-pipelines\[heic\]"'):
+        open_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+
+
+def test_heic():
+    heif = pytest.importorskip("pillow_heif")
+    stream = io.BytesIO()
+    heif.from_pillow(Image.fromarray(PIXELS).resize((64, 96), 0)).save(stream, quality=-1, chroma=444)
+    read = np.asarray(open_image(stream.getvalue()).resize(PIXELS.shape[1::-1], 0)).astype(int)
+    assert np.abs(read - PIXELS).max() < 8
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP"])

@@ -18,14 +18,14 @@ from PIL import Image
 
 from pipelines import prepare as stage
 from pipelines.outputs import prepared_data
-from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_arrays, load_meta, load_split
+from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_meta, load_split, load_training
 from pipelines.params import set_value
 from pipelines.preparation import run
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.run import prepare_source, report
 from pipelines.preparation.splits import Shares
 from pipelines.runtime.errors import ExternalError, UserError
-from pipelines.settings.params import DataParams, DistortionParams, PrepareParams
+from pipelines.settings.data_params import DataParams, DistortionParams, PrepareParams
 from stn.distortions import Distortion
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,8 +64,15 @@ def set_source(monkeypatch, counts: list[int], test_counts: list[int] | None = N
         return Labeled(images.byte(), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
 
     test = None if test_counts is None else labeled(test_counts, sum(counts))
-    raw = RawDataset(labeled(counts, 0), test, [f"class{i}" for i in range(len(counts))], "memory")
+    raw = in_memory(labeled(counts, 0), test, [f"class{i}" for i in range(len(counts))])
     monkeypatch.setattr(run, "read_source", lambda _: raw)
+
+
+def in_memory(train: Labeled, test: Labeled | None, classes: list[str]) -> RawDataset:
+    parts = {"train": train} | ({} if test is None else {"test": test})
+    images, labels = (torch.cat(tensors) for tensors in zip(*parts.values(), strict=True))
+    splits = np.repeat(list(parts), [len(part.labels) for part in parts.values()])
+    return RawDataset(images, labels, splits, classes, "memory")
 
 
 def numbers(split: str) -> list[int]:
@@ -93,6 +100,16 @@ def test_a_test_split_of_the_source_is_kept_whole(monkeypatch):
     assert numbers("test") == list(range(60, 72))
     assert sorted(numbers("train") + numbers("validation")) == list(range(60))
     assert len(numbers("validation")) == 15
+
+
+def test_a_validation_split_of_the_source_is_kept_whole(monkeypatch):
+    set_source(monkeypatch, [30, 30], test_counts=[5, 7])
+    raw = run.read_source(data())
+    own = raw._replace(splits=np.where(np.arange(72) % 30 < 10, "validation", raw.splits))
+    monkeypatch.setattr(run, "read_source", lambda _: own)
+    prepare_source(data(), split_settings())
+    for split in SPLITS:
+        assert numbers(split) == np.flatnonzero(own.splits == split).tolist()
 
 
 def test_the_seed_alone_decides_the_split(monkeypatch):
@@ -151,9 +168,8 @@ def test_the_digest_is_of_the_labels_too(monkeypatch):
     """The images stay the same, and some labels change."""
     set_source(monkeypatch, [30, 30], test_counts=[5, 5])
     raw = run.read_source(data())
-    assert raw.test is not None
     before = prepare_source(data(), split_settings()).digest
-    other = raw._replace(test=raw.test._replace(labels=raw.test.labels.flip(0)))
+    other = raw._replace(labels=torch.cat((raw.labels[:-10], raw.labels[-10:].flip(0))))
     monkeypatch.setattr(run, "read_source", lambda _: other)
     assert prepare_source(data(), split_settings()).digest != before
 
@@ -179,16 +195,17 @@ def test_a_final_fit_gets_undistorted_validation_images(distortion, monkeypatch)
     set_source(monkeypatch, [40, 40])
     prepare_source(data(**distortion), split_settings())
     train, validation = load_split("train"), load_split("validation")
-    alone, together = load_arrays(), load_arrays(final_fit=True)
-    assert np.array_equal(alone.train_images, train.images) and np.array_equal(alone.train_labels, train.labels)
-    for arrays in (alone, together):
-        assert np.array_equal(arrays.validation_images, validation.images)
+    alone, together = load_training(), load_training(final_fit=True)
+    assert torch.equal(alone.training[0].images, train.images) and len(alone.training) == 1
+    for splits in (alone, together):
+        assert torch.equal(splits.validation.images, validation.images)
+    together_images, together_labels = (torch.cat(parts) for parts in zip(*together.training, strict=True))
     margin = (train.images.shape[-1] - SIZE) // 2
-    middle = together.train_images[..., margin : margin + SIZE, margin : margin + SIZE]
-    number = middle[:, 0, 0, :2].astype(int) @ [256, 1]
-    assert np.array_equal(together.train_images[:48], train.images) and len(set(number)) == 64
+    middle = together_images[..., margin : margin + SIZE, margin : margin + SIZE]
+    number = middle[:, 0, 0, :2].numpy().astype(int) @ [256, 1]
+    assert np.array_equal(together_images[:48], train.images) and len(set(number)) == 64
     assert np.array_equal(middle, run.read_source(data()).train.images[torch.from_numpy(number)])
-    assert np.array_equal(together.train_labels, np.concatenate((train.labels, validation.labels)))
+    assert torch.equal(together_labels, torch.cat((train.labels, validation.labels)))
 
 
 @pytest.mark.parametrize("protocol", ["R", "RTS", "P", "E", "TC"])
@@ -231,7 +248,7 @@ def test_mean_and_std_are_the_training_images(monkeypatch):
     assert meta.std == pytest.approx(train.std((0, 2, 3)), rel=1e-3)
 
     flat = Labeled(torch.full((20, 1, SIZE, SIZE), 7, dtype=torch.uint8), torch.arange(20) % 2)
-    monkeypatch.setattr(run, "read_source", lambda _: RawDataset(flat, None, ["a", "b"], "memory"))
+    monkeypatch.setattr(run, "read_source", lambda _: in_memory(flat, None, ["a", "b"]))
     assert min(prepare_source(data(), split_settings()).std) > 0, "a channel with one value would be divided by zero"
 
 
@@ -312,9 +329,9 @@ def split_all(counts: list[int], shares: Shares) -> str:
     """The refusal of a source with these images of each class; empty if every part holds every class."""
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     whole = Labeled(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), labels)
-    raw = RawDataset(whole, None if shares.test else whole, [f"class{i}" for i in range(len(counts))], "memory")
+    raw = in_memory(whole, None if shares.test else whole, [f"class{i}" for i in range(len(counts))])
     try:
-        splits = run._split(raw, split_settings(shares.validation, shares.test or 0.2), Distortion())
+        splits = run._split(raw, split_settings(shares.validation or 0.25, shares.test or 0.2), Distortion())
     except UserError as error:
         return str(error)
     assert all(len(split.labels.unique()) == len(counts) for split in splits)
@@ -360,9 +377,8 @@ def test_every_part_holds_every_class_or_nothing_is_prepared(monkeypatch):
 def test_duplicates_are_counted_and_reported(monkeypatch, capsys):
     set_source(monkeypatch, [20, 20], test_counts=[5, 5])
     raw = run.read_source(data())
-    assert raw.test is not None
-    raw.train.images[7] = raw.train.images[6]
-    raw.test.images[[0, 4, 9]] = raw.train.images[[0, 1, 39]]
+    raw.images[7] = raw.images[6]
+    raw.images[[40, 44, 49]] = raw.images[[0, 1, 39]]
     meta = prepare_source(data(), split_settings())
     assert meta.duplicates["test"] == 3 and load_meta().duplicates == meta.duplicates
     apart = {split: {image.numpy().tobytes() for image in load_split(split).images} for split in SPLITS}
