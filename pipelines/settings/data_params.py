@@ -1,5 +1,7 @@
 """The sections data and prepare of params.yaml."""
 
+import re
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -34,6 +36,37 @@ class DistortionParams(Section):
         return not moves
 
 
+class TableParams(Section):
+    """A table that lists the images with their classes: its files, and the names of its columns.
+
+    A null is found by the names that are usual for it; ``group`` and ``box`` are then not used.
+    """
+
+    file: str | list[str] | None = None
+    image: str | None = None
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+    box: str | Annotated[list[str], Field(min_length=4, max_length=4)] | None = None
+    box_form: Literal["inclusive", "exclusive", "size"] = "inclusive"
+
+    @property
+    def files(self) -> list[str]:
+        """The patterns of the table's files."""
+        return [self.file] if isinstance(self.file, str) else list(self.file or ())
+
+    @model_validator(mode="after")
+    def _files_lie_in_the_source(self):
+        for file in self.files:
+            path = PurePosixPath(file)
+            if not file or path.is_absolute() or ".." in path.parts or file.startswith("~"):
+                raise ValueError(f"file: {file!r} given; it is relative to data.source and lies inside it")
+        columns = [name for name in ("image", "label", "split", "group", "box") if getattr(self, name) is not None]
+        if columns and not self.files:
+            raise ValueError(f"{columns[0]}: {getattr(self, columns[0])!r} given; name the table in data.table.file")
+        return self
+
+
 class DataParams(Section):
     """The data set, its source, the form of the images, and their distortion."""
 
@@ -43,12 +76,25 @@ class DataParams(Section):
     channels: Literal[1, 3]
     skip_broken: bool
     distortion: DistortionParams
+    group: str | None = None
+    table: TableParams = TableParams()
     pixel_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
 
     @model_validator(mode="after")
     def _black_is_below_white(self):
         if self.pixel_range is not None and self.pixel_range[0] >= self.pixel_range[1]:
             raise ValueError(f"pixel_range: {self.pixel_range} given; the value of black comes first")
+        return self
+
+    @model_validator(mode="after")
+    def _group_is_a_pattern(self):
+        if self.group is not None:
+            try:
+                re.compile(self.group)
+            except re.error as error:
+                raise ValueError(f"group: {self.group!r} given; it is no regular expression: {error}") from None
+            if self.table.group is not None:
+                raise ValueError(f"group: {self.group!r} given; the groups are those of data.table.group already")
         return self
 
     @model_validator(mode="after")

@@ -23,10 +23,10 @@ from pipelines.params import set_value
 from pipelines.preparation import run
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.run import prepare_source, report
-from pipelines.preparation.splits import Shares
+from pipelines.preparation.shares import Shares
+from pipelines.preparation.splits import assign_rows
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.settings.data_params import DataParams, DistortionParams, PrepareParams
-from stn.distortions import Distortion
 
 ROOT = Path(__file__).resolve().parents[3]
 SPLITS = ("train", "validation", "test")
@@ -330,10 +330,10 @@ def split_all(counts: list[int], shares: Shares) -> str:
     whole = Labeled(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), labels)
     raw = in_memory(whole, None if shares.test else whole, [f"class{i}" for i in range(len(counts))])
     try:
-        splits = run._split(raw, split_settings(shares.validation or 0.25, shares.test or 0.2), Distortion())
+        parts = assign_rows(raw, split_settings(shares.validation or 0.25, shares.test or 0.2))
     except UserError as error:
         return str(error)
-    assert all(len(split.labels.unique()) == len(counts) for split in splits)
+    assert all(len(raw.labels[part].unique()) == len(counts) for part in parts)
     return ""
 
 
