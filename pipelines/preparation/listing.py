@@ -105,7 +105,8 @@ def describe_files(names: Collection[str], reason: str) -> list[str]:
     """One line for files that are not used, with their number, their endings and the reason; none without files."""
     visible = [path for path in map(PurePosixPath, names) if not path.name.startswith(".")]
     endings = Counter(path.suffix.lower() or path.name for path in visible)
-    shown = name_first([f"{ending} {count}" for ending, count in endings.most_common()])
+    by_number = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
+    shown = name_first([f"{ending} {count}" for ending, count in by_number])
     return [f"{len(visible)} {'file' if len(visible) == 1 else 'files'} ({shown}): {reason}"] if visible else []
 
 

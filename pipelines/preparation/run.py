@@ -131,7 +131,7 @@ def report(meta: DatasetMeta) -> None:
         print("groups: " + ", ".join(f"{count} in {split}" for split, count in meta.groups.items()))
     for split, count in meta.shared_groups.items():
         if count:
-            print(f"groups: {count} of the {meta.groups[split]} of {split} are also in {EARLIER_SPLITS[split]}")
+            print(f"groups: {count} of the {meta.groups[split]} in {split} are also in {EARLIER_SPLITS[split]}")
     for line in meta.left_alone:
         print(f"left alone: {line}")
     for name, reason in list(meta.broken.items())[:MAX_LISTED]:

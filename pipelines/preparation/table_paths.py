@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
+from posixpath import normpath
 
 Shift = Callable[[str], str]  # from a path in the table to one in the source
 
@@ -47,7 +48,7 @@ class ImagePaths:
 
     def _shifts(self, table: str, paths: Sequence[str]) -> Iterator[Shift]:
         folder = table.rpartition("/")[0]
-        yield lambda path: f"{folder}/{path}".lstrip("/")
+        yield lambda path: normpath(f"{folder}/{path}").lstrip("/")
         yield lambda path: path
         deepest = max((path.count("/") for path in paths), default=0)
         for dropped in range(1, deepest + 1):

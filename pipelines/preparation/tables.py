@@ -165,8 +165,8 @@ def _read_rows(data: DataParams, table: Table, images: ImagePaths, by_name: Mapp
         splits = parse_splits(columns.split, table.columns[columns.split], table.rows)
     elif by_name and table.name not in by_name:
         raise UserError(
-            f"data.table.file: {table.name}: neither its name nor a column says its split, such as {EXAMPLES}; the names "
-            f"of other tables do: {name_first(list(by_name))}"
+            f"data.table.file: {table.name}: neither its name nor a column says its split, such as {EXAMPLES}; "
+            f"the names of others do: {name_first(list(by_name))}"
         )
     labels = _read_labels(table, columns, names)
     found = find_groups(data.group, names)

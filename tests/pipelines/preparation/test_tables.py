@@ -82,8 +82,10 @@ def expected(rows: Sequence[tuple[str, str, str]]) -> dict[bytes, tuple[str, str
     return {pixels(name).transpose(2, 0, 1).tobytes(): (label, split) for name, label, split in rows}
 
 
-ROWS = [("img/1.png", "cat", "train"), ("img/2.png", "dog", "train"), ("img/3.png", "cat", "test"),
-        ("img/4.png", "dog", "test"), ("img/5.png", "dog", "validation"), ("img/6.png", "cat", "validation")]  # fmt: skip
+ROWS = [
+    ("img/1.png", "cat", "train"), ("img/2.png", "dog", "train"), ("img/3.png", "cat", "test"),
+    ("img/4.png", "dog", "test"), ("img/5.png", "dog", "validation"), ("img/6.png", "cat", "validation"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("table", ["t.csv", "semicolon.csv", "t.tsv", "t.jsonl", "t.json", "t.parquet"])
@@ -102,8 +104,9 @@ def test_every_format_gives_the_same_images(tmp_path, table, form):
 
 @pytest.mark.parametrize(
     ("image", "label", "split", "value"),
-    [("file_name", "label", "split", "dev"), ("Path", "ClassId", "subset", "Validation"), ("filename", "Class", "Split", "val"),
-     ("image", "category", "partition", "valid"), ("Image Path", "target", "SPLIT", "VAL")],
+    [("file_name", "label", "split", "dev"), ("Path", "ClassId", "subset", "Validation"),
+     ("filename", "Class", "Split", "val"), ("image", "category", "partition", "valid"),
+     ("Image Path", "target", "SPLIT", "VAL")],
 )  # fmt: skip
 def test_columns_are_found_by_usual_names(tmp_path, image, label, split, value):
     write_images(tmp_path, [name for name, _, _ in ROWS])
@@ -120,8 +123,8 @@ def test_columns_may_be_named_and_splits_switched_off(tmp_path):
     assert labeled(found) == expected([(name, kind, "train") for name, kind, _ in ROWS])
     for column, message in (
         ({"image": "c"}, r"data\.table\.image: 'c' given; t\.csv has the columns label, split, a, b"),
-        ({"image": "a"}, r"data\.table\.split: column 'split': 6 rows have no name of a split.*t\.csv line 2 \('fold 3'\)"),
-        ({"label": "b"}, r"data\.table\.image: null given; no column of t\.csv has a usual name; it has label, split, a, b"),
+        ({"image": "a"}, r"split: column 'split': 6 rows have no name of a split.*t\.csv line 2 \('fold 3'\)"),
+        ({"label": "b"}, r"image: null given; no column of t\.csv has a usual name; it has label, split, a, b"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             list_images(data(tmp_path, file="t.csv", **column))
@@ -129,18 +132,15 @@ def test_columns_may_be_named_and_splits_switched_off(tmp_path):
 
 @pytest.mark.parametrize(
     ("table", "path"),
-    [("meta/t.csv", "../img/1.png"), ("meta/t.csv", "img/1.png"), ("t.csv", "1.png"), ("t.csv", "1"), ("t.csv", "img\\1.png"),
-     ("meta/t.csv", "./img/1.png"), ("t.csv", "set/img/1.png"), ("t.csv", "/home/me/set/img/1.png"), ("img/t.csv", "1.png")],
+    [("meta/t.csv", "../img/1.png"), ("meta/t.csv", "img/1.png"), ("t.csv", "1.png"), ("t.csv", "1"),
+     ("t.csv", "img\\1.png"), ("meta/t.csv", "./img/1.png"), ("t.csv", "set/img/1.png"), ("img/t.csv", "1.png"),
+     ("t.csv", "/home/me/set/img/1.png")],
 )  # fmt: skip
 def test_paths_are_found(tmp_path, table, path):
     """Relative to the table, the source or a folder of it, with or without ending, or from another machine."""
     write_images(tmp_path, [f"img/{i}.png" for i in range(1, 7)])
     rows = [{"file_name": path.replace("1", str(i)), "label": "ab"[i % 2]} for i in range(1, 7)]
     write_csv(tmp_path / table, rows)
-    if path.startswith("../"):
-        with pytest.raises(UserError, match="6 of 6 rows name images that do not exist"):
-            list_images(data(tmp_path, file=table))
-        return
     records = list_images(data(tmp_path, file=table)).records
     assert sorted((record.name, record.label) for record in records) == [
         (f"img/{i}.png", "ab"[i % 2]) for i in range(1, 7)
@@ -187,9 +187,8 @@ def test_faulty_rows_are_counted_and_named(tmp_path):
     assert "2 of 8 rows name images that do not exist" in message and "no.png (t.csv line 2)" in message
     assert "skip_broken: true" in message
     assert "1 classes are written in several ways: 'A' (1) and 'a' (3)" in refused(tmp_path, changed(1, label="A"))
-    assert "'a ' " not in refused(
-        tmp_path, changed(1, label="A B") + [{"file_name": "1.png", "label": "ab", "group": 0}]
-    )
+    message = refused(tmp_path, [*changed(1, label="A B"), {"file_name": "1.png", "label": "ab", "group": 0}])
+    assert "'A B' (1) and 'ab' (1)" in message
     message = refused(tmp_path, [*good, {"file_name": "0.png", "label": "b", "group": 0}])
     assert "1 rows repeat an image" in message and "0.png is a in t.csv line 2 and b in t.csv line 10" in message
     assert "column 'group': 3 rows have no group" in refused(tmp_path, changed(3, group=""), column="group")
@@ -218,8 +217,8 @@ def test_rows_that_are_left_out_are_counted(tmp_path):
 
 @pytest.mark.parametrize(
     ("form", "values", "box"),
-    [("inclusive", (1, 2, 4, 5), (1, 2, 5, 6)), ("exclusive", (1, 2, 4, 5), (1, 2, 4, 5)), ("size", (1, 2, 3, 4), (1, 2, 4, 6)),
-     ("size", (0.6, 1.4, 3.0, 2.6), (1, 1, 4, 4))],
+    [("inclusive", (1, 2, 4, 5), (1, 2, 5, 6)), ("exclusive", (1, 2, 4, 5), (1, 2, 4, 5)),
+     ("size", (1, 2, 3, 4), (1, 2, 4, 6)), ("size", (0.6, 1.4, 3.0, 2.6), (1, 1, 4, 4))],
 )  # fmt: skip
 def test_boxes_are_cut_out(tmp_path, form, values, box):
     write_images(tmp_path, ["0.png", "1.png"])
