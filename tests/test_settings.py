@@ -170,7 +170,9 @@ class Bench:
                 bench.messages.append(message)
                 super().send(message)
 
-        context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+        context = SimpleNamespace(
+            get_world_rank=lambda: 0, get_world_size=lambda: 1, get_local_world_size=lambda: 1
+        )  # fmt: skip
         self._replace("Mailbox", Mailbox)
         self._replace("connected", nullcontext)
         self.patch.setattr(distributed, "TorchTrainer", TorchTrainer)
@@ -182,7 +184,10 @@ class Bench:
             def __init__(self, options, arguments):
                 bench.hired.append(options)
                 worker = trials.Worker(*arguments)
-                self.train_epoch = SimpleNamespace(remote=lambda task: Answer(worker.train_epoch(task)))
+                self.train_epoch = SimpleNamespace(remote=lambda *task: Answer(worker.train_epoch(*task)))
+                self.measure_precision = SimpleNamespace(
+                    remote=lambda *network: Answer(worker.measure_precision(*network))
+                )
 
         class Answer:
             def __init__(self, value):
@@ -731,6 +736,8 @@ changes_weights("train.shift", 2)
 changes_weights("train.decay_norms", False)
 changes_weights("train.layer_decay", 0.5)
 changes_weights("train.label_smoothing", 0.2)
+changes_weights("train.class_weights", "balanced")
+changes_weights("train.sampler", "balanced")
 changes_weights("train.crop", [0.5, 1.0])
 changes_weights("train.color_jitter", 0.3)
 changes_weights("train.mixup", 0.5)
@@ -773,7 +780,7 @@ def _(bench: Bench) -> None:
 @check("train.precision")
 def _(bench: Bench) -> None:
     changed = bench.train({"train.precision": "bf16"})
-    assert (bench.trained().started.precision, changed.started.precision) == ("float32", "bfloat16")
+    assert (bench.trained().started.precision.dtype, changed.started.precision.dtype) == ("float32", "bfloat16")
     assert not same(changed.weights, bench.trained().weights)
 
 
@@ -800,6 +807,22 @@ def _(bench: Bench) -> None:
         patch.setattr(bench, "base", {"train.workers": 2})  # Ray replaces lost workers; one worker needs no Ray
         before, after = bench.train({}), bench.train({"train.max_failures": 5})
     assert [run.asked.run_config.failure_config.max_failures for run in (before, after)] == [3, 5]
+
+
+@check("train.residency")
+def _(bench: Bench) -> None:
+    seen = []
+
+    def watched(batches, *arguments, residency, **options) -> None:
+        seen.append(residency.on_device)
+        init(batches, *arguments, residency=residency, **options)
+
+    init = Batches.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Batches, "__init__", watched)
+        runs = [bench.train({"train.residency": residency}) for residency in ("auto", "device", "host")]
+    assert seen == [True] * 4 + [False] * 2
+    assert all(same(run.weights, runs[0].weights) for run in runs)
 
 
 @check("clean.checkpoints")

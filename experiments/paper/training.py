@@ -21,7 +21,8 @@ from pipelines.training.recipe import recipe_of
 from pipelines.training.trainer import Trainer, TrainingData
 from stn.augmentation import Augmentation
 from stn.batches import Batches
-from stn.training import NotFiniteError, choose_precision, default_device, predict
+from stn.precision import choose_precision
+from stn.training import NotFiniteError, default_device, predict
 
 # The code that a checkpoint depends on.
 CODE = (
@@ -85,7 +86,7 @@ def _train_to_end(trainer: Trainer, checkpoint: Path, title: str) -> None:
         ExternalError: the loss became infinite or NaN.
     """
     if checkpoint.exists():
-        trainer.load_state_dict(torch.load(checkpoint, map_location=default_device(), weights_only=True))
+        trainer.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
     with progress(title, trainer.epochs) as reporter:
         reporter.update(trainer.done)
         while trainer.done < trainer.epochs:

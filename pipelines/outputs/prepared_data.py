@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from pipelines.networks.backbones import Pretraining
 from pipelines.networks.build import network_settings
+from pipelines.outputs.labeled_files import Labeled, map_labeled
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import RECREATE, read_json, write_json
 from pipelines.settings.variants import VariantParams
@@ -29,17 +29,11 @@ from stn.augmentation import Augmentation
 from stn.batches import Batches
 from stn.classifiers import Network, build_network
 from stn.distortions import Distortion, make_distortion
+from stn.pixels import Residency
 from stn.settings import NetworkSettings, Normalization
 
 PREPARED = Path("data/prepared")
 UNDISTORTED = "validation-undistorted"  # the validation images, stored like the training images
-
-
-class Labeled(NamedTuple):
-    """Images uint8 (N, C, H, W) and labels int64 (N,)."""
-
-    images: Tensor
-    labels: Tensor
 
 
 class Splits(NamedTuple):
@@ -104,10 +98,22 @@ class DatasetMeta:
         """The distortion that each epoch applies to the training images."""
         return make_distortion(**self.distortion)
 
-    def batches(self, split: Labeled, device: torch.device, augmentation: Augmentation = Augmentation()) -> Batches:
-        """Batches of a split; its images are copied to ``device``."""
-        classes = len(self.classes)
-        return Batches(split.images, split.labels, self.normalization, device, augmentation, classes=classes)
+    def batches(
+        self,
+        split: Labeled | Sequence[Labeled],
+        device: torch.device,
+        augmentation: Augmentation = Augmentation(),
+        residency: Residency = Residency(),
+        *,
+        sampler: str = "uniform",
+    ) -> Batches:
+        """Batches of a split, or of several splits as one. ``residency`` says where the images are kept."""
+        parts = [split] if isinstance(split, Labeled) else split
+        images, labels = [part.images for part in parts], torch.cat([part.labels for part in parts])
+        return Batches(
+            images, labels, self.normalization, device, augmentation, classes=len(self.classes), sampler=sampler,
+            residency=residency,
+        )  # fmt: skip
 
     def network_settings(
         self, variant: VariantParams, dropout: float = 0.0, load_weights: bool = False
@@ -153,39 +159,30 @@ def load_split(name: str, folder: Path = PREPARED) -> Labeled:
     Raises:
         ExternalError: its file is damaged.
     """
-    tensors = load_tensors(folder / f"{name}.safetensors")
-    return Labeled(tensors["images"], tensors["labels"])
+    return map_labeled(folder / f"{name}.safetensors")
 
 
-class TrainingArrays(NamedTuple):
-    """The training and validation split as NumPy arrays, the form in which Ray's object store shares them.
+class TrainingSplits(NamedTuple):
+    """What a training reads. The training images are those of all parts, one after another."""
 
-    Images are uint8 (N, C, H, W), labels int64 (N,).
-    """
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    validation_images: np.ndarray
-    validation_labels: np.ndarray
-
-    def splits(self) -> tuple[Labeled, Labeled]:
-        """The training and validation split as tensors. The data are copied, because Ray's arrays are read-only."""
-        tensors = [torch.from_numpy(array.copy()) for array in self]
-        return Labeled(*tensors[:2]), Labeled(*tensors[2:])
+    training: Sequence[Labeled]
+    validation: Labeled
 
 
-def load_arrays(final_fit: bool = False, folder: Path = PREPARED) -> TrainingArrays:
-    """Load the training and validation split.
+def load_training(final_fit: bool = False, folder: Path = PREPARED) -> TrainingSplits:
+    """Memory-map the training and validation split.
 
     Args:
-        final_fit: append the undistorted validation images to the training images.
+        final_fit: the undistorted validation images follow the training images.
+
+    Raises:
+        ExternalError: a file is damaged.
     """
     training, validation = load_split("train", folder), load_split("validation", folder)
-    if final_fit:
-        distorted = not load_meta(folder).make_distortion().is_identity
-        additional = load_split(UNDISTORTED, folder) if distorted else validation
-        training = Labeled(*map(torch.cat, zip(training, additional, strict=True)))
-    return TrainingArrays(*(tensor.numpy() for tensor in (*training, *validation)))
+    if not final_fit:
+        return TrainingSplits([training], validation)
+    distorted = not load_meta(folder).make_distortion().is_identity
+    return TrainingSplits([training, load_split(UNDISTORTED, folder) if distorted else validation], validation)
 
 
 def write_prepared(splits: Splits, undistorted: Labeled | None, meta: DatasetMeta, folder: Path) -> None:

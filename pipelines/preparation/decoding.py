@@ -1,4 +1,4 @@
-"""Decode the images of a source to uint8 pixels of one size."""
+"""Decode the images of a source to uint8 pixels of one form."""
 
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
@@ -62,7 +62,7 @@ class _Rows(NamedTuple):
 def _fill(
     pixels: np.ndarray, rows: Collection[int], data: DataParams, listing: Listing, pixel_range: PixelRange | None
 ) -> _Rows:
-    """Fill rows of ``pixels``, uint8 (N, C, size, size); each file is read once for all its records.
+    """Fill rows of ``pixels``, uint8 (N, C, H, W); each file is read once for all its records.
 
     Raises:
         ExternalError: as :func:`read_images`.
@@ -106,18 +106,18 @@ def _decode_records(
         return
     for row in rows:
         try:
-            yield row, decode(image, data.size, data.channels, listing.records[row].box, pixel_range=pixel_range)
+            yield row, decode(image, data.form, listing.records[row].box, pixel_range=pixel_range)
         except ValueError as error:
             yield row, str(error)
 
 
 def _allocate(data: DataParams, count: int) -> np.ndarray:
-    """An uninitialized array uint8 (count, C, size, size).
+    """An uninitialized array uint8 (count, C, H, W).
 
     Raises:
         UserError: it needs more memory than the machine has.
     """
-    shape = (count, data.channels, data.size, data.size)
+    shape = (count, *data.form.shape)
     needed, available = int(np.prod(shape)), psutil.virtual_memory().total
     if needed > available:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Open image files, and convert them to uint8 pixels of one size and mode.
+"""Open image files, and convert them to uint8 pixels of one form.
 
 Prepare and predict open every image file with :func:`open_image`.
 """
@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipelines.preparation.listing import Box
 from pipelines.preparation.pixel_range import Extrema, PixelRange, find_range, is_deep, measure, to_eight_bits
+from pipelines.settings.image_form import ImageForm
 
 # Raster formats only. PIL also opens others, among them EPS, which it passes to Ghostscript to execute.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "ICO", "PCX", "QOI")
@@ -109,9 +110,9 @@ def crop(image: Image.Image, box: Box) -> Image.Image:
 
 
 def decode(
-    image: Image.Image, size: int, channels: int, box: Box | None = None, *, pixel_range: PixelRange | None = None
+    image: Image.Image, form: ImageForm, box: Box | None = None, *, pixel_range: PixelRange | None = None
 ) -> np.ndarray | Extrema:
-    """Convert an opened image to uint8 (channels, size, size).
+    """Convert an opened image to uint8 (C, H, W), the shape of ``form``.
 
     Args:
         box: the part of the image that is used; None for all of it.
@@ -128,22 +129,22 @@ def decode(
     if pixel_range is None and is_deep(image):
         return measure(image)
     try:
-        return to_pixels(image, size, channels, pixel_range)
+        return to_pixels(image, form, pixel_range)
     except Exception as error:
         raise ValueError(str(error).partition("\n")[0] or type(error).__name__) from None
 
 
-def to_pixels(image: Image.Image, size: int, channels: int, pixel_range: PixelRange | None = None) -> np.ndarray:
-    """Convert a PIL image of any mode to uint8 (channels, size, size).
+def to_pixels(image: Image.Image, form: ImageForm, pixel_range: PixelRange | None = None) -> np.ndarray:
+    """Convert a PIL image of any mode to uint8 (C, H, W), the shape of ``form``.
 
     Width and height are scaled independently, with PIL's antialiased bilinear filter. The mode is converted by
     :func:`to_mode`.
     """
-    image = to_mode(image, channels, pixel_range)
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    image = to_mode(image, form.channels, pixel_range)
+    if image.size != (form.width, form.height):
+        image = image.resize((form.width, form.height), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return pixels[None] if form.channels == 1 else pixels.transpose(2, 0, 1)
 
 
 def to_mode(image: Image.Image, channels: int, pixel_range: PixelRange | None = None) -> Image.Image:

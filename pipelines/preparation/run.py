@@ -17,8 +17,8 @@ from pipelines.runtime.locks import hold_lock
 from pipelines.settings.data_params import DataParams, PrepareParams
 from pipelines.settings.params import Params
 from pipelines.settings.variants import TUNED, load_variant
-from stn.batches import derive_seed
 from stn.distortions import Distortion, distort_once, make_distortion
+from stn.seeds import derive_seed
 from stn.settings import Normalization
 
 MAX_LISTED = 5  # skipped files in the report
@@ -33,11 +33,11 @@ def prepare(params: Params, folder: Path = PREPARED) -> DatasetMeta:
         UserError: a variant's kernels are larger than the images.
         UserError, ExternalError, OSError: as :func:`prepare_source`.
     """
-    size = params.data.size
-    height, width = make_distortion(**params.data.distortion.model_dump()).framed(size, size)
+    form = params.data.form
+    height, width = make_distortion(**params.data.distortion.model_dump()).framed(form.height, form.width)
     for variant in params.variants:
         if variant != TUNED:  # the stage tune may write another one for this size
-            check_network(variant, load_variant(variant), (params.data.channels, height, width), classes=2)
+            check_network(variant, load_variant(variant), (form.channels, height, width), classes=2)
     return prepare_source(params.data, params.prepare, folder)
 
 

@@ -20,6 +20,7 @@ from pipelines.preparation.own_images import holds_images, list_own_images
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.home import home
+from pipelines.runtime.locks import hold_lock
 from pipelines.settings.data_params import DataParams
 from pipelines.settings.dataset_defaults import DATASET_DEFAULTS
 
@@ -53,11 +54,15 @@ def list_images(data: DataParams) -> Listing:
     if path.is_file() or data.table.files or data.dataset not in torchvision_datasets.NAMES:
         return list_own_images(data, path)
     found = torchvision_datasets.find(data, path)
-    if found is None and holds_images(path):
+    if found is not None:
+        return found
+    if holds_images(path):
         return list_own_images(data, path)
-    if found is None:
-        torchvision_datasets.download(data, path)
+    with hold_lock(f"download-{data.dataset}"):  # another experiment may have downloaded it in the meantime
         found = torchvision_datasets.find(data, path)
+        if found is None:
+            torchvision_datasets.download(data, path)
+            found = torchvision_datasets.find(data, path)
     assert found is not None
     return found
 

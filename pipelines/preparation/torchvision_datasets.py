@@ -71,8 +71,10 @@ def _name_images(
     Raises:
         FileNotFoundError: an image file is missing.
     """
+    names: dict[Split, list[str]]
     if folder is None:
-        return _Images(sets, transposed), {s: [f"{s}/{i}" for i in range(len(images))] for s, images in sets.items()}
+        names = {split: [f"{split}/{i}" for i in range(len(images))] for split, images in sets.items()}
+        return _Images(sets, transposed), names
     files = Folder(root / folder, ENDINGS)
     names = {
         split: [path.relative_to(files.path).as_posix() for path in paths(images)] for split, images in sets.items()

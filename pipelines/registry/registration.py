@@ -21,6 +21,7 @@ from pipelines.registry.theta_tags import ThetaTags
 from pipelines.registry.versions import aliases_of, list_versions
 from pipelines.runtime.files import replace_atomically
 from pipelines.runtime.home import state_dir
+from pipelines.runtime.locks import hold_lock
 from pipelines.tracking.client import Dataset, TrainingRun, connect, experiment_id, log_files, run_exists
 from pipelines.tracking.outbox import Outbox
 from stn.theta_trouble import first_epochs
@@ -38,7 +39,13 @@ def register(variants: Sequence[str], tags: Mapping[str, str]) -> RegisteredVers
     """
     meta, results = load_meta(), read_results()
     registrar = Registrar(connect(), f"stn-{meta.dataset}", meta, results)
-    client, name = registrar.client, registrar.name
+    # Two experiments with a model in common would register it twice if they looked for it at the same moment.
+    with hold_lock(f"register-{registrar.name}"):
+        return _register(registrar, variants, tags)
+
+
+def _register(registrar: "Registrar", variants: Sequence[str], tags: Mapping[str, str]) -> RegisteredVersions:
+    client, name, meta, results = registrar.client, registrar.name, registrar.meta, registrar.results
     chosen = [best_on_validation(load_trained(variant, meta)) for variant in variants]
     versions = {model.variant: registrar.register(model, tags) for model in chosen}
     for model in chosen:

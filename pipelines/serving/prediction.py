@@ -25,6 +25,7 @@ from pipelines.registry.versions import HOW_TO_REGISTER, fetch_files, find_versi
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import replace_atomically
 from pipelines.serving.rectification import parse_theta, rectify
+from pipelines.settings.image_form import ImageForm
 from pipelines.tracking.client import connect
 from stn.distortions import Distortion
 from stn.transforms import Transform
@@ -181,10 +182,11 @@ def make_table(predictions: Predictions) -> Table:
 
 def _input_pixels(images: Iterable[Image.Image], metadata: ModelMetadata) -> np.ndarray:
     """Return images as the model's input, uint8 (B, C, H, W)."""
-    channels, size, _ = metadata.image_shape
+    channels, *size = metadata.image_shape
     distortion = Distortion(canvas=metadata.canvas)
-    side, _ = distortion.frame(size, size)
-    pixels = torch.from_numpy(np.stack([to_pixels(image, side, channels) for image in images]))
+    height, width = distortion.frame(*size)
+    form = ImageForm(height, width, channels)
+    pixels = torch.from_numpy(np.stack([to_pixels(image, form) for image in images]))
     return distortion.onto_canvas(pixels).numpy()
 
 

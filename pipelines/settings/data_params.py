@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from pipelines.settings.data_source import check_as_dvc_reads_it
+from pipelines.settings.image_form import ImageForm
 from pipelines.settings.variants import PaddingMode
 from pipelines.settings.yaml_file import Section
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
+Column = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -42,12 +44,12 @@ class TableParams(Section):
     A null is found by the names that are usual for it; ``group`` and ``box`` are then not used.
     """
 
-    file: str | list[str] | None = None
-    image: str | None = None
-    label: str | None = None
-    split: str | None = None
-    group: str | None = None
-    box: str | Annotated[list[str], Field(min_length=4, max_length=4)] | None = None
+    file: Column | Annotated[list[Column], Field(min_length=1)] | None = None
+    image: Column | None = None
+    label: Column | None = None
+    split: Column | None = None
+    group: Column | None = None
+    box: Column | Annotated[list[Column], Field(min_length=4, max_length=4)] | None = None
     box_form: Literal["inclusive", "exclusive", "size"] = "inclusive"
 
     @property
@@ -76,7 +78,7 @@ class DataParams(Section):
     channels: Literal[1, 3]
     skip_broken: bool
     distortion: DistortionParams
-    group: str | None = None
+    group: Column | None = None
     table: TableParams = TableParams()
     pixel_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
 
@@ -101,6 +103,11 @@ class DataParams(Section):
     def _source_is_a_path_to_dvc(self):
         check_as_dvc_reads_it(self.source)
         return self
+
+    @property
+    def form(self) -> ImageForm:
+        """The form that the images are converted to."""
+        return ImageForm(self.size, self.size, self.channels)
 
 
 class PrepareParams(Section):

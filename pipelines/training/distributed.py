@@ -10,10 +10,9 @@ import ray
 import ray.train
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from pipelines.outputs.prepared_data import load_arrays
 from pipelines.runtime.errors import ExternalError
 from pipelines.runtime.files import write_text
 from pipelines.settings.params import Params
@@ -23,19 +22,22 @@ from pipelines.training.host_watch import HostWatch
 from pipelines.training.listener import Listener
 from pipelines.training.mailbox import Mailbox
 from pipelines.training.memory import ran_out_of_memory
+from pipelines.training.shared_data import SharedData, share_data
 from pipelines.training.worker import TrainingJob, TrainingWorker
 from pipelines.training.worker_plan import WorkerPlan
 
 # Minimum time between two increases of the number of workers. Each one restarts the epoch in progress.
 RESIZE_AT_MOST_EVERY_S = 30.0
 LISTEN_EVERY_S = 0.3
+# After the loss of a GPU worker the others wait for it in NCCL. By default they would wait for half an hour.
+NCCL_TIMEOUT_S = 120
 
 
 class Shared(NamedTuple):
-    """What the driver gives to every worker; ``arrays`` refers to the TrainingArrays in Ray's object store."""
+    """What the driver gives to every worker."""
 
     job: TrainingJob
-    arrays: ray.ObjectRef
+    data: SharedData
     mailbox: Mailbox
     probe: str  # a file in the checkpoint storage that every host must be able to read
 
@@ -49,9 +51,11 @@ def train_worker(config: dict[str, Shared]) -> None:
     # A host that has joined since the start has not been checked: without the storage it would begin from epoch 0.
     if error := read_error(shared.job.storage, shared.probe):
         raise ExternalError(f"{VARIABLE}: {shared.job.storage} cannot be read on this host ({error})")
+    device = get_device()
     TrainingWorker(
-        shared.job, ray.get(shared.arrays), get_device(), shared.mailbox,
+        shared.job, shared.data.open(), device, shared.mailbox,
         rank=context.get_world_rank(), world_size=context.get_world_size(),
+        sharing=1 if device.type == "cuda" else context.get_local_world_size(),
     ).run()  # fmt: skip
 
 
@@ -62,7 +66,7 @@ def train_on_ray(params: Params, job: TrainingJob, workers: WorkerPlan, listener
         ExternalError: workers or the cluster failed too often. Ray's whole message is in the file ``log``.
     """
     with probe(job.storage) as path:
-        shared = Shared(job, ray.put(load_arrays(params.train.final_fit)), Mailbox(), path)
+        shared = Shared(job, share_data(params.train.final_fit), Mailbox(), path)
         _fit(params, shared, workers, listener, log)
 
 
@@ -71,6 +75,7 @@ def _fit(params: Params, shared: Shared, workers: WorkerPlan, listener: Listener
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"shared": shared},
+        torch_config=_torch_config(workers),
         scaling_config=_scaling_config(workers),
         run_config=RunConfig(
             # With the same name, Ray would mistake an earlier, finished training for this one.
@@ -100,10 +105,15 @@ def _scaling_config(workers: WorkerPlan) -> ScalingConfig:
     return ScalingConfig(
         num_workers=(workers.least, workers.most) if elastic else workers.number,
         elastic_resize_monitor_interval_s=RESIZE_AT_MOST_EVERY_S,
-        placement_strategy="SPREAD",
+        # GPUs of one host exchange gradients far faster than GPUs of different hosts.
+        placement_strategy="PACK" if workers.gpu else "SPREAD",
         use_gpu=workers.gpu,
         resources_per_worker={"CPU": workers.threads} | ({"GPU": 1} if workers.gpu else {}),
     )
+
+
+def _torch_config(workers: WorkerPlan) -> TorchConfig:
+    return TorchConfig(timeout_s=NCCL_TIMEOUT_S) if workers.gpu else TorchConfig()
 
 
 def _listen(mailbox: Mailbox, listener: Listener, watch: HostWatch, done: threading.Event) -> None:

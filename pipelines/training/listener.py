@@ -104,7 +104,7 @@ class Listener:
         self.started = message
         for note in message.notes:
             print(note, flush=True)
-        print(f"{message.device}, {message.precision}: {message.precision_reason}", flush=True)
+        print(f"{message.device}, {message.precision.dtype}: {message.precision.reason}", flush=True)
         if message.resumed_epochs:
             print(f"resumed after {message.resumed_epochs} of {self.reporter.total} epochs", flush=True)
 

@@ -27,6 +27,7 @@ from pipelines.visualization.charts import (
     mean_curve,
 )
 from pipelines.visualization.inner_theta import draw_inner_theta
+from pipelines.visualization.names import choose_fonts
 from pipelines.visualization.report import ANIMATION, render_report
 from pipelines.visualization.theta import draw_theta, draw_theta_history
 
@@ -34,6 +35,12 @@ from pipelines.visualization.theta import draw_theta, draw_theta_history
 def visualize(variants: Sequence[str], settings: VisualizeParams) -> None:
     """Draw all figures, log them to the runs of the models that they show, and write the report."""
     meta, validation, test = load_meta(), load_split("validation"), _shuffle(load_split("test"))
+    if missing := choose_fonts([*meta.classes, *variants]):
+        print(
+            f"visualize: no installed font has {missing}, which names of classes contain; they are drawn as boxes. "
+            f"Install a font that has them, such as Noto Sans CJK for Chinese, Japanese and Korean",
+            flush=True,
+        )
     models = {variant: load_trained(variant, meta) for variant in variants}
     best = {variant: best_on_validation(trained) for variant, trained in models.items()}
     client = connect()

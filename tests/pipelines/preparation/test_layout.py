@@ -139,8 +139,9 @@ def test_images_of_an_own_test_split_need_no_group(tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "split"),
-    [("data/train-00000-of-00002.parquet", "train"), ("GT-final_test.csv", "test"), ("Training/a/GT-00001.csv", "train"),
-     ("my_val.csv", "validation"), ("dev.jsonl", "validation"), ("labels.csv", None), ("trained.csv", None)],
+    [("data/train-00000-of-00002.parquet", "train"), ("GT-final_test.csv", "test"),
+     ("Training/a/GT-00001.csv", "train"), ("my_val.csv", "validation"),
+     ("dev.jsonl", "validation"), ("labels.csv", None), ("trained.csv", None)],
 )  # fmt: skip
 def test_splits_in_paths(path, split: Split | None):
     assert split_of_path(path) == split

@@ -45,11 +45,8 @@ def write_images(folder: Path, names: list[str]) -> dict[str, np.ndarray]:
 
 def found(source: RawDataset) -> list[tuple[bytes, str, str]]:
     """Pixels, class and split of each image."""
-    classes = [source.classes[label] for label in source.labels]
-    return [
-        (image.numpy().tobytes(), *rest)
-        for image, *rest in zip(source.images, classes, map(str, source.splits), strict=True)
-    ]
+    parts = zip(source.images, source.labels, source.splits, strict=True)
+    return [(image.numpy().tobytes(), source.classes[label], str(split)) for image, label, split in parts]
 
 
 def expected(images: dict[str, np.ndarray], rows: list[tuple[str, str, str]]) -> list[tuple[bytes, str, str]]:
@@ -109,7 +106,7 @@ def test_emnist_is_upright(name, split, labels, classes, tmp_path):
     for part in ("train", "test"):
         stem = tmp_path / f"EMNIST/raw/emnist-{split}-{part}"
         write_idx(Path(f"{stem}-images-idx3-ubyte"), upright.transpose(0, 2, 1).copy())
-        write_idx(Path(f"{stem}-labels-idx1-ubyte"), np.uint8(labels))
+        write_idx(Path(f"{stem}-labels-idx1-ubyte"), np.array(labels, np.uint8))
     source = read_source(data(tmp_path, name, 28, 1))
     assert [source.classes[label] for label in source.labels] == classes * 2
     assert np.array_equal(source.images[: len(labels), 0], upright) and "N/A" not in source.classes
@@ -173,7 +170,7 @@ def test_flowers102_has_its_own_validation_split(tmp_path, monkeypatch):
     no_checksums(monkeypatch, "flowers102")
     names = [f"jpg/image_{i:05}.jpg" for i in range(1, 7)]
     images = write_images(tmp_path / "flowers-102", names)
-    savemat(tmp_path / "flowers-102/imagelabels.mat", {"labels": np.uint8([[1, 2, 1, 2, 102, 1]])})
+    savemat(tmp_path / "flowers-102/imagelabels.mat", {"labels": np.array([[1, 2, 1, 2, 102, 1]], np.uint8)})
     savemat(tmp_path / "flowers-102/setid.mat", {"trnid": [[2, 5]], "valid": [[1, 3]], "tstid": [[4, 6]]})
     names_of = ["pink primrose", "hard-leaved pocket orchid"]
     rows = [
@@ -195,7 +192,7 @@ def test_oxford_iiit_pet(tmp_path):
     (folder / "annotations/test.txt").write_text("".join(lines[2:]))
     labels = ["Abyssinian", "American Bulldog"] * 2
     splits = ["train", "train", "test", "test"]
-    rows = [(f"images/{name}.jpg", *rest) for name, *rest in zip(ids, labels, splits, strict=True)]
+    rows = [(f"images/{name}.jpg", label, split) for name, label, split in zip(ids, labels, splits, strict=True)]
     assert found(read_source(data(tmp_path, "oxford_iiit_pet", 8))) == expected(images, rows)
 
 

@@ -1,7 +1,10 @@
 """The stage register, for two untrained models whose runs the store does not have."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
@@ -23,6 +26,7 @@ from pipelines.outputs.evaluation_results import (
 from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, Labeled, Splits, write_prepared
 from pipelines.outputs.reports import PICTURES, REPORT
 from pipelines.outputs.trained_models import FinishedSeed, TrainingRecord, write_result
+from pipelines.params import set_value
 from pipelines.registry import registration
 from pipelines.registry.champion import Outcome, read_history
 from pipelines.registry.promotion import promote
@@ -129,6 +133,19 @@ def test_each_model_is_registered_once_with_its_tags_card_and_files(client):
     assert again == RegisteredVersions(NAME, {"plain": "1", "stn": "2"}, challenger="2", champion="1")
     assert len(list_versions(client, NAME)) == 2 and len(read_history(client, NAME)) == 1
     assert client.get_model_version(NAME, "2").tags["team"] == "audio"
+
+
+def test_two_registrations_at_once_register_once(client, tmp_path):
+    set_value(f"variants=[{','.join(VARIANTS)}]")
+    command = [sys.executable, "-m", "pipelines.register"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = [
+        subprocess.Popen(command, cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert len(list_versions(client, NAME)) == 2 and len(read_history(client, NAME)) == 1
 
 
 def test_a_challenger_with_trouble_does_not_become_the_first_champion(client, capsys):

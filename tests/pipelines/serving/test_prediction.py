@@ -15,6 +15,7 @@ from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.serving import prediction
 from pipelines.serving.prediction import make_table, name_pictures, predict
+from pipelines.settings.image_form import ImageForm
 
 IDENTITY = np.array([[[1.0, 0, 0], [0, 1, 0]]])
 NAME = "stn-mine"
@@ -89,7 +90,7 @@ def test_with_a_canvas_the_image_is_in_its_middle(store, tmp_path, monkeypatch):
     predict(NAME, "champion", [str(tmp_path / "a.png")])
     (images,) = inputs
     assert images.shape == (1, 1, 17, 17) and images.dtype == np.uint8
-    np.testing.assert_array_equal(images[0, 0, 4:12, 4:12], to_pixels(Image.fromarray(pixels), 8, 1)[0])
+    np.testing.assert_array_equal(images[0, 0, 4:12, 4:12], to_pixels(Image.fromarray(pixels), ImageForm(8, 8, 1))[0])
     assert images.sum() == images[0, 0, 4:12, 4:12].sum(), "the canvas is not black"
     rectified = np.asarray(Image.open(tmp_path / "a.rectified.png"))
     assert rectified.shape == (60, 60) and rectified.sum() == pixels.sum()

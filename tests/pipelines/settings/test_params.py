@@ -82,10 +82,16 @@ def refusal(action=load_params, *arguments) -> str:
     return str(caught.value)
 
 
+# Nulls that are no values to be filled in.
+OPTIONAL = {"data.group", "data.pixel_range"} | {
+    f"data.table.{name}" for name in ("file", "image", "label", "split", "group", "box")
+}
+
+
 def test_shipped_settings_are_valid():
     values = load_params().model_dump(by_alias=True)
     assert sorted(leaves(values)) == sorted(leaves(SHIPPED))
-    assert [leaf for leaf in leaves(values) if get(values, leaf) is None] == []
+    assert {leaf for leaf in leaves(values) if get(values, leaf) is None} == OPTIONAL
     for file in Path("variants").glob("*.yaml"):
         load_variant(file.stem)
 
@@ -94,7 +100,7 @@ def test_shipped_settings_are_valid():
 def test_null_is_the_data_sets_default_and_a_value_wins(dataset):
     expected = DATASET_DEFAULTS.get(dataset, OWN_DEFAULTS)
     of_preset = {f"train.{name}" for name in OF_EVERY_PRESET}
-    nulls = [leaf for leaf in leaves(SHIPPED) if get(SHIPPED, leaf) is None and leaf not in of_preset]
+    nulls = [leaf for leaf in leaves(SHIPPED) if get(SHIPPED, leaf) is None and leaf not in of_preset | OPTIONAL]
     assert {default_of(leaf) for leaf in nulls} == set(expected._fields)
     edit("data.dataset", dataset)
     values = load_params().model_dump()
@@ -183,6 +189,9 @@ def test_every_misspelled_name_is_refused_with_the_right_one():
         ("train.layer_decay", 0, "greater than 0"),
         ("train.layer_decay", 1.5, "less than or equal to 1"),
         ("train.label_smoothing", 1.0, "less than 1"),
+        ("train.class_weights", "inverse", "balanced"),
+        ("train.sampler", "random", "uniform"),
+        ("evaluate.metric", "f1", "macro_f1"),
         ("train.crop", [1.0, 0.5], "first"),
         ("train.crop", [0.0, 1.0], "greater than 0"),
         ("train.crop", [0.5], "2"),
@@ -230,6 +239,14 @@ def test_a_term_for_undone_motions_is_refused_where_there_is_no_motion():
     assert len(said.splitlines()) == 1 and "alignment.weight: 1.0 given with mixup: 0.2" in said
     edit("train.alignment.weight", 0.0)
     assert load_params().train.mixup == 0.2
+
+
+def test_rare_classes_are_raised_once():
+    edit("train.sampler", "balanced")
+    load_params()
+    edit("train.class_weights", "balanced")
+    said = refusal()
+    assert len(said.splitlines()) == 1 and "train.class_weights: balanced given with sampler: balanced" in said
 
 
 def test_each_mistake_has_its_own_line():
@@ -335,9 +352,10 @@ WRONG = {
     "empty text": "", "line break": "a\nb", "empty mapping": {}, "mapping": {"low": "a"}, "date": date(2026, 1, 1),
     "bytes": b"\xff", "long text": "a " * 5000,
 }  # fmt: skip
+TEXTS = ("text", "line break", "long text")
 VALID = (
     {("register.tags", kind) for kind in ("mapping", "empty mapping")}
-    | {("data.source", kind) for kind in ("text", "line break", "long text")}
+    | {(f"data.{name}", kind) for name in ("source", "group", "table.file") for kind in TEXTS}
     | {("tune.search_space.at", "empty list"), ("tune.search_space.backbone", "empty list")}
 )
 

@@ -8,6 +8,7 @@ import pytest
 from pipelines.runtime.progress import Reporter
 from pipelines.training.listener import Listener
 from pipelines.training.messages import EpochDone, NotFinite, SeedStarted, StepsDone, WorkersStarted
+from pipelines.training.precision import Precision
 from stn.theta_trouble import Trouble
 
 EPOCHS = 4
@@ -69,7 +70,7 @@ def listener(runs, reporter) -> Listener:
 
 
 def started(time: float = 5.0, workers: int = 2, resumed: int = 0, notes: tuple[str, ...] = ()) -> WorkersStarted:
-    return WorkersStarted(time, "cpu", "float32", "set by hand", workers, resumed, list(notes))
+    return WorkersStarted(time, "cpu", Precision("float32", "set by hand"), workers, resumed, list(notes))
 
 
 def epoch(number: int, seed: int, trouble: dict[Trouble, int] | None = None) -> EpochDone:

@@ -17,6 +17,7 @@ from pipelines.runtime.errors import ExternalError
 from pipelines.settings.params import Params, RecipeParams, load_params
 from pipelines.settings.variants import BASELINE, TUNED, load_settings, load_variant, variant_file
 from pipelines.settings.variants import VariantParams as Variant
+from pipelines.training.precision import Precision
 from pipelines.tuning import heartbeat, run, runs, trial_workers
 from pipelines.tuning.final_training import train_finalists
 from pipelines.tuning.finalists import Finals
@@ -77,10 +78,10 @@ class Stage:
         )  # fmt: skip
         patch.setattr(trial_workers, "ray", ray)
         patch.setattr(trial_workers, "RemoteWorker", SimpleNamespace(options=lambda **_: SimpleNamespace(remote=start)))
-        patch.setattr(trial_workers, "room_for_trials", lambda _: (2, 0.0))
+        patch.setattr(trial_workers, "room_for_trials", lambda *_: (2, 0.0))
         self.answers: list[list[Any]] = []
 
-    def _call(self, task: Task) -> int:
+    def _call(self, task: Task, _precision: Precision) -> int:
         self.trained[task.key] += 1
         epoch = self.trained[task.key]
         self.events.append(("train", task.key, epoch))
@@ -126,7 +127,7 @@ class Stage:
         return call
 
     def make_pool(self) -> Pool:
-        return Pool(0.25, 100, None, META, None)  # pyright: ignore[reportArgumentType]
+        return Pool(0.25, 100, None, None)  # pyright: ignore[reportArgumentType]
 
     def search(self) -> None:
         run_trials(self.study, self.setup, self.runs, self.make_pool(), Heartbeat(self.study))
