@@ -57,13 +57,13 @@ def find_columns(settings: TableParams, table: Table, exists: Callable[[str], bo
         existing = (column for column in found if table.rows and exists(table.columns[column][0]))
         image = next(existing, found[0] if found else None)
         if image is None:
-            _refuse("image", "null", f"no column of {table.name} has a usual name; it has {', '.join(present)}")
+            _refuse(
+                "image", "null", f"no column of {table.name} has a usual name; its columns are {', '.join(present)}"
+            )
     label = settings.label or next((column for column in _usual(present, LABEL_NAMES) if column != image), None)
     if label is None:
-        _refuse(
-            "label", "null", f"no column of {table.name} has a usual name; it has {', '.join(present)}; {FOLDER}: the "
-            f"class is the name of the image's folder"
-        )  # fmt: skip
+        choices = f"its columns are {', '.join(present)}; {FOLDER} means the name of the image's folder"
+        _refuse("label", "null", f"no column of {table.name} has a usual name; {choices}")
     split = settings.split or next(iter(_usual(present, SPLIT_NAMES)), None)
     return Columns(
         None if table.embedded and image in (None, table.embedded) else image,
