@@ -516,6 +516,48 @@ def _(bench: Bench) -> None:
     assert after.mean == pytest.approx([before.mean[0] / 2], rel=0.1)
 
 
+@cache
+def tabled(bench: Bench) -> Path:
+    """A source of two tables with several columns for everything. The classes of its columns are 0/1 and p/q."""
+    folder = bench.folder / "tabled"
+    folder.mkdir()
+    rows = [{"file_name": f"{i}.png", "other": f"{(i + 1) % 96}.png", "label": i % 2, "name": "pq"[i // 48],
+             "split": "train", "part": "val" if i % 5 == 0 else "train", "who": i // 3, "x": 2, "y": 2, "z": 20}
+            for i in range(96)]  # fmt: skip
+    for i in range(96):
+        pixels = np.random.default_rng(i).integers(0, 256, (28, 28), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    for name, written in (("t.csv", rows), ("less.csv", rows[:90])):
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in written)]
+        (folder / name).write_text("\n".join(lines))
+    return folder
+
+
+def changes_table(leaf: str, value: Any, changed: Callable[[DatasetMeta], Any], **base: Any) -> None:
+    """Check that ``changed`` of the prepared table differs by one setting."""
+
+    @check(leaf)
+    def _(bench: Bench) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            settings = {"data.source": str(tabled(bench)), "data.table.file": "t.csv"}
+            settings |= {f"data.{name.replace('__', '.')}": given for name, given in base.items()}
+            for name, given in settings.items():
+                patch.setitem(TINY, name, given)
+            before, after = bench.prepare({})[0], bench.prepare({leaf: value})[0]
+        assert changed(before) != changed(after)
+
+
+BOX = ["x", "y", "z", "z"]
+changes_table("data.table.file", "less.csv", lambda meta: sum(meta.counts.values()))
+changes_table("data.table.image", "other", lambda meta: meta.digest)
+changes_table("data.table.label", "name", lambda meta: meta.classes)
+changes_table("data.table.split", "part", lambda meta: meta.counts)
+changes_table("data.table.group", "who", lambda meta: meta.groups)
+changes_table("data.table.box", BOX, lambda meta: meta.digest)
+changes_table("data.table.box_form", "exclusive", lambda meta: meta.digest, table__box=BOX)
+changes_table("data.group", r"^(.)", lambda meta: meta.groups, table__label="name")
+
+
 @check("data.channels")
 def _(bench: Bench) -> None:
     meta, splits = bench.prepare({"data.channels": 3})

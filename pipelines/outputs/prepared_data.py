@@ -64,6 +64,7 @@ class DatasetMeta:
         pixel_range: the values that are black and white in images with more than 8 bits; None without such images.
         groups: number of groups in each split; empty if images have no groups.
         shared_groups: for each split after the first, the number of groups that are also in an earlier split.
+        left_alone: descriptions of the files of the source that are not used, with the reasons.
     """
 
     dataset: str
@@ -82,6 +83,7 @@ class DatasetMeta:
     pixel_range: Sequence[float] | None = None
     groups: Mapping[str, int] = field(default_factory=dict)
     shared_groups: Mapping[str, int] = field(default_factory=dict)
+    left_alone: Sequence[str] = ()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "DatasetMeta":

@@ -1,5 +1,7 @@
 """The sections data and prepare of params.yaml."""
 
+import re
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
@@ -10,6 +12,7 @@ from pipelines.settings.variants import PaddingMode
 from pipelines.settings.yaml_file import Section
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
+Column = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Side = Annotated[int, Field(ge=4, le=1024)]
 Level = Annotated[int, Field(ge=0, le=255)]
@@ -48,6 +51,37 @@ class DistortionParams(Section):
         return not moves
 
 
+class TableParams(Section):
+    """A table that lists the images with their classes: its files, and the names of its columns.
+
+    A null is found by the names that are usual for it; ``group`` and ``box`` are then not used.
+    """
+
+    file: Column | Annotated[list[Column], Field(min_length=1)] | None = None
+    image: Column | None = None
+    label: Column | None = None
+    split: Column | None = None
+    group: Column | None = None
+    box: Column | Annotated[list[Column], Field(min_length=4, max_length=4)] | None = None
+    box_form: Literal["inclusive", "exclusive", "size"] = "inclusive"
+
+    @property
+    def files(self) -> list[str]:
+        """The patterns of the table's files."""
+        return [self.file] if isinstance(self.file, str) else list(self.file or ())
+
+    @model_validator(mode="after")
+    def _files_lie_in_the_source(self):
+        for file in self.files:
+            path = PurePosixPath(file)
+            if not file or path.is_absolute() or ".." in path.parts or file.startswith("~"):
+                raise ValueError(f"file: {file!r} given; it is relative to data.source and lies inside it")
+        columns = [name for name in ("image", "label", "split", "group", "box") if getattr(self, name) is not None]
+        if columns and not self.files:
+            raise ValueError(f"{columns[0]}: {getattr(self, columns[0])!r} given; name the table in data.table.file")
+        return self
+
+
 class DataParams(Section):
     """The data set, its source, the form of the images, and their distortion."""
 
@@ -59,12 +93,25 @@ class DataParams(Section):
     fill: Fill = 0
     skip_broken: bool
     distortion: DistortionParams
+    group: Column | None = None
+    table: TableParams = TableParams()
     pixel_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
 
     @model_validator(mode="after")
     def _black_is_below_white(self):
         if self.pixel_range is not None and self.pixel_range[0] >= self.pixel_range[1]:
             raise ValueError(f"pixel_range: {self.pixel_range} given; the value of black comes first")
+        return self
+
+    @model_validator(mode="after")
+    def _group_is_a_pattern(self):
+        if self.group is not None:
+            try:
+                re.compile(self.group)
+            except re.error as error:
+                raise ValueError(f"group: {self.group!r} given; it is no regular expression: {error}") from None
+            if self.table.group is not None:
+                raise ValueError(f"group: {self.group!r} given; the groups are those of data.table.group already")
         return self
 
     @model_validator(mode="after")

@@ -82,10 +82,16 @@ def refusal(action=load_params, *arguments) -> str:
     return str(caught.value)
 
 
+# Nulls that are no values to be filled in.
+OPTIONAL = {"data.group", "data.pixel_range"} | {
+    f"data.table.{name}" for name in ("file", "image", "label", "split", "group", "box")
+}
+
+
 def test_shipped_settings_are_valid():
     values = load_params().model_dump(by_alias=True)
     assert sorted(leaves(values)) == sorted(leaves(SHIPPED))
-    assert [leaf for leaf in leaves(values) if get(values, leaf) is None] == []
+    assert {leaf for leaf in leaves(values) if get(values, leaf) is None} == OPTIONAL
     for file in Path("variants").glob("*.yaml"):
         load_variant(file.stem)
 
@@ -94,7 +100,7 @@ def test_shipped_settings_are_valid():
 def test_null_is_the_data_sets_default_and_a_value_wins(dataset):
     expected = DATASET_DEFAULTS.get(dataset, OWN_DEFAULTS)
     of_preset = {f"train.{name}" for name in OF_EVERY_PRESET}
-    nulls = [leaf for leaf in leaves(SHIPPED) if get(SHIPPED, leaf) is None and leaf not in of_preset]
+    nulls = [leaf for leaf in leaves(SHIPPED) if get(SHIPPED, leaf) is None and leaf not in of_preset | OPTIONAL]
     assert {default_of(leaf) for leaf in nulls} == set(expected._fields)
     edit("data.dataset", dataset)
     values = load_params().model_dump()
@@ -354,9 +360,10 @@ WRONG = {
     "empty text": "", "line break": "a\nb", "empty mapping": {}, "mapping": {"low": "a"}, "date": date(2026, 1, 1),
     "bytes": b"\xff", "long text": "a " * 5000,
 }  # fmt: skip
+TEXTS = ("text", "line break", "long text")
 VALID = (
     {("register.tags", kind) for kind in ("mapping", "empty mapping")}
-    | {("data.source", kind) for kind in ("text", "line break", "long text")}
+    | {(f"data.{name}", kind) for name in ("source", "group", "table.file") for kind in TEXTS}
     | {("tune.search_space.at", "empty list"), ("tune.search_space.backbone", "empty list")}
 )
 
