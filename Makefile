@@ -95,8 +95,11 @@ provenance: $(READY)  ## show what made a version; [MODEL=stn-cifar10] [VERSION=
 reproduce: $(READY)  ## train a version again and compare the weights; [MODEL=stn-cifar10] [VERSION=n]
 	@python -m pipelines.commands.reproduce $(model) $(version)
 
-serve: $(READY)  ## serve the champion over HTTP on 127.0.0.1; [MODEL=stn-cifar10] [VERSION=n] [PORT=5001]
-	@python -m pipelines.commands.serve $(model) $(version) --port="$${PORT:-5001}"
+serve: $(READY)  ## serve the champion, and a page, over HTTP; [MODEL=stn-cifar10] [VERSION=n] [PORT=5001] [HOST=127.0.0.1] [RELOAD=60] [CORS=origin]
+	@python -m pipelines.commands.serve $(model) $(version) --port="$${PORT:-5001}" $${HOST:+--host="$$HOST"} \
+		$${RELOAD:+--reload="$$RELOAD"} $${CORS:+--cors="$$CORS"}
+
+play: serve  ## the same as serve: the page shows what the transformer does to an image that you move
 
 predict: $(READY)  ## classify images with the champion; IMAGES="a.png b.jpg" [MODEL=stn-cifar10] [VERSION=n] [OUT=folder]
 	@python -m pipelines.commands.predict $(model) $(version) --list="$${IMAGES:-}" $${OUT:+--out="$$OUT"}
@@ -137,4 +140,4 @@ clean: $(READY)  ## free the outputs of the stages; keeps database, artifacts, r
 clean-all: $(READY)  ## the same, and also free .venv and the state of every training; [DRY_RUN=1]
 	@python -m pipelines.commands.clean --all $(dry_run)
 
-.PHONY: help setup demo experiment repro tune dashboard ui backup restore account plots push pull summary promote rollback history provenance reproduce serve predict bench paper doctor test test-fast lint lock clean clean-all
+.PHONY: help setup demo experiment repro tune dashboard ui backup restore account plots push pull summary promote rollback history provenance reproduce serve play predict bench paper doctor test test-fast lint lock clean clean-all

@@ -46,6 +46,17 @@ def open_image(content: bytes) -> Image.Image:
         raise ValueError(str(error).partition("\n")[0] or type(error).__name__) from None
 
 
+def count_pixels(content: bytes) -> int:
+    """Return the number of pixels that the header of an image file declares; 0 if it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                return image.width * image.height
+    except Exception:  # as above; open_image says why
+        return 0
+
+
 def _turn_upright(image: Image.Image) -> Image.Image:
     """Turn a loaded image. PIL's own function also writes the other tags again, and fails where one is not valid."""
     try:

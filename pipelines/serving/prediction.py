@@ -1,28 +1,25 @@
 """Predictions of a registered model for image files.
 
-Images are converted to the size and channels of the training images as in the stage prepare. If the training images
-have a canvas (protocols RTS and TC), each image is placed in the middle of one.
+Images are converted to the size and channels of the training images as in the stage prepare, see
+:meth:`pipelines.serving.loaded_version.LoadedVersion.decode`.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import mlflow.pyfunc
 import numpy as np
-import torch
 from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from pipelines.preparation.images import open_image, to_mode, to_pixels
+from pipelines.preparation.images import open_image, to_mode
 from pipelines.registry.model_metadata import ModelMetadata
-from pipelines.registry.versions import HOW_TO_REGISTER, fetch_files, find_version
-from pipelines.runtime.errors import ExternalError, UserError
+from pipelines.runtime.errors import UserError
 from pipelines.runtime.files import replace_atomically
+from pipelines.serving.loaded_version import load_version
 from pipelines.serving.rectification import parse_theta, rectify
 from pipelines.tracking.client import connect
 from stn.distortions import Distortion
@@ -66,7 +63,7 @@ class Predictions(NamedTuple):
     """Predictions of one version.
 
     Args:
-        title: names the version and its variant.
+        title: names the version, its variant and the device it ran on.
         rows: one for each image.
         not_written: why a rectified image could not be written; None if all were.
     """
@@ -93,51 +90,46 @@ def predict(name: str, version: str, files: Sequence[str], out: Path | None = No
     """
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(f"OUT: {str(out)!r} given; it is a file, expected a folder")
-    images = read_images(files)
-    found = find_version(connect(), name, version)
-    with tempfile.TemporaryDirectory() as folder:
-        model = mlflow.pyfunc.load_model(str(fetch_files(found, Path(folder) / "model")))
-        if not model.metadata.metadata:
-            raise ExternalError(
-                f"version {found.version} of {name} is too old: it does not name its classes; {HOW_TO_REGISTER}"
-            )
-        metadata = ModelMetadata.from_json(model.metadata.metadata)
-        images = {path: to_mode(image, metadata.image_shape[0]) for path, image in images.items()}
-        outputs = model.predict(_input_pixels(images.values(), metadata))
+    contents = read_images(files)
+    loaded = load_version(connect(), name, version)
+    metadata = loaded.metadata
+    outputs = loaded.predict(np.stack([loaded.decode(content) for content in contents.values()]))
+    images = {path: to_mode(open_image(content), metadata.image_shape[0]) for path, content in contents.items()}
 
     summaries: list[ThetaSummary | None] = [None] * len(images)
     rectified: list[Path | None] = [None] * len(images)
     not_written = None
-    if "theta" in outputs:
-        transform, theta = parse_theta(outputs["theta"])
+    if outputs.theta is not None:
+        transform, theta = parse_theta(outputs.theta)
         pictures = _rectify_each(images, transform, theta, metadata)
         rectified, not_written = _write_pictures(pictures, name_pictures(list(images), out))
         if transform.heads == 1:
             summaries = [*_summarize(transform, theta, metadata)]
-    ranked = (_rank(probabilities, metadata.classes) for probabilities in outputs["probabilities"])
+    ranked = (_rank(probabilities, metadata.classes) for probabilities in outputs.probabilities)
     rows = [
         Prediction(path, first, second, summary, target)
         for path, (first, second), summary, target in zip(images, ranked, summaries, rectified, strict=True)
     ]
-    return Predictions(f"{name}, version {found.version} ({metadata.variant})", rows, not_written)
+    return Predictions(str(loaded), rows, not_written)
 
 
-def read_images(files: Sequence[str]) -> dict[Path, Image.Image]:
-    """Decode image files.
+def read_images(files: Sequence[str]) -> dict[Path, bytes]:
+    """Read image files, and check that they are images.
 
     Raises:
         UserError: a file is missing or is not a readable image.
     """
-    images = {}
+    contents = {}
     for path in map(Path, files):
         try:
-            images[path] = open_image(path.read_bytes())
+            contents[path] = path.read_bytes()
+            open_image(contents[path])
         except FileNotFoundError:
             raise UserError(f"IMAGES: {str(path)!r} given; there is no such file") from None
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"IMAGES: {str(path)!r} given; not a readable image ({reason})") from None
-    return images
+    return contents
 
 
 def make_table(predictions: Predictions) -> Table:
@@ -163,15 +155,6 @@ def make_table(predictions: Predictions) -> Table:
             cells.append(str(row.rectified))
         table.add_row(*map(escape, cells))  # names in brackets are no markup
     return table
-
-
-def _input_pixels(images: Iterable[Image.Image], metadata: ModelMetadata) -> np.ndarray:
-    """Return images as the model's input, uint8 (B, C, H, W)."""
-    channels, size, _ = metadata.image_shape
-    distortion = Distortion(canvas=metadata.canvas)
-    side, _ = distortion.frame(size, size)
-    pixels = torch.from_numpy(np.stack([to_pixels(image, side, channels) for image in images]))
-    return distortion.onto_canvas(pixels).numpy()
 
 
 def _rank(probabilities: np.ndarray, classes: Sequence[str]) -> tuple[RankedClass, RankedClass]:

@@ -13,7 +13,7 @@ from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.preparation.images import to_pixels
 from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.runtime.errors import ExternalError, UserError
-from pipelines.serving import prediction
+from pipelines.serving import loaded_version, prediction
 from pipelines.serving.prediction import make_table, name_pictures, predict
 
 IDENTITY = np.array([[[1.0, 0, 0], [0, 1, 0]]])
@@ -82,8 +82,9 @@ def test_with_a_canvas_the_image_is_in_its_middle(store, tmp_path, monkeypatch):
     model = SimpleNamespace(
         metadata=SimpleNamespace(metadata=ModelMetadata.from_trained(trained, meta).to_json()),
         predict=lambda images: inputs.append(images) or outputs,
+        unwrap_python_model=lambda: None,
     )
-    monkeypatch.setattr(prediction.mlflow.pyfunc, "load_model", lambda _: model)
+    monkeypatch.setattr(loaded_version.mlflow.pyfunc, "load_model", lambda _: model)
     pixels = noise(28, 28)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     predict(NAME, "champion", [str(tmp_path / "a.png")])
@@ -110,13 +111,13 @@ def test_an_unreadable_image_is_named_before_a_model_is_loaded(tmp_path, monkeyp
 
 def test_a_version_without_metadata_is_refused(store, tmp_path, monkeypatch):
     Image.fromarray(noise(8, 8)).save(tmp_path / "a.png")
-    load_model = prediction.mlflow.pyfunc.load_model
+    load_model = loaded_version.mlflow.pyfunc.load_model
 
     def load_without_metadata(path: str):
         model = load_model(path)
         model.metadata.metadata = None
         return model
 
-    monkeypatch.setattr(prediction.mlflow.pyfunc, "load_model", load_without_metadata)
+    monkeypatch.setattr(loaded_version.mlflow.pyfunc, "load_model", load_without_metadata)
     with pytest.raises(ExternalError, match="version 1 of stn-mine is too old"):
         predict(NAME, "champion", [str(tmp_path / "a.png")])

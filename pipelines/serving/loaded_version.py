@@ -1,0 +1,137 @@
+"""A registered version in memory, with what its users need: input from image files, and typed outputs."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import mlflow.pyfunc
+import numpy as np
+import torch
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel
+
+from pipelines.preparation.images import decode
+from pipelines.registry.model_metadata import ModelMetadata
+from pipelines.registry.versions import HOW_TO_REGISTER, fetch_files, find_version
+from pipelines.runtime.errors import ExternalError
+from stn.distortions import Distortion
+
+
+class Outputs(NamedTuple):
+    """Outputs for B images: probabilities (B, classes), and θ (B, …) of the transformer in front, or None."""
+
+    probabilities: np.ndarray
+    theta: np.ndarray | None
+
+    def rows(self, start: int, end: int) -> "Outputs":
+        """Return the outputs of some of the images."""
+        return Outputs(self.probabilities[start:end], None if self.theta is None else self.theta[start:end])
+
+
+@dataclass(frozen=True)
+class LoadedVersion:
+    """A version of a registered model whose files were verified and loaded.
+
+    Args:
+        name: registered model.
+        number: version.
+        digest: digest of the model, from the version's tags: weights, normalization and class names.
+        data_digest: digest of the prepared data that it was trained on.
+        metadata: what MLflow stores with the model.
+        model: the model as MLflow loads it.
+    """
+
+    name: str
+    number: str
+    digest: str
+    data_digest: str
+    metadata: ModelMetadata
+    model: PyFuncModel
+
+    @cached_property
+    def device(self) -> str:
+        """Device of the model: ``cpu`` or ``cuda``."""
+        return str(getattr(self.model.unwrap_python_model(), "device", "cpu"))
+
+    def __str__(self) -> str:
+        return f"{self.name}, version {self.number} ({self.metadata.variant}), on {self.device}"
+
+    def decode(self, content: bytes) -> np.ndarray:
+        """Decode the content of an image file to the model's input, uint8 (C, H, W), as the stage prepare does.
+
+        If the training images have a canvas, the image is placed in the middle of one.
+
+        Raises:
+            ValueError: it is not a readable image.
+        """
+        channels, height, width = self.metadata.image_shape
+        distortion = Distortion(canvas=self.metadata.canvas)
+        side, _ = distortion.frame(height, width)
+        pixels = torch.from_numpy(decode(content, side, channels).copy())
+        return distortion.onto_canvas(pixels[None])[0].numpy()
+
+    def predict(self, pixels: np.ndarray) -> Outputs:
+        """Run the model on uint8 images (B, C, H, W)."""
+        outputs = self.model.predict(pixels)
+        return Outputs(outputs["probabilities"], outputs.get("theta"))
+
+    def check(self) -> None:
+        """Run the model on two black images.
+
+        Raises:
+            ExternalError: it fails, or its outputs are not probabilities of its classes.
+        """
+        try:
+            outputs = self.predict(np.zeros((2, *self.metadata.image_shape), dtype=np.uint8))
+        except Exception as error:  # any fault of a model that was made elsewhere
+            raise ExternalError(f"{self}: it fails on a black image ({str(error).splitlines()[0]})") from error
+        probabilities = outputs.probabilities
+        finite = np.isfinite(probabilities).all() and (outputs.theta is None or np.isfinite(outputs.theta).all())
+        if probabilities.shape != (2, len(self.metadata.classes)) or not finite:
+            raise ExternalError(f"{self}: its outputs are not finite numbers for each of its classes")
+
+
+def load_version(client: MlflowClient, name: str, wanted: str) -> LoadedVersion:
+    """Load the version with this number, or the version that this alias points to.
+
+    Raises:
+        UserError: the registry has no such model, version or alias.
+        ExternalError: files are missing or differ from the registered ones, or the model does not work.
+    """
+    return load_found(find_version(client, name, wanted))
+
+
+def load_found(version: ModelVersion) -> LoadedVersion:
+    """Load a version after its files were verified. Nothing of it stays on the disk.
+
+    Raises:
+        ExternalError: files are missing or differ from the registered ones, or the model does not work.
+    """
+    label = f"version {version.version} of {version.name}"
+    with tempfile.TemporaryDirectory() as folder:
+        path = fetch_files(version, Path(folder) / "model")
+        try:
+            model = mlflow.pyfunc.load_model(str(path))
+        except MlflowException as error:
+            raise ExternalError(f"{label}: MLflow cannot load it ({str(error).splitlines()[0]})") from error
+    if not model.metadata.metadata:
+        raise ExternalError(f"{label} is too old: it does not name its classes; {HOW_TO_REGISTER}")
+    digest, data_digest = (version.tags.get(tag, "unknown") for tag in ("model_digest", "data_digest"))
+    metadata = ModelMetadata.from_json(model.metadata.metadata)
+    return LoadedVersion(version.name, str(version.version), digest, data_digest, metadata, model)
+
+
+def describe(outputs: Outputs, classes: Sequence[str]) -> list[dict]:
+    """Return JSON values for each image: ``class``, ``probabilities`` by class name, and ``theta`` if there is one."""
+    rows = []
+    thetas = [None] * len(outputs.probabilities) if outputs.theta is None else outputs.theta.tolist()
+    for probabilities, theta in zip(outputs.probabilities.tolist(), thetas, strict=True):
+        best = max(range(len(classes)), key=probabilities.__getitem__)
+        row: dict = {"class": classes[best], "probabilities": dict(zip(classes, probabilities, strict=True))}
+        rows.append(row if theta is None else row | {"theta": theta})
+    return rows
