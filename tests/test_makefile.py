@@ -32,9 +32,9 @@ TARGETS = [
     ("account NAME=kim", "PERMISSION"), ("summary", "VARIANT"), ("promote", "MODEL"), ("promote", "VERSION"),
     ("promote", "FORCE"), ("rollback", "MODEL"), ("rollback", "REASON"), ("history", "MODEL"), ("provenance", "MODEL"),
     ("provenance", "VERSION"), ("provenance", "COMMIT"), ("provenance", "DATA"), ("reproduce", "MODEL"),
-    ("reproduce", "VERSION"), ("serve", "MODEL"), ("serve", "VERSION"), ("serve", "PORT"), ("serve", "HOST"), ("serve", "RELOAD"),
-    ("serve", "CORS"), ("play", "MODEL"), ("predict", "MODEL"),
-    ("predict", "IMAGES"), ("predict", "VERSION"), ("predict", "OUT"), ("dashboard", "DASHBOARD_PORT"), ("ui", "PORT"),
+    ("reproduce", "VERSION"), ("serve", "MODEL"), ("serve", "VERSION"), ("serve", "PORT"), ("serve", "HOST"),
+    ("serve", "RELOAD"), ("serve", "CORS"), ("play", "MODEL"), ("predict", "MODEL"), ("predict", "IMAGES"),
+    ("predict", "VERSION"), ("predict", "OUT"), ("dashboard", "DASHBOARD_PORT"), ("ui", "PORT"),
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from pipelines.serving.limits import Limits
 NAME = "stn-mine"
 JSON = "application/json"
 CLASSES = ["cat", "dog", "eel", "fox"]
+HEALTH = tuple(HealthCheck)  # of hypothesis: requests take long
 TOKEN = "a-secret-of-some-length"
 
 CONTENT_TYPES = st.sampled_from([JSON, "application/json; charset=utf-8", "text/csv", "application/octet-stream", ";"])
@@ -221,7 +222,7 @@ def test_no_request_of_the_openapi_page_is_answered_with_500(serve, mode):
     assert {"POST /predict", "POST /play", "POST /path", "GET /model"} <= statuses.keys()
     for operation in operations:
 
-        @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        @settings(max_examples=30, deadline=None, suppress_health_check=HEALTH, derandomize=True)
         @given(operation.as_strategy(generation_mode=mode))
         def call(case):
             response = case.call(base_url=base_url)
@@ -233,7 +234,7 @@ def test_no_request_of_the_openapi_page_is_answered_with_500(serve, mode):
     assert any(statuses.values())
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=HEALTH)
 @given(st.one_of(JSON_VALUES.map(lambda value: json.dumps(value).encode()), st.binary(max_size=200)), CONTENT_TYPES)
 def send_any(send, content: bytes, content_type: str) -> None:
     answer = send("POST", "/invocations", content, content_type=content_type)
