@@ -104,6 +104,9 @@ play: serve  ## the same as serve: the page shows what the transformer does to a
 predict: $(READY)  ## classify images with the champion; IMAGES="a.png b.jpg" [MODEL=stn-cifar10] [VERSION=n] [OUT=folder]
 	@python -m pipelines.commands.predict $(model) $(version) --list="$${IMAGES:-}" $${OUT:+--out="$$OUT"}
 
+export: $(READY)  ## write a version as one file for other programs; [MODEL=stn-cifar10] [VERSION=n] [FORMAT=onnx or pt2] [OUT=file]
+	@python -m pipelines.commands.export $(model) $(version) $${FORMAT:+--format="$$FORMAT"} $${OUT:+--out="$$OUT"}
+
 bench: $(READY)  ## run the benchmarks on the prepared CIFAR-10; [ONLY="scaling overhead"]
 	@set -f; for name in $${ONLY:-training_throughput time_to_accuracy scaling overhead inference tuning}; do \
 		[ -e "benchmarks/$$name.py" ] || { echo "error: ONLY: '$$name' given; there is no such benchmark" >&2; exit 2; }; \
@@ -140,4 +143,4 @@ clean: $(READY)  ## free the outputs of the stages; keeps database, artifacts, r
 clean-all: $(READY)  ## the same, and also free .venv and the state of every training; [DRY_RUN=1]
 	@python -m pipelines.commands.clean --all $(dry_run)
 
-.PHONY: help setup demo experiment repro tune dashboard ui backup restore account plots push pull summary promote rollback history provenance reproduce serve play predict bench paper doctor test test-fast lint lock clean clean-all
+.PHONY: help setup demo experiment repro tune dashboard ui backup restore account plots push pull summary promote rollback history provenance reproduce serve play predict export bench paper doctor test test-fast lint lock clean clean-all

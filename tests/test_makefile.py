@@ -33,7 +33,8 @@ TARGETS = [
     ("promote", "FORCE"), ("rollback", "MODEL"), ("rollback", "REASON"), ("history", "MODEL"), ("provenance", "MODEL"),
     ("provenance", "VERSION"), ("provenance", "COMMIT"), ("provenance", "DATA"), ("reproduce", "MODEL"),
     ("reproduce", "VERSION"), ("serve", "MODEL"), ("serve", "VERSION"), ("serve", "PORT"), ("serve", "HOST"),
-    ("serve", "RELOAD"), ("serve", "CORS"), ("play", "MODEL"), ("predict", "MODEL"), ("predict", "IMAGES"),
+    ("serve", "RELOAD"), ("serve", "CORS"), ("play", "MODEL"), ("export", "MODEL"),
+    ("export", "VERSION"), ("export", "FORMAT"), ("export", "OUT"), ("predict", "MODEL"), ("predict", "IMAGES"),
     ("predict", "VERSION"), ("predict", "OUT"), ("dashboard", "DASHBOARD_PORT"), ("ui", "PORT"),
 ]  # fmt: skip
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from PIL import Image
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 
 from pipelines.preparation.images import decode
 from pipelines.serving.limits import Limits
@@ -21,7 +22,7 @@ from pipelines.serving.limits import Limits
 NAME = "stn-mine"
 JSON = "application/json"
 CLASSES = ["cat", "dog", "eel", "fox"]
-HEALTH = tuple(HealthCheck)  # of hypothesis: requests take long
+HEALTH = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]  # requests take long
 TOKEN = "a-secret-of-some-length"
 
 CONTENT_TYPES = st.sampled_from([JSON, "application/json; charset=utf-8", "text/csv", "application/octet-stream", ";"])
@@ -217,7 +218,7 @@ def test_no_request_of_the_openapi_page_is_answered_with_500(serve, mode):
     send = serve("2", limits=Limits(request_bytes=10_000))
     schema = schemathesis.openapi.from_dict(send("GET", "/openapi.json").json())
     base_url = "http://{}:{}".format(*send.address)
-    operations = [found.ok() for found in schema.get_all_operations()]
+    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     statuses: dict[str, set[int]] = {operation.label: set() for operation in operations}
     assert {"POST /predict", "POST /play", "POST /path", "GET /model"} <= statuses.keys()
     for operation in operations:
