@@ -107,6 +107,9 @@ predict: $(READY)  ## classify images with the champion; IMAGES="a.png b.jpg" [M
 export: $(READY)  ## write a version as one file for other programs; [MODEL=stn-cifar10] [VERSION=n] [FORMAT=onnx or pt2] [OUT=file]
 	@python -m pipelines.commands.export $(model) $(version) $${FORMAT:+--format="$$FORMAT"} $${OUT:+--out="$$OUT"}
 
+score: $(READY)  ## classify whole folders, parquet files or buckets; SOURCE=folder or s3://… OUT=folder [MODEL=stn-cifar10] [VERSION=n] [ACTORS=n]
+	@python -m pipelines.commands.score $(model) $(version) --source="$${SOURCE:-}" --out="$${OUT:-}" $${ACTORS:+--actors="$$ACTORS"}
+
 bench: $(READY)  ## run the benchmarks on the prepared CIFAR-10; [ONLY="scaling overhead"]
 	@set -f; for name in $${ONLY:-training_throughput time_to_accuracy scaling overhead inference tuning}; do \
 		[ -e "benchmarks/$$name.py" ] || { echo "error: ONLY: '$$name' given; there is no such benchmark" >&2; exit 2; }; \
@@ -143,4 +146,4 @@ clean: $(READY)  ## free the outputs of the stages; keeps database, artifacts, r
 clean-all: $(READY)  ## the same, and also free .venv and the state of every training; [DRY_RUN=1]
 	@python -m pipelines.commands.clean --all $(dry_run)
 
-.PHONY: help setup demo experiment repro tune dashboard ui backup restore account plots push pull summary promote rollback history provenance reproduce serve play predict export bench paper doctor test test-fast lint lock clean clean-all
+.PHONY: help setup demo experiment repro tune dashboard ui backup restore account plots push pull summary promote rollback history provenance reproduce serve play predict export score bench paper doctor test test-fast lint lock clean clean-all

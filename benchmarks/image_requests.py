@@ -156,6 +156,12 @@ def measure_memory(seconds: float) -> None:
             print(f"{passed:.0f} s: {sent:,} images, RSS {server.memory_info().rss / 2**20:.1f} MiB", flush=True)
 
 
+def served_version(port: int) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/model")
+    return json.loads(connection.getresponse().read())["number"]
+
+
 def measure_moves() -> None:
     """Send requests while the champion moves twice; every answer must be that of the version that it names."""
     pixels = images(200)
@@ -171,9 +177,11 @@ def measure_moves() -> None:
     with serve("--reload", "1") as (port, _), start_process() as client:
         flood = client.submit(send_all, port, requests, 8)
         for version in ("2", "1"):
-            time.sleep(4)
+            time.sleep(2)
             store.set_registered_model_alias(NAME, "champion", version)
-        assert not flood.done(), "the requests ended before the champion moved twice"
+            while served_version(port) != version:
+                assert not flood.done(), "the requests ended before the champion moved twice"
+                time.sleep(0.2)
         sent = flood.result()
     by_version, refused, wrong = Counter(), 0, 0
     for i, (status, body) in enumerate(zip(sent.statuses, sent.bodies, strict=True)):

@@ -34,7 +34,8 @@ TARGETS = [
     ("provenance", "VERSION"), ("provenance", "COMMIT"), ("provenance", "DATA"), ("reproduce", "MODEL"),
     ("reproduce", "VERSION"), ("serve", "MODEL"), ("serve", "VERSION"), ("serve", "PORT"), ("serve", "HOST"),
     ("serve", "RELOAD"), ("serve", "CORS"), ("play", "MODEL"), ("export", "MODEL"),
-    ("export", "VERSION"), ("export", "FORMAT"), ("export", "OUT"), ("predict", "MODEL"), ("predict", "IMAGES"),
+    ("export", "VERSION"), ("export", "FORMAT"), ("export", "OUT"), ("score", "MODEL"), ("score", "VERSION"),
+    ("score", "SOURCE"), ("score", "OUT"), ("score", "ACTORS"), ("predict", "MODEL"), ("predict", "IMAGES"),
     ("predict", "VERSION"), ("predict", "OUT"), ("dashboard", "DASHBOARD_PORT"), ("ui", "PORT"),
 ]  # fmt: skip
 

@@ -33,6 +33,21 @@ class Outputs(NamedTuple):
         return Outputs(self.probabilities[start:end], None if self.theta is None else self.theta[start:end])
 
 
+class Identity(NamedTuple):
+    """Which version a model is: the first four fields of :class:`LoadedVersion`."""
+
+    name: str
+    number: str
+    digest: str
+    data_digest: str
+
+    @classmethod
+    def of(cls, version: ModelVersion) -> "Identity":
+        """Return the identity of a version of the registry."""
+        digest, data_digest = (version.tags.get(tag, "unknown") for tag in ("model_digest", "data_digest"))
+        return cls(version.name, str(version.version), digest, data_digest)
+
+
 @dataclass(frozen=True)
 class LoadedVersion:
     """A version of a registered model whose files were verified and loaded.
@@ -112,18 +127,24 @@ def load_found(version: ModelVersion) -> LoadedVersion:
     Raises:
         ExternalError: files are missing or differ from the registered ones, or the model does not work.
     """
-    label = f"version {version.version} of {version.name}"
     with tempfile.TemporaryDirectory() as folder:
-        path = fetch_files(version, Path(folder) / "model")
-        try:
-            model = mlflow.pyfunc.load_model(str(path))
-        except MlflowException as error:
-            raise ExternalError(f"{label}: MLflow cannot load it ({str(error).splitlines()[0]})") from error
+        return load_fetched(fetch_files(version, Path(folder) / "model"), Identity.of(version))
+
+
+def load_fetched(path: Path, identity: Identity) -> LoadedVersion:
+    """Load a version from its files, which were verified.
+
+    Raises:
+        ExternalError: the model does not work, or is too old.
+    """
+    label = f"version {identity.number} of {identity.name}"
+    try:
+        model = mlflow.pyfunc.load_model(str(path))
+    except MlflowException as error:
+        raise ExternalError(f"{label}: MLflow cannot load it ({str(error).splitlines()[0]})") from error
     if not model.metadata.metadata:
         raise ExternalError(f"{label} is too old: it does not name its classes; {HOW_TO_REGISTER}")
-    digest, data_digest = (version.tags.get(tag, "unknown") for tag in ("model_digest", "data_digest"))
-    metadata = ModelMetadata.from_json(model.metadata.metadata)
-    return LoadedVersion(version.name, str(version.version), digest, data_digest, metadata, model)
+    return LoadedVersion(*identity, ModelMetadata.from_json(model.metadata.metadata), model)
 
 
 def describe(outputs: Outputs, classes: Sequence[str]) -> list[dict]:
