@@ -95,11 +95,20 @@ provenance: $(READY)  ## show what made a version; [MODEL=stn-cifar10] [VERSION=
 reproduce: $(READY)  ## train a version again and compare the weights; [MODEL=stn-cifar10] [VERSION=n]
 	@python -m pipelines.commands.reproduce $(model) $(version)
 
-serve: $(READY)  ## serve the champion over HTTP on 127.0.0.1; [MODEL=stn-cifar10] [VERSION=n] [PORT=5001]
-	@python -m pipelines.commands.serve $(model) $(version) --port="$${PORT:-5001}"
+serve: $(READY)  ## serve the champion, and a page, over HTTP; [MODEL=stn-cifar10] [VERSION=n] [PORT=5001] [HOST=127.0.0.1] [RELOAD=60] [CORS=origin]
+	@python -m pipelines.commands.serve $(model) $(version) --port="$${PORT:-5001}" $${HOST:+--host="$$HOST"} \
+		$${RELOAD:+--reload="$$RELOAD"} $${CORS:+--cors="$$CORS"}
+
+play: serve  ## the same as serve: the page shows what the transformer does to an image that you move
 
 predict: $(READY)  ## classify images with the champion; IMAGES="a.png b.jpg" [MODEL=stn-cifar10] [VERSION=n] [OUT=folder]
 	@python -m pipelines.commands.predict $(model) $(version) --list="$${IMAGES:-}" $${OUT:+--out="$$OUT"}
+
+export: $(READY)  ## write a version as one file for other programs; [MODEL=stn-cifar10] [VERSION=n] [FORMAT=onnx or pt2] [OUT=file]
+	@python -m pipelines.commands.export $(model) $(version) $${FORMAT:+--format="$$FORMAT"} $${OUT:+--out="$$OUT"}
+
+score: $(READY)  ## classify whole folders, parquet files or buckets; SOURCE=folder or s3://… OUT=folder [MODEL=stn-cifar10] [VERSION=n] [ACTORS=n]
+	@python -m pipelines.commands.score $(model) $(version) --source="$${SOURCE:-}" --out="$${OUT:-}" $${ACTORS:+--actors="$$ACTORS"}
 
 bench: $(READY)  ## run the benchmarks on the prepared CIFAR-10; [ONLY="scaling overhead"]
 	@set -f; for name in $${ONLY:-training_throughput time_to_accuracy scaling overhead inference tuning}; do \
@@ -137,4 +146,4 @@ clean: $(READY)  ## free the outputs of the stages; keeps database, artifacts, r
 clean-all: $(READY)  ## the same, and also free .venv and the state of every training; [DRY_RUN=1]
 	@python -m pipelines.commands.clean --all $(dry_run)
 
-.PHONY: help setup demo experiment repro tune dashboard ui backup restore account plots push pull summary promote rollback history provenance reproduce serve predict bench paper doctor test test-fast lint lock clean clean-all
+.PHONY: help setup demo experiment repro tune dashboard ui backup restore account plots push pull summary promote rollback history provenance reproduce serve play predict export score bench paper doctor test test-fast lint lock clean clean-all

@@ -32,8 +32,11 @@ TARGETS = [
     ("account NAME=kim", "PERMISSION"), ("summary", "VARIANT"), ("promote", "MODEL"), ("promote", "VERSION"),
     ("promote", "FORCE"), ("rollback", "MODEL"), ("rollback", "REASON"), ("history", "MODEL"), ("provenance", "MODEL"),
     ("provenance", "VERSION"), ("provenance", "COMMIT"), ("provenance", "DATA"), ("reproduce", "MODEL"),
-    ("reproduce", "VERSION"), ("serve", "MODEL"), ("serve", "VERSION"), ("serve", "PORT"), ("predict", "MODEL"),
-    ("predict", "IMAGES"), ("predict", "VERSION"), ("predict", "OUT"), ("dashboard", "DASHBOARD_PORT"), ("ui", "PORT"),
+    ("reproduce", "VERSION"), ("serve", "MODEL"), ("serve", "VERSION"), ("serve", "PORT"), ("serve", "HOST"),
+    ("serve", "RELOAD"), ("serve", "CORS"), ("play", "MODEL"), ("export", "MODEL"),
+    ("export", "VERSION"), ("export", "FORMAT"), ("export", "OUT"), ("score", "MODEL"), ("score", "VERSION"),
+    ("score", "SOURCE"), ("score", "OUT"), ("score", "ACTORS"), ("predict", "MODEL"), ("predict", "IMAGES"),
+    ("predict", "VERSION"), ("predict", "OUT"), ("dashboard", "DASHBOARD_PORT"), ("ui", "PORT"),
 ]  # fmt: skip
 
 

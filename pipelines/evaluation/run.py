@@ -29,12 +29,14 @@ from pipelines.outputs.variant_metrics import write_variant_metrics
 from pipelines.runtime.files import write_text
 from pipelines.settings.params import EvaluateParams
 from pipelines.tracking.client import connect, log_metrics, run_exists
+from stn.training import default_device
 
 
 def evaluate(variants: Sequence[str], settings: EvaluateParams) -> EvaluationResults:
     """Evaluate all models of all variants, write results, plots and comparison, and log to MLflow."""
     meta, test = load_meta(), load_split("test")
     models = {variant: load_trained(variant, meta) for variant in variants}
+    print(f"{len(test.labels):,} test images, on {default_device().type}", flush=True)
     predictions = predict_test_images(models, test, meta, settings)
     curves = measure_robustness(models, test, meta, settings)
     alignment = measure_alignment(models, test, meta, settings)

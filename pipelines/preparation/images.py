@@ -91,6 +91,17 @@ def _check_brightness(image: Image.Image) -> None:
         raise ValueError("it has 16 bits per color, but no value above 4095, and would be black; convert it to 8 bits")
 
 
+def count_pixels(content: bytes) -> int:
+    """Return the number of pixels that the header of an image file declares; 0 if it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                return image.width * image.height
+    except Exception:  # as above; open_image says why
+        return 0
+
+
 def _turn_upright(image: Image.Image) -> Image.Image:
     """Turn a loaded image. PIL's own function also writes the other tags again, and fails where one is not valid."""
     try:

@@ -37,6 +37,7 @@ VARIABLES = {
     "MLFLOW_TRACKING_USERNAME": Variable(),
     "MLFLOW_TRACKING_PASSWORD": Variable(secret=True),
     "OPTUNA_STORAGE": Variable(r"\w+(\+\w+)?://\S+", "the address of a database: postgresql://user:password@host/name"),
+    "SERVE_TOKEN": Variable(r"[!-~]{16,}", "at least 16 visible ASCII characters without spaces", secret=True),
     "AWS_ENDPOINT_URL": Variable(r"https?://\S+", "http(s)://host:port"),
     "AWS_ACCESS_KEY_ID": Variable(),
     "AWS_SECRET_ACCESS_KEY": Variable(secret=True),

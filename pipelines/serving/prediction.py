@@ -1,29 +1,25 @@
 """Predictions of a registered model for image files.
 
-Images are converted to the form of the training images as in the stage prepare. If the training images have a canvas
-(protocols RTS and TC), each image is placed in the middle of one.
+Images are converted to the form of the training images as in the stage prepare, see
+:meth:`pipelines.serving.loaded_version.LoadedVersion.decode`.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import mlflow.pyfunc
 import numpy as np
-import torch
 from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from pipelines.preparation.images import open_image, to_mode, to_pixels
-from pipelines.preparation.pixel_range import PixelRange
+from pipelines.preparation.images import open_image
 from pipelines.registry.model_metadata import ModelMetadata
-from pipelines.registry.versions import HOW_TO_REGISTER, fetch_files, find_version
-from pipelines.runtime.errors import ExternalError, UserError
+from pipelines.runtime.errors import UserError
 from pipelines.runtime.files import replace_atomically
+from pipelines.serving.loaded_version import LoadedVersion, load_version
 from pipelines.serving.rectification import parse_theta, rectify, to_shown, view_of
 from pipelines.tracking.client import connect
 from stn.transforms import Affine, Transform
@@ -66,7 +62,7 @@ class Predictions(NamedTuple):
     """Predictions of one version.
 
     Args:
-        title: names the version and its variant.
+        title: names the version, its variant and the device it ran on.
         rows: one for each image.
         not_written: why a rectified image could not be written; None if all were.
     """
@@ -93,62 +89,56 @@ def predict(name: str, version: str, files: Sequence[str], out: Path | None = No
     """
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(f"OUT: {str(out)!r} given; it is a file, expected a folder")
-    images = read_images(files)
-    found = find_version(connect(), name, version)
-    with tempfile.TemporaryDirectory() as folder:
-        model = mlflow.pyfunc.load_model(str(fetch_files(found, Path(folder) / "model")))
-        if not model.metadata.metadata:
-            raise ExternalError(
-                f"version {found.version} of {name} is too old: it does not name its classes; {HOW_TO_REGISTER}"
-            )
-        metadata = ModelMetadata.from_json(model.metadata.metadata)
-        images = {path: _to_mode(path, image, metadata) for path, image in images.items()}
-        outputs = model.predict(_input_pixels(images.values(), metadata))
+    contents = read_images(files)
+    loaded = load_version(connect(), name, version)
+    metadata = loaded.metadata
+    images = {path: _to_mode(path, content, loaded) for path, content in contents.items()}
+    outputs = loaded.predict(np.stack([loaded.convert(image) for image in images.values()]))
 
     summaries: list[ThetaSummary | None] = [None] * len(images)
     rectified: list[Path | None] = [None] * len(images)
     not_written = None
-    if "theta" in outputs:
-        transform, theta = parse_theta(outputs["theta"])
+    if outputs.theta is not None:
+        transform, theta = parse_theta(outputs.theta)
         pictures = _rectify_each(images, transform, theta, metadata)
         rectified, not_written = _write_pictures(pictures, name_pictures(list(images), out))
         if transform.heads == 1:
             summaries = [*_summarize(images.values(), transform, theta, metadata)]
-    ranked = (_rank(probabilities, metadata.classes) for probabilities in outputs["probabilities"])
+    ranked = (_rank(probabilities, metadata.classes) for probabilities in outputs.probabilities)
     rows = [
         Prediction(path, first, second, summary, target)
         for path, (first, second), summary, target in zip(images, ranked, summaries, rectified, strict=True)
     ]
-    return Predictions(f"{name}, version {found.version} ({metadata.variant})", rows, not_written)
+    return Predictions(str(loaded), rows, not_written)
 
 
-def read_images(files: Sequence[str]) -> dict[Path, Image.Image]:
-    """Decode image files.
+def read_images(files: Sequence[str]) -> dict[Path, bytes]:
+    """Read image files, and check that they are images.
 
     Raises:
         UserError: a file is missing or is not a readable image.
     """
-    images = {}
+    contents = {}
     for path in map(Path, files):
         try:
-            images[path] = open_image(path.read_bytes())
+            contents[path] = path.read_bytes()
+            open_image(contents[path])
         except FileNotFoundError:
             raise UserError(f"IMAGES: {str(path)!r} given; there is no such file") from None
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"IMAGES: {str(path)!r} given; not a readable image ({reason})") from None
-    return images
+    return contents
 
 
-def _to_mode(path: Path, image: Image.Image, metadata: ModelMetadata) -> Image.Image:
-    """Convert an image to the channels of the training images, with their range of pixels.
+def _to_mode(path: Path, content: bytes, loaded: LoadedVersion) -> Image.Image:
+    """Open an image with the channels and the range of pixels of the training images.
 
     Raises:
         UserError: its pixels do not fit the range.
     """
-    pixel_range = None if metadata.pixel_range is None else PixelRange(*metadata.pixel_range)
     try:
-        return to_mode(image, metadata.image_shape[0], pixel_range)
+        return loaded.open(content)
     except ValueError as error:
         raise UserError(f"IMAGES: {str(path)!r} given; {error}") from None
 
@@ -176,12 +166,6 @@ def make_table(predictions: Predictions) -> Table:
             cells.append(str(row.rectified))
         table.add_row(*map(escape, cells))  # names in brackets are no markup
     return table
-
-
-def _input_pixels(images: Iterable[Image.Image], metadata: ModelMetadata) -> np.ndarray:
-    """Return images as the model's input, uint8 (B, C, H, W)."""
-    pixels = torch.from_numpy(np.stack([to_pixels(image, metadata.form) for image in images]))
-    return metadata.distortion.onto_canvas(pixels).numpy()
 
 
 def _rank(probabilities: np.ndarray, classes: Sequence[str]) -> tuple[RankedClass, RankedClass]:

@@ -1,71 +1,251 @@
-"""The scoring server for one version over HTTP; benchmarks/serving.py sends 10,000 requests."""
+"""The server over HTTP: image files, MLflow's scoring server, tokens; benchmarks/serving.py sends 10,000 requests."""
 
-import http.client
+import base64
+import contextlib
+import io
 import json
-import threading
-import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import uvicorn
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from PIL import Image
+from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 
-from pipelines.registry.versions import fetch_files, find_version
-from pipelines.serving.app import make_app
+from pipelines.preparation.images import open_image, to_pixels
+from pipelines.serving.limits import Limits
+from pipelines.settings.image_form import ImageForm
 
 NAME = "stn-mine"
-JSON = {"Content-Type": "application/json"}
+JSON = "application/json"
+CLASSES = ["cat", "dog", "eel", "fox"]
+HEALTH = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]  # requests take long
+TOKEN = "a-secret-of-some-length"
+
+CONTENT_TYPES = st.sampled_from([JSON, "application/json; charset=utf-8", "text/csv", "application/octet-stream", ";"])
+KEYS = st.sampled_from(["inputs", "instances", "dataframe_split", "dataframe_records", "params", "messages", "x"])
+SCALARS = st.none() | st.booleans() | st.integers(-1, 300) | st.floats(allow_nan=False) | st.text(max_size=4)
+JSON_VALUES = st.dictionaries(
+    KEYS,
+    st.recursive(
+        SCALARS,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+        max_leaves=8,
+    ),
+    max_size=2,
+)  # fmt: skip
 
 
-@pytest.fixture
-def connection(store, tmp_path):
-    """A connection to the server of version 2."""
-    app = make_app(fetch_files(find_version(store.client, NAME, "2"), tmp_path / "model"))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield http.client.HTTPConnection(*server.servers[0].sockets[0].getsockname())
-    server.should_exit = True
-    thread.join()
+def image_file(index: int, form: str = "PNG", size: tuple[int, int] = (8, 8)) -> bytes:
+    """An image whose first pixel is the index of a test image; lossless formats keep it."""
+    pixels = np.random.default_rng(index).integers(0, 200, size, dtype=np.uint8)
+    pixels[0, 0] = index
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
 
 
-def post(connection, content, headers=JSON) -> tuple[int, str]:
-    body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    connection.request("POST", "/invocations", body, headers)
-    response = connection.getresponse()
-    return response.status, response.read().decode()
+def form_of(files: Sequence[tuple[str, bytes]]) -> tuple[bytes, str]:
+    """A form with files, and its content type."""
+    parts = [
+        f'--x\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'.encode() + content + b"\r\n"
+        for name, content in files
+    ]
+    return b"".join([*parts, b"--x--\r\n"]), "multipart/form-data; boundary=x"
 
 
-def test_good_requests_are_answered_and_bad_ones_refused_with_a_reason(connection):
+def test_pixels_as_json_are_answered_and_bad_requests_refused_with_a_reason(serve):
+    send = serve("2")
     images = np.zeros((3, 1, 8, 8), dtype=int)
     images[:, 0, 0, 0] = 6, 165, 190  # indices of test images; version 2 is correct up to 164
     for path in ("/ping", "/version"):
-        connection.request("GET", path)
-        response = connection.getresponse()
-        assert response.status == 200 and response.read()
-    good = {"inputs": images.tolist()}
+        answer = send("GET", path)
+        assert answer.status == 200 and answer.body
+    good = json.dumps({"inputs": images.tolist()}).encode()
+    bad = [
+        {"inputs": images[:, :, 1:].tolist()},
+        {"inputs": images[0].tolist()},
+        {"inputs": (images + 256).tolist()},
+        {"inputs": (images - 1).tolist()},
+        {"inputs": np.full((1, 1, 8, 8), np.nan).tolist()},
+        {"inputs": [[[[1, 2], [3]]]]},
+        {"inputs": []},
+        {"inputs": None},
+        {"pictures": images.tolist()},
+        [1, 2],
+        {"dataframe_split": {"columns": ["image"], "data": []}},
+        {"dataframe_split": {"columns": ["other"], "data": [["AAAA"]]}},
+        {"dataframe_split": {"columns": ["image"], "data": [[1]]}},
+        {"dataframe_split": {"columns": ["image"], "data": [["AAAA"]]}},
+        {"dataframe_records": 1},
+    ]
     for content, headers in (
-        ({"inputs": images[:, :, 1:].tolist()}, JSON),
-        ({"inputs": images[0].tolist()}, JSON),
-        ({"inputs": (images + 256).tolist()}, JSON),
-        ({"inputs": (images - 1).tolist()}, JSON),
-        ({"inputs": np.full((1, 1, 8, 8), np.nan).tolist()}, JSON),
-        ({"inputs": [[[[1, 2], [3]]]]}, JSON),
-        ({"inputs": []}, JSON),
-        ({"inputs": None}, JSON),
-        ({"pictures": images.tolist()}, JSON),
-        ([1, 2], JSON),
-        (b"", JSON),
-        (b'{"inputs": [[', JSON),
-        (b"\xff\xfe\x00", JSON),
-        (good, {"Content-Type": "text/plain"}),
+        *((json.dumps(content).encode(), {"content_type": JSON}) for content in bad),
+        (b"", {"content_type": JSON}),
+        (b'{"inputs": [[', {"content_type": JSON}),
+        (b"\xff\xfe\x00", {"content_type": JSON}),
+        (good, {"content_type": "text/plain"}),
         (good, {}),
     ):
-        status, reason = post(connection, content, headers)
-        assert 400 <= status < 500 and reason, (content, status, reason)
-        status, answer = post(connection, good)
-        assert status == 200
-        predictions = json.loads(answer)["predictions"]
-        assert predictions["class"] == [6 % 4, (165 + 1) % 4, (190 + 1) % 4]
-        assert np.shape(predictions["probabilities"]) == (3, 4) and np.shape(predictions["theta"]) == (3, 2, 3)
+        answer = send("POST", "/invocations", content, **headers)
+        assert 400 <= answer.status < 500 and answer.body, (content, answer)
+    answer = send("POST", "/invocations", good, content_type=JSON)
+    assert answer.status == 200
+    predictions = answer.json()["predictions"]
+    assert predictions["class"] == [6 % 4, (165 + 1) % 4, (190 + 1) % 4]
+    assert np.shape(predictions["probabilities"]) == (3, 4) and np.shape(predictions["theta"]) == (3, 2, 3)
+
+
+@pytest.mark.parametrize("orient", ["dataframe_split", "dataframe_records"])
+def test_mlflows_clients_send_files_in_a_binary_column(serve, orient):
+    send = serve("2")
+    files = [base64.b64encode(image_file(i)).decode() for i in (6, 165)]
+    records = [{"image": file} for file in files]
+    table = {"columns": ["image"], "data": [[file] for file in files]}
+    body = json.dumps({orient: table if orient == "dataframe_split" else records}).encode()
+    answer = send("POST", "/invocations", body, content_type=JSON)
+    assert answer.status == 200, answer
+    assert answer.json()["predictions"]["class"] == [6 % 4, (165 + 1) % 4]
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "GIF", "PPM"])
+def test_an_image_file_in_any_format_is_classified(serve, form):
+    send = serve("2")
+    answer = send("POST", "/predict", image_file(165, form), content_type="image/whatever")
+    assert answer.status == 200, answer
+    assert answer.json()["model"] == NAME and answer.json()["version"] == "2"
+    (prediction,) = answer.json()["predictions"]
+    assert prediction["class"] == CLASSES[(165 + 1) % 4]
+    assert prediction["probabilities"].keys() == set(CLASSES)
+    np.testing.assert_allclose(prediction["theta"], [[0, 1, 0], [-1, 0, 0]])
+
+
+def pixels_of(content: bytes) -> np.ndarray:
+    return to_pixels(open_image(content), ImageForm(8, 8, 1))
+
+
+def test_files_are_resized_as_by_prepare(serve):
+    """The first pixel of the resized image decides the class."""
+    send, content = serve("2"), image_file(250, "JPEG", (40, 30))
+    index = int(pixels_of(content)[0, 0, 0])
+    answer = send("POST", "/predict", content)
+    assert answer.json()["predictions"][0]["class"] == CLASSES[(index + (index >= 165)) % 4]
+
+
+def test_a_form_has_several_files_and_answers_in_their_order(serve):
+    send, indices = serve("2"), (6, 165, 190, 7)
+    body, content_type = form_of([(f"{i}.png", image_file(i)) for i in indices])
+    answer = send("POST", "/predict?rectified=true", body, content_type=content_type)
+    assert answer.status == 200, answer
+    predictions = answer.json()["predictions"]
+    assert [row["class"] for row in predictions] == [CLASSES[(i + (i >= 165)) % 4] for i in indices]
+    for index, row in zip(indices, predictions, strict=True):
+        picture = Image.open(io.BytesIO(base64.b64decode(row["rectified"])))
+        # θ turns the grid by 90° counterclockwise, so the content is turned clockwise.
+        np.testing.assert_array_equal(np.asarray(picture), np.rot90(pixels_of(image_file(index))[0], -1))
+
+
+def test_what_is_no_image_is_refused_by_its_name(serve):
+    send = serve()
+    body, content_type = form_of([("good.png", image_file(1)), ("bad.png", image_file(1)[:40])])
+    for path, content, headers, reason in (
+        ("/predict", b"", {}, "the body: not a readable image (the file is empty)"),
+        ("/predict", b"hello", {}, "the body: not a readable image (its content is no image)"),
+        ("/predict", body, {"content_type": content_type}, "bad.png: not a readable image"),
+        ("/predict", b"--x--\r\n", {"content_type": content_type}, "the form has no file"),
+        ("/predict", b"--y", {"content_type": "multipart/form-data"}, "boundary"),
+        ("/predict?version=best", image_file(1), {}, "version: 'best' given; this server has champion"),
+        ("/play?example=99", b"", {}, "example: 99 given"),
+        ("/path?example=0&slider=size", b"", {}, "slider: 'size' given"),
+    ):
+        answer = send("POST", path, content, **headers)
+        assert 400 <= answer.status < 500 and reason in answer.json()["detail"], answer
+    assert send("POST", "/predict", image_file(1)).status == 200
+
+
+def test_a_request_has_limits_on_bytes_pixels_and_images(serve):
+    send = serve(limits=Limits(request_bytes=5000, pixels=200, images=3))
+    small = [("a.png", image_file(1))] * 4
+    body, content_type = form_of(small[:3])
+    assert send("POST", "/predict", body, content_type=content_type).status == 200
+    body, content_type = form_of(small)
+    answer = send("POST", "/predict", body, content_type=content_type)
+    assert answer.status == 400 and "Maximum number of files is 3" in answer.json()["detail"]
+    answer = send("POST", "/predict", image_file(1, size=(20, 20)))
+    assert answer.status == 413 and "at most 200 pixels" in answer.json()["detail"]
+    assert send("POST", "/predict", image_file(1, "BMP", (80, 80))).status == 413
+    rows = [[base64.b64encode(small[0][1]).decode()]] * 4
+    body = json.dumps({"dataframe_split": {"columns": ["image"], "data": rows}}).encode()
+    answer = send("POST", "/invocations", body, content_type=JSON)
+    assert answer.status == 400 and "at most 3 images" in answer.json()["message"]
+
+
+def test_without_the_token_only_the_page_and_pings_are_answered(serve):
+    send = serve(token=TOKEN)
+    for path in ("/", "/ping", "/version"):
+        assert send("GET", path).status == 200
+    requests = [("GET", "/model"), ("GET", "/openapi.json"), ("POST", "/predict"), ("POST", "/invocations")]
+    for method, path in (*requests, ("POST", "/play"), ("POST", "/ping")):
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}):
+            assert send(method, path, image_file(1), **headers).status == 401, (path, headers)
+    assert send("POST", "/predict", image_file(1), authorization=f"Bearer {TOKEN}").status == 200
+    assert send("GET", "/model", authorization=f"Bearer {TOKEN}").status == 200
+
+
+def test_pages_of_others_are_refused_unless_they_are_named(serve):
+    origin = "https://example.com"
+    allowed = "access-control-allow-origin"
+    assert allowed not in serve()("POST", "/predict", image_file(1), origin=origin).headers
+    send = serve(origins=[origin], token=TOKEN)
+    preflight = {"access_control_request_method": "POST", "access_control_request_headers": "authorization"}
+    assert send("OPTIONS", "/predict", origin=origin, **preflight).headers[allowed] == origin
+    authorized = {"authorization": f"Bearer {TOKEN}"}
+    assert send("POST", "/predict", image_file(1), origin=origin, **authorized).headers[allowed] == origin
+    assert allowed not in send("POST", "/predict", image_file(1), origin="https://evil.example", **authorized).headers
+
+
+def test_the_page_needs_no_network(serve):
+    send = serve()
+    answer = send("GET", "/")
+    assert answer.status == 200 and answer.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert b"http://" not in answer.body.replace(b"http://www.w3.org/2000/svg", b"") and b"https://" not in answer.body
+    assert send("GET", "/docs").status == send("GET", "/redoc").status == 404  # FastAPI's pages need it
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=str)
+def test_no_request_of_the_openapi_page_is_answered_with_500(serve, mode):
+    """Requests that the schema allows, and requests that it does not."""
+    send = serve("2", limits=Limits(request_bytes=10_000))
+    schema = schemathesis.openapi.from_dict(send("GET", "/openapi.json").json())
+    base_url = "http://{}:{}".format(*send.address)
+    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
+    statuses: dict[str, set[int]] = {operation.label: set() for operation in operations}
+    assert {"POST /predict", "POST /play", "POST /path", "GET /model"} <= statuses.keys()
+    for operation in operations:
+
+        @settings(max_examples=30, deadline=None, suppress_health_check=HEALTH, derandomize=True)
+        @given(operation.as_strategy(generation_mode=mode))
+        def call(case):
+            response = case.call(base_url=base_url)
+            statuses[case.operation.label].add(response.status_code)
+            assert response.status_code < 500, response.text
+
+        with contextlib.suppress(Unsatisfiable):  # every request of an operation without parameters is allowed
+            call()
+    assert any(statuses.values())
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=HEALTH)
+@given(st.one_of(JSON_VALUES.map(lambda value: json.dumps(value).encode()), st.binary(max_size=200)), CONTENT_TYPES)
+def send_any(send, content: bytes, content_type: str) -> None:
+    answer = send("POST", "/invocations", content, content_type=content_type)
+    assert answer.status < 500, answer
+
+
+def test_no_request_to_mlflows_server_is_answered_with_500(serve):
+    send_any(serve("2"))

@@ -13,7 +13,7 @@ from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.preparation.images import to_pixels
 from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.runtime.errors import ExternalError, UserError
-from pipelines.serving import prediction
+from pipelines.serving import loaded_version, prediction
 from pipelines.serving.prediction import make_table, name_pictures, predict
 from pipelines.settings.image_form import ImageForm
 
@@ -83,8 +83,9 @@ def test_with_a_canvas_the_image_is_in_its_middle(store, tmp_path, monkeypatch):
     model = SimpleNamespace(
         metadata=SimpleNamespace(metadata=ModelMetadata.from_trained(trained, meta).to_json()),
         predict=lambda images: inputs.append(images) or outputs,
+        unwrap_python_model=lambda: None,
     )
-    monkeypatch.setattr(prediction.mlflow.pyfunc, "load_model", lambda _: model)
+    monkeypatch.setattr(loaded_version.mlflow.pyfunc, "load_model", lambda _: model)
     pixels = noise(28, 28)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     predict(NAME, "champion", [str(tmp_path / "a.png")])
@@ -97,18 +98,16 @@ def test_with_a_canvas_the_image_is_in_its_middle(store, tmp_path, monkeypatch):
     np.testing.assert_array_equal(rectified[16:44, 16:44], pixels)
 
 
-def test_pixels_of_more_than_8_bits_have_the_range_of_the_training_images(tmp_path, monkeypatch):
+def test_pixels_of_more_than_8_bits_have_the_range_of_the_training_images(store, tmp_path, monkeypatch):
     inputs = []
     metadata = {"dataset": "mine", "classes": ["a", "b"], "image_shape": [1, 8, 8], "mean": [0.0], "variant": "plain",
                 "padding_mode": None}  # fmt: skip
     model: Any = SimpleNamespace(
         metadata=SimpleNamespace(metadata={**metadata, "pixel_range": [0, 4095]}),
         predict=lambda images: inputs.append(images) or {"class": np.array([0]), "probabilities": np.eye(2)[:1]},
+        unwrap_python_model=lambda: None,
     )
-    monkeypatch.setattr(prediction, "connect", lambda: None)
-    monkeypatch.setattr(prediction, "find_version", lambda *_: SimpleNamespace(version=1))
-    monkeypatch.setattr(prediction, "fetch_files", lambda *_: tmp_path)
-    monkeypatch.setattr(prediction.mlflow.pyfunc, "load_model", lambda _: model)
+    monkeypatch.setattr(loaded_version.mlflow.pyfunc, "load_model", lambda _: model)
     deep = np.random.default_rng(0).integers(0, 2000, (8, 8)).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "a.png")
     predict(NAME, "champion", [str(tmp_path / "a.png")])
@@ -138,13 +137,13 @@ def test_an_unreadable_image_is_named_before_a_model_is_loaded(tmp_path, monkeyp
 
 def test_a_version_without_metadata_is_refused(store, tmp_path, monkeypatch):
     Image.fromarray(noise(8, 8)).save(tmp_path / "a.png")
-    load_model = prediction.mlflow.pyfunc.load_model
+    load_model = loaded_version.mlflow.pyfunc.load_model
 
     def load_without_metadata(path: str):
         model = load_model(path)
         model.metadata.metadata = None
         return model
 
-    monkeypatch.setattr(prediction.mlflow.pyfunc, "load_model", load_without_metadata)
+    monkeypatch.setattr(loaded_version.mlflow.pyfunc, "load_model", load_without_metadata)
     with pytest.raises(ExternalError, match="version 1 of stn-mine is too old"):
         predict(NAME, "champion", [str(tmp_path / "a.png")])
