@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -451,6 +451,40 @@ def _(bench: Bench) -> None:
     assert bench.prepare({})[1]["test"].images.shape == (24, 1, 28, 28)
     meta, splits = bench.prepare({"data.size": 30})
     assert splits["test"].images.shape == (24, 1, 30, 30) and meta.image_shape == (1, 30, 30)
+    meta, splits = bench.prepare({"data.size": [24, 40]})
+    assert splits["test"].images.shape == (24, 1, 24, 40) and meta.image_shape == (1, 24, 40)
+
+
+@contextmanager
+def tiny_data(**values: Any) -> Iterator[None]:
+    """The section ``data`` of every run is changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setitem(TINY, f"data.{name}", value)
+        yield
+
+
+@check("data.fit")
+def _(bench: Bench) -> None:
+    with tiny_data(size=[28, 56]):
+        meta, splits = bench.prepare({"data.fit": "pad"})
+        (left, middle, right), cropped = (
+            splits["train"].images.split((14, 28, 14), 3),
+            bench.prepare({"data.fit": "crop"}),
+        )
+        stretched = bench.prepare({})[1]["train"].images
+    assert meta.fit == "pad" and torch.equal(middle, bench.prepare({})[1]["train"].images)
+    assert left.count_nonzero() == right.count_nonzero() == 0
+    assert cropped[0].fit == "crop" and cropped[1]["train"].images.shape == stretched.shape
+    assert not torch.equal(cropped[1]["train"].images, stretched)
+
+
+@check("data.fill")
+def _(bench: Bench) -> None:
+    with tiny_data(size=[28, 56], fit="pad"):
+        meta, splits = bench.prepare({"data.fill": 99})
+        assert meta.fill == 99 and (splits["train"].images[..., :14] == 99).all()
+        assert bench.prepare({})[0].digest != meta.digest
 
 
 @check("data.skip_broken")
@@ -480,6 +514,48 @@ def _(bench: Bench) -> None:
         after, _ = bench.prepare({"data.pixel_range": [0.0, 8190.0]})
     assert (before.pixel_range, after.pixel_range) == ([0, 4095], [0, 8190])
     assert after.mean == pytest.approx([before.mean[0] / 2], rel=0.1)
+
+
+@cache
+def tabled(bench: Bench) -> Path:
+    """A source of two tables with several columns for everything. The classes of its columns are 0/1 and p/q."""
+    folder = bench.folder / "tabled"
+    folder.mkdir()
+    rows = [{"file_name": f"{i}.png", "other": f"{(i + 1) % 96}.png", "label": i % 2, "name": "pq"[i // 48],
+             "split": "train", "part": "val" if i % 5 == 0 else "train", "who": i // 3, "x": 2, "y": 2, "z": 20}
+            for i in range(96)]  # fmt: skip
+    for i in range(96):
+        pixels = np.random.default_rng(i).integers(0, 256, (28, 28), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    for name, written in (("t.csv", rows), ("less.csv", rows[:90])):
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in written)]
+        (folder / name).write_text("\n".join(lines))
+    return folder
+
+
+def changes_table(leaf: str, value: Any, changed: Callable[[DatasetMeta], Any], **base: Any) -> None:
+    """Check that ``changed`` of the prepared table differs by one setting."""
+
+    @check(leaf)
+    def _(bench: Bench) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            settings = {"data.source": str(tabled(bench)), "data.table.file": "t.csv"}
+            settings |= {f"data.{name.replace('__', '.')}": given for name, given in base.items()}
+            for name, given in settings.items():
+                patch.setitem(TINY, name, given)
+            before, after = bench.prepare({})[0], bench.prepare({leaf: value})[0]
+        assert changed(before) != changed(after)
+
+
+BOX = ["x", "y", "z", "z"]
+changes_table("data.table.file", "less.csv", lambda meta: sum(meta.counts.values()))
+changes_table("data.table.image", "other", lambda meta: meta.digest)
+changes_table("data.table.label", "name", lambda meta: meta.classes)
+changes_table("data.table.split", "part", lambda meta: meta.counts)
+changes_table("data.table.group", "who", lambda meta: meta.groups)
+changes_table("data.table.box", BOX, lambda meta: meta.digest)
+changes_table("data.table.box_form", "exclusive", lambda meta: meta.digest, table__box=BOX)
+changes_table("data.group", r"^(.)", lambda meta: meta.groups, table__label="name")
 
 
 @check("data.channels")

@@ -24,6 +24,7 @@ from pipelines.networks.build import network_settings
 from pipelines.outputs.labeled_files import Labeled, map_labeled
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import RECREATE, read_json, write_json
+from pipelines.settings.image_form import Fill, Fit, ImageForm
 from pipelines.settings.variants import VariantParams
 from stn.augmentation import Augmentation
 from stn.batches import Batches
@@ -58,9 +59,12 @@ class DatasetMeta:
         duplicates: for each split after the first, the number of images that are also in an earlier split.
         broken: each file that was skipped, with the reason.
         digest: SHA-256 of the pixels, the labels and their meaning, see :func:`digest_of_splits`.
+        fit, fill: how images of another aspect ratio were converted, see
+            :class:`~pipelines.settings.image_form.ImageForm`. Earlier data were stretched.
         pixel_range: the values that are black and white in images with more than 8 bits; None without such images.
         groups: number of groups in each split; empty if images have no groups.
         shared_groups: for each split after the first, the number of groups that are also in an earlier split.
+        left_alone: descriptions of the files of the source that are not used, with the reasons.
     """
 
     dataset: str
@@ -74,9 +78,12 @@ class DatasetMeta:
     duplicates: Mapping[str, int]
     broken: Mapping[str, str]
     digest: str
+    fit: Fit = "stretch"
+    fill: Fill = 0
     pixel_range: Sequence[float] | None = None
     groups: Mapping[str, int] = field(default_factory=dict)
     shared_groups: Mapping[str, int] = field(default_factory=dict)
+    left_alone: Sequence[str] = ()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "DatasetMeta":
@@ -91,6 +98,13 @@ class DatasetMeta:
     def normalization(self) -> Normalization:
         """Mean and standard deviation of each channel."""
         return Normalization(self.mean, self.std)
+
+    @property
+    def form(self) -> ImageForm:
+        """The form of the images before they were placed on a canvas."""
+        channels, *size = self.image_shape
+        height, width = self.make_distortion().frame(*size)
+        return ImageForm(height, width, channels, self.fit, self.fill)
 
     def make_distortion(self) -> Distortion:
         """The distortion that each epoch applies to the training images."""
@@ -211,13 +225,17 @@ def write_prepared(splits: Splits, undistorted: Labeled | None, meta: DatasetMet
 
 
 def digest_of_splits(
-    splits: Splits, classes: Sequence[str], image_shape: Sequence[int], distortion: Mapping[str, Any]
+    splits: Splits, classes: Sequence[str], image_shape: Sequence[int], distortion: Mapping[str, Any], form: ImageForm
 ) -> str:
-    """SHA-256 of all pixels and labels, the class names, the image shape and the distortion.
+    """SHA-256 of all pixels and labels, the class names, the image shape, the distortion and how images were fitted.
 
-    It does not depend on the form of the source: a folder and a zip of the same images have the same digest.
+    It does not depend on the form of the source: a folder and a zip of the same images have the same digest. Equal
+    pixels that were fitted differently differ, because a model trained on them converts other images differently.
     """
-    digest = hashlib.sha256(repr([list(classes), list(image_shape), dict(distortion)]).encode())
+    meaning: list[Any] = [list(classes), list(image_shape), dict(distortion)]
+    if form.fitting:  # data that were prepared before there was a choice keep their digest
+        meaning.append(form.fitting)
+    digest = hashlib.sha256(repr(meaning).encode())
     for split in splits:
         digest.update(split.images.contiguous().numpy().data)
         digest.update(split.labels.numpy().data)

@@ -4,41 +4,72 @@ import unicodedata
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
-from pipelines.preparation.archives import open_files
+from pipelines.preparation.archives import Tar, Zip
 from pipelines.preparation.folders import Folder
+from pipelines.preparation.groups import check_groups, find_groups
 from pipelines.preparation.images import ENDINGS
-from pipelines.preparation.layout import HIDDEN, Layout, find_layout
-from pipelines.preparation.listing import SPLITS, Listing, Record, check_classes, in_split
+from pipelines.preparation.layout import HIDDEN, Layout, find_layout, is_hidden
+from pipelines.preparation.listing import (
+    SPLITS,
+    Listing,
+    Record,
+    check_classes,
+    describe_files,
+    in_split,
+    name_first,
+)
+from pipelines.preparation.split_names import EXAMPLES
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.settings.data_params import DataParams
 
 
-def contains_images(path: Path) -> bool:
-    """Whether a folder contains any image file, at any depth."""
-    return bool(Folder(path, ENDINGS).names)
+def list_class_folders(data: DataParams, path: Path, files: Folder | Zip | Tar) -> Listing:
+    """List class folders. Images are sorted by split and name, also those of an archive.
 
-
-def list_class_folders(data: DataParams, path: Path) -> Listing:
-    """List a folder or an archive of class folders. Images are sorted by split and name, also those of an archive.
+    Args:
+        path: where the source lies.
+        files: all images in it.
 
     Raises:
         UserError: ``path`` holds no usable data set; the message says what is missing or which file is refused.
-        ExternalError: an archive is damaged, or a folder cannot be read.
+        ExternalError: a link to a class folder leads to nothing.
     """
-    files = open_files(path, ENDINGS)
-    if files is None:
-        raise UserError(
-            f"data.source: {data.source!r} given; it is neither a folder nor a zip nor a tar "
-            f"(uncompressed, or compressed by gzip, bzip2, xz or zstd)"
-        )
     layout = find_layout(files.names, files.folders)
     classes = layout.classes
+    _check_splits(data.source, layout)
     _check_links(data.source, files.broken_links, layout.depth)
-    records = [Record(name, place.label, place.split) for name, place in layout.places.items()]
+    groups = find_groups(data.group, layout.places)
+    records = [Record(name, place.label, place.split, groups.get(name)) for name, place in layout.places.items()]
     check_classes(data.source, records, classes)
+    check_groups(data.group, records)
     _check_empty_folders(data.source, layout, records)
     records.sort(key=lambda record: (SPLITS.index(record.split), unicodedata.normalize("NFC", record.name)))
-    return Listing(records, classes, f"{path.name} (class folders)", files)
+    others = [name for name in files.others if not is_hidden(PurePosixPath(name).parts)]
+    left_alone = describe_files(others, "no image format that is read")
+    outside = f"images outside the class folders, such as {name_first(layout.strays)}"
+    left_alone += describe_files(layout.strays, outside)
+    return Listing(records, classes, f"{path.name} (class folders)", files, left_alone)
+
+
+def _check_splits(source: str, layout: Layout) -> None:
+    """Check that each split is one folder, and that no folder looks like a split without being called like one.
+
+    Raises:
+        UserError: two folders stand for one split, or folders with unknown names hold the same class folders.
+    """
+    for split, folders in layout.folders.items():
+        if len(folders) > 1:
+            raise UserError(
+                f"data.source: {source!r} has the folders {' and '.join(folders)}, which both stand for the "
+                f"split {split}; rename one of them, or join them"
+            )
+    if layout.shared:
+        inside = sorted(next(iter(layout.shared.values())))
+        raise UserError(
+            f"data.source: {source!r} has the folders {name_first(sorted(layout.shared))}, which all hold the folders "
+            f"{name_first(inside)}; if they are splits, rename them to {EXAMPLES}; if they are classes, put the images "
+            f"directly into them, or name the classes in a table (data.table)"
+        )
 
 
 def _check_links(source: str, broken: dict[str, str], depth: int) -> None:

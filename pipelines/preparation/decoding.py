@@ -45,6 +45,7 @@ def read_images(data: DataParams, listing: Listing) -> RawDataset:
         {records[i].title: reason for i, reason in broken.items()},
         number_groups([records[i].group for i in kept]),
         pixel_range,
+        listing.left_alone,
     )
 
 

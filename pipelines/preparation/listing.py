@@ -3,8 +3,10 @@
 Each kind of source makes a :class:`Listing`; :mod:`pipelines.preparation.decoding` reads its images.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal, NamedTuple, Protocol
 
 from PIL import Image
@@ -13,6 +15,7 @@ from pipelines.runtime.errors import UserError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+MAX_NAMED = 5  # names in a message
 EXPECTED = "train/<class>/<image> and test/<class>/<image>, or <class>/<image>"
 
 
@@ -82,12 +85,29 @@ class Listing:
         classes: names, in the order of the labels.
         origin: a description of the source.
         files: where the images are read from.
+        left_alone: descriptions of the files that are not used, see :func:`describe_files`.
     """
 
     records: Sequence[Record]
     classes: list[str]
     origin: str
     files: Files
+    left_alone: Sequence[str] = ()
+
+
+def name_first(names: Collection[str]) -> str:
+    """The first names, for a message."""
+    shown = ", ".join(list(names)[:MAX_NAMED])
+    return shown + (", …" if len(names) > MAX_NAMED else "")
+
+
+def describe_files(names: Collection[str], reason: str) -> list[str]:
+    """One line for files that are not used, with their number, their endings and the reason; none without files."""
+    visible = [path for path in map(PurePosixPath, names) if not path.name.startswith(".")]
+    endings = Counter(path.suffix.lower() or path.name for path in visible)
+    by_number = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
+    shown = name_first([f"{ending} {count}" for ending, count in by_number])
+    return [f"{len(visible)} {'file' if len(visible) == 1 else 'files'} ({shown}): {reason}"] if visible else []
 
 
 def check_classes(source: str, records: Collection[Record], classes: list[str]) -> None:
@@ -113,7 +133,8 @@ def check_classes(source: str, records: Collection[Record], classes: list[str]) 
         split: {record.label for record in records if record.split == split} for split in SPLITS
     }
     if not present["train"]:
-        raise UserError(f"{given} has images in test/ alone; expected {EXPECTED}")
+        alone = " and ".join(f"{split}/" for split, labels in present.items() if labels)
+        raise UserError(f"{given} has images in {alone} alone; expected {EXPECTED}")
     for split, labels in present.items():
         missing = sorted(set(classes) - labels) if labels else []
         if missing:

@@ -26,6 +26,7 @@ class RawDataset(NamedTuple):
         groups: number of each image's group, int64 (N,); images with the same number stay in one split. None: every
             image is a group of its own.
         pixel_range: black and white of the images with more than 8 bits; None if there is no such image.
+        left_alone: descriptions of the files that are not used.
     """
 
     images: Tensor
@@ -36,6 +37,7 @@ class RawDataset(NamedTuple):
     broken: Mapping[str, str] = MappingProxyType({})
     groups: np.ndarray | None = None
     pixel_range: PixelRange | None = None
+    left_alone: Sequence[str] = ()
 
     def rows(self, split: Split) -> np.ndarray:
         """The rows that the source has in a split, in ascending order."""

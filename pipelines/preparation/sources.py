@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from pipelines.preparation import torchvision_datasets
-from pipelines.preparation.class_folders import contains_images, list_class_folders
 from pipelines.preparation.decoding import read_images
+from pipelines.preparation.groups import check_groups
 from pipelines.preparation.listing import Listing, Record
+from pipelines.preparation.own_images import holds_images, list_own_images
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.home import home
@@ -42,21 +43,21 @@ def list_images(data: DataParams) -> Listing:
         UserError, ExternalError: as :func:`read_source`.
     """
     if data.dataset == "digits" and data.source == "data/raw":
-        return _Digits().listing()
+        return _Digits().listing(data.group)
     path = locate(data.source)
     near = get_close_matches(data.dataset, DATASET_DEFAULTS, n=1, cutoff=0.75)
-    if near and data.dataset not in DATASET_DEFAULTS and path.is_dir() and not contains_images(path):
+    if near and data.dataset not in DATASET_DEFAULTS and path.is_dir() and not holds_images(path):
         raise UserError(
             f"data.dataset: {data.dataset!r} given; did you mean {near[0]}? For images of your own, data.source must "
             f"hold images, and {data.source!r} holds none"
         )
-    if path.is_file() or data.dataset not in torchvision_datasets.NAMES:
-        return list_class_folders(data, path)
+    if path.is_file() or data.table.files or data.dataset not in torchvision_datasets.NAMES:
+        return list_own_images(data, path)
     found = torchvision_datasets.find(data, path)
     if found is not None:
         return found
-    if contains_images(path):
-        return list_class_folders(data, path)
+    if holds_images(path):
+        return list_own_images(data, path)
     with hold_lock(f"download-{data.dataset}"):  # another experiment may have downloaded it in the meantime
         found = torchvision_datasets.find(data, path)
         if found is None:
@@ -111,8 +112,9 @@ class _Digits:
     def check_unchanged(self) -> None:
         """Nothing can change."""
 
-    def listing(self) -> Listing:
+    def listing(self, group: str | None) -> Listing:
         """All images; the data set has no splits."""
         classes = [str(name) for name in self.bunch.target_names]
         records = [Record(str(i), classes[target]) for i, target in enumerate(self.bunch.target)]
+        check_groups(group, records)
         return Listing(records, classes, "scikit-learn load_digits", self)

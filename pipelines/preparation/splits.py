@@ -8,19 +8,12 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from pipelines.outputs.prepared_data import Splits
+from pipelines.preparation.grouped_splits import refuse_groups, split_groups
 from pipelines.preparation.listing import SPLITS
 from pipelines.preparation.raw_dataset import RawDataset
+from pipelines.preparation.shares import Shares, candidate_shares
 from pipelines.runtime.errors import UserError
 from pipelines.settings.data_params import PrepareParams
-
-ROUND_SHARES = tuple(round(0.05 * i, 2) for i in range(1, 11))  # that a message may suggest
-
-
-class Shares(NamedTuple):
-    """``prepare.test`` and ``prepare.validation``, each in (0, 1); None where the source has the split itself."""
-
-    test: float | None
-    validation: float | None
 
 
 class SplitRows(NamedTuple):
@@ -42,6 +35,9 @@ def assign_rows(raw: RawDataset, settings: PrepareParams) -> SplitRows:
     labels = raw.labels.numpy()
     counts = np.bincount(labels[train], minlength=len(raw.classes))
 
+    if raw.groups is not None:
+        return _assign_groups(raw, shares, settings.seed)
+
     def split(rows: np.ndarray, name: str, share: float) -> tuple[np.ndarray, np.ndarray]:
         parts = split_stratified(labels[rows], share, settings.seed, len(raw.classes))
         first, second = parts or refuse_to_split(name, shares, counts, raw.classes)
@@ -52,6 +48,44 @@ def assign_rows(raw: RawDataset, settings: PrepareParams) -> SplitRows:
     if shares.validation is not None:
         train, validation = split(train, "validation", shares.validation)
     return SplitRows(train, validation, test)
+
+
+def _assign_groups(raw: RawDataset, shares: Shares, seed: int) -> SplitRows:
+    """The same for images in groups, none of which is split."""
+    train, validation, test = (raw.rows(split) for split in SPLITS)
+    assert raw.groups is not None
+    labels, groups, classes = raw.labels.numpy()[train], raw.groups[train], raw.classes
+    parts = split_groups(labels, groups, shares, seed, len(classes))
+    if isinstance(parts, str):
+        refuse_groups(parts, shares, labels, groups, classes, seed=seed)
+    left, *split_off = (train[part] for part in parts)
+    if shares.validation is not None:
+        validation = split_off.pop()
+    if shares.test is not None:
+        test = split_off.pop()
+    return SplitRows(left, validation, test)
+
+
+class GroupCounts(NamedTuple):
+    """The number of groups in each split; and for each split after the first, of those also in an earlier split."""
+
+    each: dict[str, int]
+    shared: dict[str, int]
+
+
+def count_groups(groups: np.ndarray | None, rows: SplitRows) -> GroupCounts:
+    """Count the groups of each split. A source's own splits may share groups."""
+    counts = GroupCounts({}, {})
+    seen: set[int] = set()
+    if groups is None:
+        return counts
+    for name, part in rows._asdict().items():
+        present = set(groups[part].tolist())
+        counts.each[name] = len(present)
+        if seen:
+            counts.shared[name] = len(present & seen)
+        seen |= present
+    return counts
 
 
 def split_stratified(labels: np.ndarray, share: float, seed: int, classes: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -110,14 +144,7 @@ def images_needed(shares: Shares) -> int:
 
 def find_shares(counts: np.ndarray, given: Shares) -> Shares | None:
     """The round shares nearest to the given ones that split these classes; one share is changed rather than both."""
-    tests, validations = ((share, *(() if share is None else ROUND_SHARES)) for share in given)
-    candidates = (Shares(test, validation) for test in tests for validation in validations)
-
-    def distance(shares: Shares) -> tuple[int, float]:
-        changes = [abs((new or 0) - (old or 0)) for new, old in zip(shares, given, strict=True)]
-        return sum(change > 0 for change in changes), sum(changes)
-
-    return min((shares for shares in candidates if can_split(counts, shares)), key=distance, default=None)
+    return next((shares for shares in (given, *candidate_shares(given)) if can_split(counts, shares)), None)
 
 
 def can_split(counts: np.ndarray, shares: Shares) -> bool:

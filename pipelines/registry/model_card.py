@@ -85,8 +85,8 @@ def version_card(links: VersionLinks, model: Trained, meta: DatasetMeta, results
         "Pictures and tables of the run: "
         + ", ".join(f"[{text}]({links.run}/artifacts/{file})" for text, file in _artifacts(model.variant, transformer)),
         "",
-        f"**Limits**: images of another size must be resized to {meta.image_shape[1]}×{meta.image_shape[2]} as "
-        f"in training (`make predict` does). The accuracy on images from other sources is unknown"
+        f"**Limits**: images of another size must be {_describe_form(meta)}, as in training (`make predict` does). The "
+        f"accuracy on images from other sources is unknown"
         f"{f', and on classes without test images: {list_names(untested)}' if untested else ''}.",
         "",
         "**Use**: in an environment with mlflow, torch and numpy:",
@@ -242,6 +242,19 @@ def _describe_transformer(params: TransformerParams) -> str:
     families = params.transform
     kind = families if isinstance(families, str) else ", then ".join(families)
     return f"{kind}; padding {params.padding_mode}"
+
+
+def _describe_form(meta: DatasetMeta) -> str:
+    """Return what is done to images of another size."""
+    form, (height, width) = meta.form, meta.image_shape[1:]
+    fill = "the color of their edge" if form.fill == "edge" else f"color {form.fill}"
+    described = {
+        "stretch": f"resized to {form.height}×{form.width}",
+        "pad": f"scaled to fit into {form.height}×{form.width} with their aspect ratio, and padded with {fill}",
+        "crop": f"scaled to cover {form.height}×{form.width} with their aspect ratio, and cut to their middle",
+    }[form.fit]
+    on_canvas = (form.height, form.width) != (height, width)
+    return f"{described}, and placed in the middle of a black canvas of {height}×{width}" if on_canvas else described
 
 
 def _describe_distortion(meta: DatasetMeta) -> str:

@@ -115,6 +115,7 @@ def _data_section(data: Mapping[str, Any]) -> Section:
         "digest": data["digest"],
         "images": ", ".join(f"{count:,} {split}" for split, count in data["counts"].items()),
         "shape": "×".join(map(str, data["image_shape"])),
+        "fit": data.get("fit", "stretch"),
         "classes": str(len(data["classes"])),
         "distortion": _inline(data["distortion"]),
     }

@@ -8,9 +8,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipelines.outputs.class_results import shorten
-from pipelines.visualization.figures import CELL, show, to_uint8
+from pipelines.visualization.figures import lay_out_cells, show, to_uint8
 
-COLUMNS = 8
 LONGEST_TITLE = 18  # characters that are not wider than an image
 
 
@@ -67,10 +66,11 @@ def draw_class_means(before: ClassMeans, after: ClassMeans, classes: list[str], 
         classes: name of each class, K.
         total: number of all classes; a larger one than K is named in the title.
     """
-    rows = math.ceil(len(classes) / COLUMNS)
-    columns = math.ceil(len(classes) / rows)
     height, width = (max(means.images.shape[side] for means in (before, after)) for side in (2, 3))
-    size = (columns * CELL * 1.1, rows * CELL * 2 * max(1.0, height / width) + 0.9)
+    columns, cell_height, cell_width = lay_out_cells(len(classes), height, width)
+    rows = math.ceil(len(classes) / columns)
+    columns = math.ceil(len(classes) / rows)
+    size = (columns * cell_width * 1.1, rows * cell_height * 2 + 0.9)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(2 * rows, columns, squeeze=False)
     for ax in axes.flat:

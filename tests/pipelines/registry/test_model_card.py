@@ -146,3 +146,23 @@ def test_the_card_of_a_model_with_many_classes_is_short():
     assert "class 9 and 990 more)" in text and "class 10" not in text
     assert "the best model of the last `dvc repro` by validation macro-F1" in text
     assert text.endswith("| a table |") and "models:/stn-mine@champion" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "must be resized to 32×32, as in training"),
+        ({"fit": "pad", "fill": [1, 2, 3], "image_shape": (3, 24, 94)}, "padded with color [1, 2, 3], as in training"),
+        (
+            {"fit": "pad", "fill": "edge"},
+            "fit into 32×32 with their aspect ratio, and padded with the color of their edge",
+        ),
+        ({"fit": "crop", "image_shape": (3, 24, 94)}, "cover 24×94 with their aspect ratio, and cut to their middle"),
+        (
+            {"image_shape": (3, 48, 150), "distortion": {"protocol": "RTS", "padding_mode": "zeros"}},
+            "must be resized to 32×100, and placed in the middle of a black canvas of 48×150",
+        ),
+    ],
+)
+def test_it_says_how_images_of_another_size_are_converted(changes, expected):
+    assert expected in card("stn", meta=replace(META, **changes))
