@@ -139,17 +139,13 @@ class Batches:
             if draws.clutter is not None:
                 source, *corners = draws.clutter.unbind(2)
                 pieces = torch.stack((pixels.rows(source), *corners), 2)
-                distorted = add_clutter(
-                    distorted, pieces, pixels.originals.permute(0, 3, 1, 2), distortion.frame(*size)
-                )
+                originals = pixels.originals.permute(0, 3, 1, 2)
+                distorted = add_clutter(distorted, pieces, originals, distortion.frame(*size))
             images = distorted.permute(0, 2, 3, 1).contiguous()
         return images if draws.colors is None else jitter_colors(images, draws.colors)
 
     def ordered(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each image of this rank's share once, in order and without augmentation.
-
-        Each batch holds images fp32 (b, C, H, W) and labels (b,).
-        """
+        """Yield this rank's share in order, not augmented: batches of images fp32 (b, C, H, W) and labels (b,)."""
         starts = range(rank, len(self), batch_size * world_size)
         shares = [slice(start, start + batch_size * world_size, world_size) for start in starts]
         for share, pixels in zip(shares, self.store.stream(shares), strict=True):
