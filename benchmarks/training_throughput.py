@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.baseline_loop import BaselineLoop
 from benchmarks.measure import report, start_process
-from pipelines.outputs.prepared_data import load_arrays, load_meta
+from pipelines.outputs.prepared_data import load_meta, load_training
 from pipelines.runtime.errors import run_main
 from pipelines.settings.params import load_params
 from pipelines.settings.variants import BASELINE, load_variant
@@ -44,7 +44,7 @@ def make_trainer(name: str) -> Trainer:
     device = default_device()
     torch.set_num_threads(os.cpu_count() or 1)
     recipe = recipe_of(params.train, variant)
-    data = make_training_data(load_arrays(), meta, recipe, device)
+    data = make_training_data(load_training(), meta, recipe, device)
     make_network = meta.network_builder(variant, params.train.dropout)
     precision = measure_precision(recipe, make_network, data)
     return Trainer(make_network, recipe, data, seed=0, precision=precision.torch_dtype)

@@ -24,7 +24,7 @@ import optuna
 from ruamel.yaml import YAML
 
 from benchmarks.measure import report
-from pipelines.outputs.prepared_data import load_arrays, load_meta
+from pipelines.outputs.prepared_data import load_meta, load_training
 from pipelines.preparation.run import prepare_source
 from pipelines.runtime.errors import run_main
 from pipelines.settings.params import RecipeParams, load_params
@@ -110,7 +110,7 @@ def train(setup: TuningSetup, variant: VariantParams, settings: RecipeParams, se
     """Train a variant on all cores; return its validation accuracy."""
     device = default_device()
     recipe = recipe_of(settings, variant)
-    data = make_training_data(load_arrays(), setup.meta, recipe, device)
+    data = make_training_data(load_training(), setup.meta, recipe, device)
     make_network = setup.meta.network_builder(variant, settings.dropout)
     precision = measure_precision(recipe, make_network, data)
     trainer = Trainer(make_network, recipe, data, seed, precision=precision.torch_dtype)

@@ -1,13 +1,13 @@
-"""Batches of a data set that is held on the device as one tensor: shuffled, sharded, augmented and normalized.
+"""Batches of a data set: shuffled, sharded, augmented and normalized.
 
-There is no DataLoader and no per-image Python code. A batch takes a few operations on whole tensors.
+There is no DataLoader and no per-image Python code. A batch takes a few operations on whole tensors. Where the images
+are kept is the concern of :mod:`stn.pixels`.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stn.augmentation import Augmentation, Draws
@@ -16,6 +16,7 @@ from stn.colors import jitter_colors
 from stn.crops import window_points
 from stn.distortions import distort
 from stn.mixup import mix_labels
+from stn.pixels import DeviceStore, HostStore, Pixels, PixelStore, Residency
 from stn.sampling import sample_images
 from stn.seeds import derive_seed
 from stn.settings import Normalization
@@ -34,23 +35,36 @@ class Epoch(NamedTuple):
     images: Tensor
     draws: Draws
 
+    def to(self, device: torch.device) -> "Epoch":
+        """Copy all tensors to a device."""
+        return Epoch(self.order.to(device), self.images.to(device), self.draws.to(device))
+
+    def sources(self, index: Tensor) -> Tensor:
+        """Return the indices (n,) of all images that the draws ``index`` (b,) are made from."""
+        partners, clutter = self.draws.partners, self.draws.clutter
+        if partners is not None:
+            index = torch.cat((index, partners[index]))
+        images = self.images[index]
+        return images if clutter is None else torch.cat((images, clutter[index][..., 0].flatten()))
+
 
 class Batches:
     """Batches of a data set on ``device``.
 
     Args:
-        images: uint8 (N, C, H, W).
+        images: uint8 (N, C, H, W), or several such tensors, whose images follow one another.
         labels: int64 (N,).
         normalization: mean and standard deviation of each channel.
-        device: device of the data set and of the batches.
+        device: device of the batches.
         augmentation: applies to :meth:`shuffled`. :meth:`ordered` never augments.
         classes: number of classes. None: one more than the largest label.
         sampler: which images :meth:`shuffled` shows in an epoch, see :func:`stn.sampling.sample_images`.
+        residency: where the images are kept. It changes no pixel of any batch.
     """
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | Sequence[Tensor],
         labels: Tensor,
         normalization: Normalization,
         device: torch.device,
@@ -58,20 +72,19 @@ class Batches:
         *,
         classes: int | None = None,
         sampler: str = "uniform",
+        residency: Residency = Residency(),
     ):
         self.augmentation = augmentation
         self.device = device
         self.sampler = sampler
         self.labels = labels.to(device, copy=True)
         self.classes = int(labels.max()) + 1 if classes is None else classes
-        self.height, self.width = images.shape[-2:]
-        # Channels last: the channels of a pixel are read together, and convolutions accept this layout without a copy.
-        # Padded on the CPU, which pads uint8 by reflection.
-        padded = F.pad(images.cpu(), [augmentation.shift] * 4, mode="reflect") if augmentation.shift else images
-        pixels_NHWC = padded.to(device).permute(0, 2, 3, 1)
-        # Mirrored copies behind the images cost memory. Mirroring each batch costs several times as much as the gather.
-        copies = (pixels_NHWC, pixels_NHWC.flip(2)) if augmentation.flip else (pixels_NHWC,)
-        self.pixels_NHWC = torch.cat(copies).contiguous()
+        parts = [images] if isinstance(images, Tensor) else list(images)
+        self.height, self.width = parts[0].shape[-2:]
+        margin, mirrored = augmentation.shift, augmentation.flip and residency.mirrored
+        self.store: PixelStore = HostStore(parts, device, margin)
+        if residency.on_device:
+            self.store = DeviceStore(parts, device, margin, mirrored=mirrored)
         # A value for each channel of each pixel of a row: broadcasting over rows is faster than over single pixels.
         self.mean_row = torch.tensor(normalization.mean, dtype=torch.float32, device=device).repeat(self.width) * 255
         self.std_row = torch.tensor(normalization.std, dtype=torch.float32, device=device).repeat(self.width) * 255
@@ -91,38 +104,44 @@ class Batches:
         With mixup, the labels are probabilities of the classes, fp32 (b, classes). The partner of an image may be any
         image of the epoch, also one of another rank's share. It has the augmentation of its own.
         """
-        order, images_of_draws, draws = self.draw(seed, epoch)
+        drawn = self.draw(seed, epoch)
+        starts = range(0, len(self) - batch_size + 1, batch_size)
+        shares = [slice(start + rank, start + batch_size, world_size) for start in starts]
+        stream = self.store.stream([drawn.order[share] for share in shares], drawn.sources)
+        order, images_of_draws, draws = drawn.to(self.device)
         labels_of_draws = self.labels[images_of_draws]
-        for start in range(0, len(self) - batch_size + 1, batch_size):
-            index = order[start + rank : start + batch_size : world_size]
-            images, labels = self._augmented(images_of_draws[index], draws.select(index)), labels_of_draws[index]
+        for share, pixels in zip(shares, stream, strict=True):
+            index = order[share]
+            images = self._augmented(pixels, images_of_draws[index], draws.select(index))
+            labels = labels_of_draws[index]
             if draws.partners is not None and draws.shares is not None:
-                partners, shares = draws.partners[index], draws.shares[index]
-                others = self._augmented(images_of_draws[partners], draws.select(partners))
-                images = others.lerp_(images, shares[:, None, None, None])
-                labels = mix_labels(labels, labels_of_draws[partners], shares, self.classes)
+                partners, weights = draws.partners[index], draws.shares[index]
+                others = self._augmented(pixels, images_of_draws[partners], draws.select(partners))
+                images = others.lerp_(images, weights[:, None, None, None])
+                labels = mix_labels(labels, labels_of_draws[partners], weights, self.classes)
             yield self.normalize(images), labels
 
     def draw(self, seed: int, epoch: int) -> Epoch:
-        """Draw the images of one epoch, their order and the changes of each."""
+        """Draw the images of one epoch, their order and the changes of each, on the CPU."""
         images = sample_images(self.sampler, self.labels.cpu(), seed, epoch)
         generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
         order = torch.randperm(len(self), generator=generator)
-        draws = self.augmentation.draw(len(self), (self.height, self.width), generator)
-        return Epoch(order.to(self.device), images.to(self.device), draws.to(self.device))
+        return Epoch(order, images, self.augmentation.draw(len(self), (self.height, self.width), generator))
 
-    def _augmented(self, index: Tensor, draws: Draws) -> Tensor:
+    def _augmented(self, pixels: Pixels, index: Tensor, draws: Draws) -> Tensor:
         """Select images by their indices (b,) and apply the changes of each: in [0, 255], fp32 (b, H, W, C)."""
         distortion, size = self.augmentation.distortion, (self.height, self.width)
-        # A view of all windows of the padded images with the size of an image: one gather selects and shifts images.
-        windows = self.pixels_NHWC.unfold(1, self.height, 1).unfold(2, self.width, 1).permute(0, 1, 2, 4, 5, 3)
-        images = windows[index + len(self) * draws.mirrored, *draws.corners].float()
+        mirrored = draws.mirrored if self.augmentation.flip else None
+        images = pixels.windows(pixels.rows(index), draws.corners, mirrored).float()
         points = None if draws.windows is None else window_points(draws.windows, size)
         if draws.motions is not None or points is not None:
             distorted = distort(images.permute(0, 3, 1, 2), draws.motions, distortion.padding_mode, points)
             if draws.clutter is not None:
-                sources = self._originals().permute(0, 3, 1, 2)
-                distorted = add_clutter(distorted, draws.clutter, sources, distortion.frame(*size))
+                source, *corners = draws.clutter.unbind(2)
+                pieces = torch.stack((pixels.rows(source), *corners), 2)
+                distorted = add_clutter(
+                    distorted, pieces, pixels.originals.permute(0, 3, 1, 2), distortion.frame(*size)
+                )
             images = distorted.permute(0, 2, 3, 1).contiguous()
         return images if draws.colors is None else jitter_colors(images, draws.colors)
 
@@ -131,20 +150,18 @@ class Batches:
 
         Each batch holds images fp32 (b, C, H, W) and labels (b,).
         """
-        for start in range(rank, len(self), batch_size * world_size):
-            share = slice(start, start + batch_size * world_size, world_size)
-            pixels = self._originals()[share]
-            images = pixels.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        starts = range(rank, len(self), batch_size * world_size)
+        shares = [slice(start, start + batch_size * world_size, world_size) for start in starts]
+        for share, pixels in zip(shares, self.store.stream(shares), strict=True):
+            stored = pixels.originals if pixels.index is not None else pixels.originals[share]
+            images = stored.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
             yield self.normalize(images), self.labels[share]
 
     def pixels(self, chosen: Sequence[int]) -> Tensor:
         """Return the chosen original images, uint8 (E, C, H, W)."""
-        return self._originals()[list(chosen)].permute(0, 3, 1, 2)
-
-    def _originals(self) -> Tensor:
-        """Return the original images uint8 (N, H, W, C): a view without margins and mirrored copies."""
-        margin = self.augmentation.shift
-        return self.pixels_NHWC[: len(self), margin : margin + self.height, margin : margin + self.width]
+        index = torch.tensor(list(chosen))
+        pixels = next(iter(self.store.stream([index])))
+        return pixels.originals[pixels.rows(index.to(self.device))].permute(0, 3, 1, 2)
 
     def normalize(self, images_NHWC: Tensor) -> Tensor:
         """Normalize pixel values in [0, 255], contiguous fp32 (b, H, W, C), in place; return a view (b, C, H, W)."""

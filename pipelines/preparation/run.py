@@ -98,7 +98,9 @@ def _describe(data: DataParams, raw: RawDataset, undistorted: Splits, stored: Sp
         distortion=distortion,
         duplicates=count_duplicates(undistorted),
         broken=dict(raw.broken),
-        digest=digest_of_splits(stored, raw.classes, image_shape, distortion),
+        digest=digest_of_splits(stored, raw.classes, image_shape, distortion, data.form),
+        fit=data.fit,
+        fill=data.fill,
         pixel_range=None if raw.pixel_range is None else list(raw.pixel_range),
     )
 
@@ -116,7 +118,7 @@ def report(meta: DatasetMeta) -> None:
     channels, height, width = meta.image_shape
     print(
         f"prepared {meta.dataset} from {meta.source}: {counts}; {len(meta.classes)} classes, "
-        f"{channels}×{height}×{width}, digest {meta.digest[:12]}"
+        f"{channels}×{height}×{width} (fit: {meta.fit}), digest {meta.digest[:12]}"
     )
     if meta.pixel_range is not None:
         low, high = meta.pixel_range

@@ -8,7 +8,10 @@ from pipelines.settings.variants import BackboneParams, VariantParams, variant_f
 from pipelines.training.worker_plan import WorkerPlan
 
 # The code that a training's result depends on.
-CODE = ("stn", "pipelines/networks", "pipelines/training", "pipelines/outputs/prepared_data.py")
+CODE = (
+    "stn", "pipelines/networks", "pipelines/training", "pipelines/outputs/prepared_data.py",
+    "pipelines/outputs/labeled_files.py",
+)  # fmt: skip
 
 
 def check_trainable(name: str, params: Params, variant: VariantParams, meta: DatasetMeta) -> None:

@@ -212,6 +212,7 @@ def make_job(params: Params, variant: VariantParams, meta: DatasetMeta, storage:
         storage=storage,
         keep=params.clean.checkpoints,
         threads=threads,
+        residency=params.train.residency,
         precision=load_precision(params.train, meta.digest),
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipelines.outputs.prepared_data import DatasetMeta, TrainingArrays
+from pipelines.outputs.prepared_data import DatasetMeta, TrainingSplits
 from pipelines.training.batches import make_training_data
 from pipelines.training.checkpoints import CheckpointWriter
 from pipelines.training.messages import EpochDone, NotFinite, SeedStarted, Sender, StepsDone, WorkersStarted
@@ -41,6 +41,7 @@ class TrainingJob:
         storage: folder of the checkpoints, an absolute path or a URI.
         keep: number of checkpoints to keep, the newest.
         threads: CPU threads of each worker.
+        residency: the setting ``train.residency``.
         precision: the precision that was chosen before. None: rank 0 chooses it.
     """
 
@@ -51,6 +52,7 @@ class TrainingJob:
     storage: str
     keep: int
     threads: int
+    residency: str = "auto"
     precision: Precision | None = None
 
 
@@ -61,25 +63,29 @@ class TrainingWorker:
 
     Args:
         job: the training.
-        arrays: its images and labels.
+        splits: its images and labels.
         device: where the network is trained.
         sender: takes the messages of rank 0.
+        sharing: number of workers that share the memory of the device.
     """
 
     def __init__(
         self,
         job: TrainingJob,
-        arrays: TrainingArrays,
+        splits: TrainingSplits,
         device: torch.device,
         sender: Sender,
         *,
         rank: int = 0,
         world_size: int = 1,
+        sharing: int = 1,
     ):
         self.job, self.device, self.sender = job, device, sender
         self.rank, self.world_size = rank, world_size
         torch.set_num_threads(job.threads)
-        self.data = make_training_data(arrays, job.meta, job.recipe, device)
+        self.data = make_training_data(
+            splits, job.meta, job.recipe, device, residency=job.residency, sharing=sharing
+        )  # fmt: skip
         self.checkpoints = CheckpointWriter(job.storage, job.keep)
 
     def run(self) -> None:

@@ -13,16 +13,19 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
-from pipelines.outputs.prepared_data import DatasetMeta, TrainingArrays
+from pipelines.outputs.prepared_data import DatasetMeta
+from pipelines.settings.metric import Metric
 from pipelines.training.batches import make_training_data
 from pipelines.training.cluster import room_for_trials
 from pipelines.training.precision import Precision, measure_precision
+from pipelines.training.shared_data import SharedData
 from pipelines.training.trainer import Trainer
 from stn.classifiers import Network
 from stn.settings import Recipe
 from stn.training import NotFiniteError
 
 LONGEST_REASON = 500  # characters
+PROCESS_BYTES = 2**30  # memory of a worker without its images: 0.7 GiB on CIFAR-10 (LOG.md), and a reserve
 
 
 class Task(NamedTuple):
@@ -54,10 +57,9 @@ class Epoch(NamedTuple):
     metrics: dict[str, float]
     seconds: float
 
-    @property
-    def accuracy(self) -> float:
-        """Validation accuracy in [0, 1]."""
-        return self.metrics["validation_accuracy"]
+    def score(self, metric: Metric) -> float:
+        """A metric on the validation images, in [0, 1]."""
+        return self.metrics[metric.on_validation]
 
     @property
     def number(self) -> int:
@@ -65,21 +67,36 @@ class Epoch(NamedTuple):
         return int(self.metrics["epoch"])
 
 
+class TrialData(NamedTuple):
+    """The data of all tasks of a pool.
+
+    Args:
+        meta: description of the prepared data.
+        shared: how a worker opens them.
+        residency: the setting ``train.residency``.
+    """
+
+    meta: DatasetMeta
+    shared: SharedData
+    residency: str
+
+
 class Worker:
-    """Trains one network at a time on data that stay in its memory.
+    """Trains one network at a time, all on the same data.
 
     Args:
         recipe: recipe of any task.
-        meta: description of the prepared data.
-        data: list with one reference to :class:`~pipelines.outputs.prepared_data.TrainingArrays`. Ray passes a
-            reference in a list as it is, so that the arrays are in the object store once for each node.
+        data: the images.
+        sharing: number of workers that share the memory of this worker's device.
     """
 
-    def __init__(self, recipe: Recipe, meta: DatasetMeta, data: list):
+    def __init__(self, recipe: Recipe, data: TrialData, sharing: int):
         torch.set_num_threads(1)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.recipe = recipe
-        self.data = make_training_data(ray.get(data[0]), meta, recipe, device)
+        self.data = make_training_data(
+            data.shared.open(), data.meta, recipe, device, residency=data.residency, sharing=sharing
+        )  # fmt: skip
         self.key: str | None = None
         self.trainer: Trainer | None = None
 
@@ -117,15 +134,17 @@ class Pool:
         gpus_per_trial: share of a GPU for each worker, in (0, 1]; not used on a cluster without GPUs.
         most: largest number of workers.
         recipe: recipe of any task.
-        meta: description of the prepared data.
-        arrays: training and validation split; they are put into the object store once.
+        data: the data of all tasks.
+        memory: bytes that a worker needs.
 
     Attributes:
         precision: of every task, see :meth:`choose_precision`.
     """
 
-    def __init__(self, gpus_per_trial: float, most: int, recipe: Recipe, meta: DatasetMeta, arrays: TrainingArrays):
-        self.arguments = (recipe, meta, [ray.put(arrays)])
+    def __init__(
+        self, gpus_per_trial: float, most: int, recipe: Recipe, data: TrialData, *, memory: int = PROCESS_BYTES
+    ):  # fmt: skip
+        self.recipe, self.data, self.memory = recipe, data, memory
         self.gpus_per_trial, self.most = gpus_per_trial, most
         self.busy: dict[ray.ObjectRef, tuple[Any, Task]] = {}
         self.paused: dict[str, Any] = {}  # workers that have answered, by the key of their task
@@ -135,9 +154,11 @@ class Pool:
 
     def _start_workers(self) -> None:
         """Start as many workers as the cluster has room for now."""
-        room, share = room_for_trials(self.gpus_per_trial)
-        while self.size < min(room, self.most):
-            self.idle.append(RemoteWorker.options(num_cpus=1, num_gpus=share).remote(*self.arguments))
+        room, share = room_for_trials(self.gpus_per_trial, self.memory)
+        number = min(room, self.most)
+        options = RemoteWorker.options(num_cpus=1, num_gpus=share, memory=self.memory)
+        while self.size < number:
+            self.idle.append(options.remote(self.recipe, self.data, round(1 / share) if share else number))
 
     def choose_precision(self, make_network: "partial[Network]") -> None:
         """Have a worker choose :attr:`precision` for this network. It stays if the worker dies."""

@@ -89,11 +89,12 @@ def draw_theta(model: Trained, meta: DatasetMeta, test: Labeled, examples: int) 
 
 def _draw_means(model: Trained, batches: Batches, theta: Tensor, classes: list[str]) -> Figure:
     """Draw the mean image of each of the first classes before and after the transformer with θ (N, P)."""
+    total = batches.classes
     transformer, before, after = transformer_of(model), ClassSums(len(classes)), ClassSums(len(classes))
     for (images, labels), of_batch in zip(batches.ordered(BATCH_SIZE), theta.split(BATCH_SIZE), strict=True):
         before.add(batches.denormalize(images), labels)
         after.add(batches.denormalize(transformer.resample(images, of_batch)), labels)
-    return draw_class_means(before.means(), after.means(), classes)
+    return draw_class_means(before.means(), after.means(), classes, total)
 
 
 def _draw_grids(model: Trained, meta: DatasetMeta, split: Labeled) -> Figure:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipelines import prepare as stage
 from pipelines.outputs import prepared_data
-from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_arrays, load_meta, load_split
+from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_meta, load_split, load_training
 from pipelines.params import set_value
 from pipelines.preparation import run
 from pipelines.preparation.raw_dataset import RawDataset
@@ -195,16 +195,17 @@ def test_a_final_fit_gets_undistorted_validation_images(distortion, monkeypatch)
     set_source(monkeypatch, [40, 40])
     prepare_source(data(**distortion), split_settings())
     train, validation = load_split("train"), load_split("validation")
-    alone, together = load_arrays(), load_arrays(final_fit=True)
-    assert np.array_equal(alone.train_images, train.images) and np.array_equal(alone.train_labels, train.labels)
-    for arrays in (alone, together):
-        assert np.array_equal(arrays.validation_images, validation.images)
+    alone, together = load_training(), load_training(final_fit=True)
+    assert torch.equal(alone.training[0].images, train.images) and len(alone.training) == 1
+    for splits in (alone, together):
+        assert torch.equal(splits.validation.images, validation.images)
+    together_images, together_labels = (torch.cat(parts) for parts in zip(*together.training, strict=True))
     margin = (train.images.shape[-1] - SIZE) // 2
-    middle = together.train_images[..., margin : margin + SIZE, margin : margin + SIZE]
-    number = middle[:, 0, 0, :2].astype(int) @ [256, 1]
-    assert np.array_equal(together.train_images[:48], train.images) and len(set(number)) == 64
+    middle = together_images[..., margin : margin + SIZE, margin : margin + SIZE]
+    number = middle[:, 0, 0, :2].numpy().astype(int) @ [256, 1]
+    assert np.array_equal(together_images[:48], train.images) and len(set(number)) == 64
     assert np.array_equal(middle, run.read_source(data()).train.images[torch.from_numpy(number)])
-    assert np.array_equal(together.train_labels, np.concatenate((train.labels, validation.labels)))
+    assert torch.equal(together_labels, torch.cat((train.labels, validation.labels)))
 
 
 @pytest.mark.parametrize("protocol", ["R", "RTS", "P", "E", "TC"])

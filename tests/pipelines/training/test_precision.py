@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.outputs.prepared_data import DatasetMeta, TrainingArrays
+from pipelines.outputs.prepared_data import DatasetMeta, Labeled, TrainingSplits
 from pipelines.runtime import home
 from pipelines.settings.params import TrainParams, load_params
 from pipelines.training import worker
@@ -47,8 +47,8 @@ def test_a_precision_set_by_hand_is_not_stored(train):
 
 def test_a_training_that_is_resumed_is_not_measured_again(tmp_path, monkeypatch):
     """Not even if the measurement would come out differently, and for its second seed, too."""
-    images = torch.randint(256, (12, 1, 20, 20), dtype=torch.uint8).numpy()
-    labels = (torch.arange(12) % 3).numpy()
+    images = torch.randint(256, (12, 1, 20, 20), dtype=torch.uint8)
+    split = Labeled(images, torch.arange(12) % 3)
     meta = DatasetMeta("mine", "", ["a", "b", "c"], (1, 20, 20), {}, [0.5], [0.2], {"rotation": 0.0}, {}, {}, "d")
     job = TrainingJob(
         lambda: build_network(NetworkSettings((1, 20, 20), 3)),  # pyright: ignore[reportArgumentType]
@@ -69,7 +69,7 @@ def test_a_training_that_is_resumed_is_not_measured_again(tmp_path, monkeypatch)
     def start() -> list:
         messages = Messages()
         with suppress(Stopped):
-            TrainingWorker(job, TrainingArrays(images, labels, images, labels), torch.device("cpu"), messages).run()
+            TrainingWorker(job, TrainingSplits([split], split), torch.device("cpu"), messages).run()
         return messages
 
     stop = True
