@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -455,26 +455,36 @@ def _(bench: Bench) -> None:
     assert splits["test"].images.shape == (24, 1, 24, 40) and meta.image_shape == (1, 24, 40)
 
 
+@contextmanager
+def tiny_data(**values: Any) -> Iterator[None]:
+    """The section ``data`` of every run is changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setitem(TINY, f"data.{name}", value)
+        yield
+
+
 @check("data.fit")
 def _(bench: Bench) -> None:
-    wide = {"data.size": [28, 56], "data.distortion.rotation": 0, "data.distortion.scale": [1.0, 1.0],
-            "data.distortion.shift": 0.0}  # fmt: skip
-    square = bench.prepare(wide | {"data.size": 28})[1]["train"].images
-    meta, splits = bench.prepare(wide | {"data.fit": "pad"})
-    assert meta.fit == "pad" and torch.equal(splits["train"].images[..., 14:42], square)
-    assert splits["train"].images[..., :14].count_nonzero() == 0
-    cropped = bench.prepare(wide | {"data.fit": "crop"})[1]["train"].images
-    stretched = bench.prepare(wide)[1]["train"].images
-    assert not torch.equal(cropped, stretched) and cropped.shape == stretched.shape
+    with tiny_data(size=[28, 56]):
+        meta, splits = bench.prepare({"data.fit": "pad"})
+        (left, middle, right), cropped = (
+            splits["train"].images.split((14, 28, 14), 3),
+            bench.prepare({"data.fit": "crop"}),
+        )
+        stretched = bench.prepare({})[1]["train"].images
+    assert meta.fit == "pad" and torch.equal(middle, bench.prepare({})[1]["train"].images)
+    assert left.count_nonzero() == right.count_nonzero() == 0
+    assert cropped[0].fit == "crop" and cropped[1]["train"].images.shape == stretched.shape
+    assert not torch.equal(cropped[1]["train"].images, stretched)
 
 
 @check("data.fill")
 def _(bench: Bench) -> None:
-    padded = {"data.size": [28, 56], "data.fit": "pad"}
-    meta, splits = bench.prepare(padded | {"data.fill": 99})
-    assert meta.fill == 99 and (splits["train"].images[..., :14] == 99).all()
-    before = bench.prepare(padded)[0]
-    assert before.digest != meta.digest
+    with tiny_data(size=[28, 56], fit="pad"):
+        meta, splits = bench.prepare({"data.fill": 99})
+        assert meta.fill == 99 and (splits["train"].images[..., :14] == 99).all()
+        assert bench.prepare({})[0].digest != meta.digest
 
 
 @check("data.skip_broken")

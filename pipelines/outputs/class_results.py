@@ -45,9 +45,9 @@ def list_names(names: Sequence[str]) -> str:
     return ", ".join(map(shorten, names[:MOST_NAMES])) + more
 
 
-def shorten(name: str) -> str:
-    """Cut a name after :data:`LONGEST_NAME` characters."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+def shorten(name: str, longest: int = LONGEST_NAME) -> str:
+    """Cut a name after ``longest`` characters."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def write_class_scores(variant: str, classes: Sequence[ClassScores]) -> None:

@@ -7,7 +7,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pipelines.outputs.class_results import shorten
 from pipelines.visualization.figures import lay_out_cells, show, to_uint8
+
+LONGEST_TITLE = 18  # characters that are not wider than an image
 
 
 class ClassMeans(NamedTuple):
@@ -77,7 +80,7 @@ def draw_class_means(before: ClassMeans, after: ClassMeans, classes: list[str], 
             ax = axes[i // columns * 2 + row, i % columns]
             show(ax, to_uint8(means.images[i]))
             variance = f"variance {means.variances[i]:.4f}"
-            ax.set_title(variance if row else f"{name}\n{variance}", fontsize=7)
+            ax.set_title(variance if row else f"{shorten(name, LONGEST_TITLE)}\n{variance}", fontsize=7)
     shares = ("all images are equal" if math.isnan(w) else f"{w:.1%}" for w in (before.within, after.within))
     shown = f"the first {len(classes)} of {total} classes; " if total > len(classes) else ""
     title = "share of the variance within classes: input {}, rectified {}".format(*shares)

@@ -9,7 +9,7 @@ import jinja2
 from PIL import Image
 
 from pipelines.outputs import tuning_results
-from pipelines.outputs.class_results import MOST_CLASSES, weakest
+from pipelines.outputs.class_results import MOST_CLASSES, shorten, weakest
 from pipelines.outputs.evaluation_results import read_results
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.outputs.trained_models import Trained
@@ -35,6 +35,7 @@ def render_report(meta: DatasetMeta, best: Mapping[str, Trained], pictures: Mapp
         metrics=list(Metric),
         most_classes=MOST_CLASSES,
         weakest=weakest,
+        shorten=shorten,
         tuning=read_json(tuning_results.METRICS),
         best=best,
         with_theta=with_theta,

@@ -1,6 +1,7 @@
 """Opening image files: damaged headers, and EXIF, where only the orientation counts; and fitting them to a form."""
 
 import io
+import re
 import struct
 import sys
 import warnings
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.preparation import images
 from pipelines.preparation.images import FORMATS, open_image, to_pixels
 from pipelines.settings.image_form import ImageForm
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
-ORIENTATION, X_RESOLUTION, SHORT, SIGNED_RATIONAL = 0x0112, 0x011A, 3, 10
+DESCRIPTION, ORIENTATION, X_RESOLUTION, SHORT, SIGNED_RATIONAL = 0x010E, 0x0112, 0x011A, 3, 10
 TURNED = np.rot90(PIXELS, -1)  # by orientation 6
 HEADER = 400  # bytes; it is all of some files
 
@@ -119,6 +121,23 @@ def test_any_damage_of_exif_leaves_the_pixels(name):
         read = np.asarray(open_image(write(name, exif=bytes(exif[: random.integers(6, len(exif) + 1)]))))
         assert sorted(read.shape) == sorted(PIXELS.shape)
         assert abs(read.astype(int).sum() - PIXELS.astype(int).sum()) < PIXELS.size
+
+
+def test_damaged_exif_of_avif_leaves_the_pixels(monkeypatch):
+    """Its decoder refuses EXIF whose beginning is damaged. Orientation has a box of its own."""
+    exif = Image.Exif()
+    exif[DESCRIPTION], exif[ORIENTATION] = "of a test", 6
+    whole = write("AVIF", exif=exif, quality=100)
+    expected = np.asarray(open_image(write("AVIF", quality=100))).astype(int)
+    place = whole.rindex(b"Exif\0\0") + 6  # the byte order
+    damaged = [whole[: place + i] + bytes([whole[place + i] ^ 255]) + whole[place + i + 1 :] for i in range(-6, 4)]
+    for content in (whole, *damaged):
+        read = np.asarray(open_image(content)).astype(int)
+        assert np.abs(read - np.rot90(expected, -1)).max() < 6
+    monkeypatch.setattr(images, "AVIF_EXIF", re.compile(b"(never)"))
+    for content in damaged:
+        with pytest.raises(ValueError, match=r"no image|Exif"):
+            open_image(content)
 
 
 @pytest.mark.parametrize("name", FORMATS)

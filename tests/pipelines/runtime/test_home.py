@@ -34,6 +34,14 @@ def test_a_stage_of_the_paper_has_the_home_of_the_project(outer, monkeypatch):
     assert home() == outer / "team/stn"
 
 
+def test_a_project_entered_by_a_link_has_the_same_home(outer, monkeypatch):
+    (outer / "link").symlink_to(outer / "team/stn")
+    monkeypatch.chdir(outer / "link/notebooks")
+    assert home() == outer / "team/stn"
+    monkeypatch.setenv("DVC_ROOT", str(outer / "link"))
+    assert home() == outer / "team/stn"
+
+
 def test_without_a_project_it_is_gits_top_folder(outer, monkeypatch):
     monkeypatch.chdir(outer / "team")
     assert home() == outer

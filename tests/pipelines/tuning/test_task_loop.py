@@ -349,7 +349,7 @@ def test_the_winner_is_written_with_the_results(make_stage, tmp_path, monkeypatc
     overhead = written.pop("overhead_seconds")
     assert overhead > 0 and written == {
         "study": "s", "finished": 2, "pruned": 1, "failed": 1, "finalists": {"stn": 0.5, "trial-1": 0.8},
-        "winner": "trial-1",
+        "metric": "accuracy", "winner": "trial-1",
     }  # fmt: skip
     tuned = load_settings(variant_file(TUNED), Variant)
     assert tuned.origin is not None and (tuned.origin.study, tuned.origin.trial) == ("s", 1)
