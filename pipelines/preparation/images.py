@@ -81,7 +81,7 @@ def _formats_of(content: bytes) -> tuple[str, ...]:
 
 
 def _check_brightness(image: Image.Image) -> None:
-    """Refuse a color image with 16 bits per channel of which PIL's 8 bits would be black.
+    """Refuse a color image with 16 bits per channel that PIL's conversion to 8 bits makes black.
 
     Raises:
         ValueError: all values are below 4,096, as in images of 12-bit cameras.

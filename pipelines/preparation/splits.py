@@ -51,7 +51,7 @@ def assign_rows(raw: RawDataset, settings: PrepareParams) -> SplitRows:
 
 
 def _assign_groups(raw: RawDataset, shares: Shares, seed: int) -> SplitRows:
-    """The same for images in groups, none of which is split."""
+    """The same for images in groups, where each group is in one split."""
     train, validation, test = (raw.rows(split) for split in SPLITS)
     assert raw.groups is not None
     labels, groups, classes = raw.labels.numpy()[train], raw.groups[train], raw.classes

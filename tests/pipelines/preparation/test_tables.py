@@ -402,7 +402,7 @@ def test_gtsrb_as_on_kaggle(tmp_path):
     assert len({r.group for r in found.records if r.split == "train"}) == 4
 
 
-@pytest.mark.parametrize("file", ["/etc/t.csv", "../t.csv", "a/../../t.csv", "~/t.csv", ""])
+@pytest.mark.parametrize("file", ["/etc/t.csv", "../t.csv", "a/../../t.csv", "~/t.csv"])
 def test_a_table_outside_the_source_is_refused(file):
     with pytest.raises(ValueError, match=r"it is relative to data\.source and lies inside it"):
         TableParams(file=file)
