@@ -175,6 +175,7 @@ def measure_moves() -> None:
         requests[i] = requests[i]._replace(body=bad[i // MALFORMED % len(bad)])
     store = connect()
     with serve("--reload", "1") as (port, _), start_process() as client:
+        client.submit(send_all, port, requests[1:9], 8).result()  # the process has started
         flood = client.submit(send_all, port, requests, 8)
         for version in ("2", "1"):
             time.sleep(2)
