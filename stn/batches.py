@@ -76,22 +76,14 @@ class Batches:
         """
         order, draws = self.draw(seed, epoch)
         for start in range(0, len(self) - batch_size + 1, batch_size):
-            index = order[start + rank : start + batch_size : world_size]
-            images, labels = self._augmented(index, draws), self.labels[index]
-            if draws.partners is not None and draws.shares is not None and self.classes is not None:
-                partners, shares = draws.partners[index], draws.shares[index]
-                images = self._augmented(partners, draws).lerp_(images, shares[:, None, None, None])
-                labels = mix_labels(labels, self.labels[partners], shares, self.classes)
-            yield self.normalize(images), labels
+            yield make_batch(self, order[start + rank : start + batch_size : world_size], draws)
 
     def draw(self, seed: int, epoch: int) -> tuple[Tensor, Draws]:
         """Draw the order of the images (N,) in one epoch and the changes of each image."""
-        generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
-        order = torch.randperm(len(self), generator=generator)
-        draws = self.augmentation.draw(len(self), (self.height, self.width), generator)
+        order, draws = draw_on_host(self, seed, epoch)
         return order.to(self.device), draws.to(self.device)
 
-    def _augmented(self, index: Tensor, draws: Draws) -> Tensor:
+    def augmented(self, index: Tensor, draws: Draws) -> Tensor:
         """Select images by their indices (b,) and augment them: pixel values in [0, 255], fp32 (b, H, W, C)."""
         distortion, size = self.augmentation.distortion, (self.height, self.width)
         # A view of all windows of the padded images that have the size of an image. One gather then selects and shifts
@@ -138,6 +130,23 @@ class Batches:
         """Convert normalized images (b, C, H, W) to pixel values in [0, 255]."""
         channels = images.shape[1]
         return images * self.std_row[:channels, None, None] + self.mean_row[:channels, None, None]
+
+
+def make_batch(batches: Batches, index: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Return the batch of the images with these indices (b,), as :meth:`Batches.shuffled` yields it."""
+    images, labels = batches.augmented(index, draws), batches.labels[index]
+    if draws.partners is not None and draws.shares is not None and batches.classes is not None:
+        partners, shares = draws.partners[index], draws.shares[index]
+        images = batches.augmented(partners, draws).lerp_(images, shares[:, None, None, None])
+        labels = mix_labels(labels, batches.labels[partners], shares, batches.classes)
+    return batches.normalize(images), labels
+
+
+def draw_on_host(batches: Batches, seed: int, epoch: int) -> tuple[Tensor, Draws]:
+    """Compute :meth:`Batches.draw`, on the CPU."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
+    order = torch.randperm(len(batches), generator=generator)
+    return order, batches.augmentation.draw(len(batches), (batches.height, batches.width), generator)
 
 
 def derive_seed(*numbers: int) -> int:
