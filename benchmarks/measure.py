@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from stn.training import choose_precision, default_device
+from stn.precision import describe_bf16
+from stn.training import default_device
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -37,7 +38,7 @@ def describe_machine() -> str:
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     if device.type == "cuda":
         name = f"{torch.cuda.get_device_name()}, {name}"
-    reason = choose_precision("auto", device)[1]
+    _, reason = describe_bf16(device)
     return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}; {reason}"
 
 

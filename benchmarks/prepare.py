@@ -24,7 +24,7 @@ from benchmarks.measure import report, start_process
 from pipelines.preparation.images import ENDINGS
 from pipelines.preparation.sources import read_source
 from pipelines.runtime.errors import run_main
-from pipelines.settings.params import DataParams, DistortionParams
+from pipelines.settings.data_params import DataParams, DistortionParams
 
 
 def measure_ours(path: str, size: int) -> tuple[float, int]:
@@ -34,7 +34,7 @@ def measure_ours(path: str, size: int) -> tuple[float, int]:
     started = time.perf_counter()
     source = read_source(data)
     seconds = time.perf_counter() - started
-    images = len(source.train.labels) + (len(source.test.labels) if source.test else 0)
+    images = len(source.labels)
     return images / seconds, images
 
 

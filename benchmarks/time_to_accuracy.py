@@ -25,9 +25,9 @@ from pipelines.outputs.prepared_data import load_meta, load_split
 from pipelines.runtime.errors import ExternalError, run_main
 from stn.classifiers import build_network
 from stn.optimizers import make_optimizer
+from stn.precision import choose_precision
 from stn.settings import NetworkSettings, Recipe, TransformerSettings
 from stn.training import (
-    choose_precision,
     default_device,
     metric_sums,
     one_cycle,

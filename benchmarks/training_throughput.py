@@ -23,14 +23,15 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.baseline_loop import BaselineLoop
 from benchmarks.measure import report, start_process
-from pipelines.outputs.prepared_data import load_arrays, load_meta
+from pipelines.outputs.prepared_data import load_meta, load_training
 from pipelines.runtime.errors import run_main
 from pipelines.settings.params import load_params
 from pipelines.settings.variants import BASELINE, load_variant
 from pipelines.training.batches import make_training_data
+from pipelines.training.precision import measure_precision
 from pipelines.training.recipe import recipe_of
 from pipelines.training.trainer import Trainer
-from stn.training import choose_precision, default_device
+from stn.training import default_device
 
 KERNELS = ("convolution", "mm", "grid_sampler")
 STEPS = 40
@@ -43,9 +44,10 @@ def make_trainer(name: str) -> Trainer:
     device = default_device()
     torch.set_num_threads(os.cpu_count() or 1)
     recipe = recipe_of(params.train, variant)
-    precision, _ = choose_precision(recipe.precision, device)
-    data = make_training_data(load_arrays(), meta, recipe, device)
-    return Trainer(meta.network_builder(variant, params.train.dropout), recipe, data, seed=0, precision=precision)
+    data = make_training_data(load_training(), meta, recipe, device)
+    make_network = meta.network_builder(variant, params.train.dropout)
+    precision = measure_precision(recipe, make_network, data)
+    return Trainer(make_network, recipe, data, seed=0, precision=precision.torch_dtype)
 
 
 @cache

@@ -24,7 +24,7 @@ import optuna
 from ruamel.yaml import YAML
 
 from benchmarks.measure import report
-from pipelines.outputs.prepared_data import load_arrays, load_meta
+from pipelines.outputs.prepared_data import load_meta, load_training
 from pipelines.preparation.run import prepare_source
 from pipelines.runtime.errors import run_main
 from pipelines.settings.params import RecipeParams, load_params
@@ -33,6 +33,7 @@ from pipelines.tracking.client import connect
 from pipelines.tracking.outbox import Outbox
 from pipelines.training.batches import make_training_data
 from pipelines.training.cluster import connected
+from pipelines.training.precision import measure_precision
 from pipelines.training.recipe import recipe_of
 from pipelines.training.trainer import Trainer
 from pipelines.tuning.heartbeat import Heartbeat
@@ -42,7 +43,7 @@ from pipelines.tuning.search_space import to_variant
 from pipelines.tuning.setup import TuningSetup, trial_recipe
 from pipelines.tuning.study import BASELINE_TRIAL, finished_trials, open_study
 from pipelines.tuning.trials import ask_trial, enqueue_baseline, run_trials
-from stn.training import choose_precision, default_device
+from stn.training import default_device
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -109,10 +110,10 @@ def train(setup: TuningSetup, variant: VariantParams, settings: RecipeParams, se
     """Train a variant on all cores; return its validation accuracy."""
     device = default_device()
     recipe = recipe_of(settings, variant)
-    precision, _ = choose_precision(recipe.precision, device)
-    data = make_training_data(load_arrays(), setup.meta, recipe, device)
+    data = make_training_data(load_training(), setup.meta, recipe, device)
     make_network = setup.meta.network_builder(variant, settings.dropout)
-    trainer = Trainer(make_network, recipe, data, seed, precision=precision)
+    precision = measure_precision(recipe, make_network, data)
+    trainer = Trainer(make_network, recipe, data, seed, precision=precision.torch_dtype)
     while trainer.done < trainer.epochs:
         trainer.train_epoch()
     return trainer.history[-1]["validation_accuracy"]

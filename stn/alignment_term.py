@@ -8,7 +8,8 @@ T(A(p)), where A is the sampling map of θ. The term is a robust distance betwee
   constraint of Lenc and Vedaldi, "Learning Covariant Feature Detectors" (2016), section 2. It holds as well if all A
   are followed by the same map. :data:`GAUGE` therefore pulls the mean of A over a batch to the identity.
 
-Maps are compared at points of the output frame, so that all families of transforms can be trained.
+Maps are compared at points of the output frame, so that all families of transforms can be trained. Distances are
+measured in pixels, up to a factor, so that x and y count alike on images that are not square.
 """
 
 import math
@@ -18,9 +19,10 @@ import torch
 from torch import Tensor
 
 from stn.alignment import map_by_heads
-from stn.batches import Batches, derive_seed
+from stn.batches import Batches
 from stn.classifiers import INPUT, SECOND_VIEW, Network
 from stn.distortions import distort, map_points, sampling_matrix
+from stn.seeds import derive_seed
 from stn.settings import Recipe
 from stn.transforms.coordinates import pixel_centers
 
@@ -37,7 +39,8 @@ SMALLEST = 1e-4  # smaller maps count as this size
 class AlignmentTerm:
     """The term for this rank's share of the batches of one epoch.
 
-    Motions are drawn for all N images from (seed, epoch), apart from the augmentation, and are then indexed by image.
+    Motions are drawn for all N draws of an epoch (:class:`stn.batches.Epoch`) from (seed, epoch), apart from the
+    augmentation, and are then indexed by draw.
 
     Args:
         network: has a transformer in front of the classifier.
@@ -69,13 +72,15 @@ class AlignmentTerm:
         self.rank, self.world_size, self.batch_size = rank, world_size, recipe.batch_size
         steps = len(batches) // recipe.batch_size
         self.steps_before, self.rising = epoch * steps, self.settings.warmup * recipe.epochs * steps
-        self.order, self.draws = batches.draw(seed, epoch)
+        self.order, _, self.draws = batches.draw(seed, epoch).to(batches.device)
         self.motions = torch.empty(0)
         if self.settings.to == "itself":
             generator = torch.Generator().manual_seed(derive_seed(seed, epoch, 0, 1))
             aspect = batches.width / batches.height
             self.motions = draw_motions(len(batches), aspect, generator).to(batches.device)
         self.points = pixel_centers((POINTS, POINTS), torch.empty(0, device=batches.device))
+        side = math.sqrt(batches.width * batches.height)
+        self.pixels = torch.tensor([batches.width / side, batches.height / side], device=batches.device)
         self.total = torch.zeros((), device=batches.device)
 
     def second_view(self, step: int, images: Tensor) -> Tensor | None:
@@ -113,7 +118,7 @@ class AlignmentTerm:
             motions = self.motions[index].repeat_interleave(self.transform.heads, 0)
             second = map_points(motions, map_by_heads(self.transform, thetas[SECOND_VIEW].float(), self.points))
             gauge = self._gauge(first)
-        distance = distances(first, second).view(len(index), -1).mean(1).sum()
+        distance = distances(first * self.pixels, second * self.pixels).view(len(index), -1).mean(1).sum()
         self.total += distance.detach()
         return self.settings.weight * self._ramp(step) * (distance + gauge)
 
@@ -125,7 +130,8 @@ class AlignmentTerm:
         """
         heads = self.transform.heads
         mean = self.all_reduce(mapped.detach().sum(0)) / (self.batch_size * heads)
-        return 2 * GAUGE * ((mean - self.points) * mapped.sum(0) / heads).sum(1).mean()
+        difference = (mean - self.points) * self.pixels.square()
+        return 2 * GAUGE * (difference * mapped.sum(0) / heads).sum(1).mean()
 
     def _ramp(self, step: int) -> float:
         """The share of the weight at a step, in (0, 1]."""
@@ -133,7 +139,7 @@ class AlignmentTerm:
         return 1.0 if done >= self.rising else done / self.rising
 
     def _index(self, step: int) -> Tensor:
-        """The images (b,) of this rank in a step."""
+        """This rank's draws (b,) in a step."""
         start = step * self.batch_size
         return self.order[start + self.rank : start + self.batch_size : self.world_size]
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from stn.augmentation import Draws
-from stn.batches import Batches, draw_on_host, make_batch
+from stn.batches import Batches, Epoch, make_batch
 from stn.classifiers import Network
+from stn.pixels import DeviceStore
 from stn.settings import Recipe
 from stn.training import train_epoch
 
@@ -49,7 +49,7 @@ def reason_against_capture(
 
 def captured_training(
     network: Network, optimizer: Optimizer, batches: Batches, recipe: Recipe, *,
-    precision: torch.dtype, world_size: int = 1,
+    precision: torch.dtype, class_weights: Tensor | None = None, world_size: int = 1,
 ) -> tuple["CapturedTraining | None", str]:  # fmt: skip
     """Return what trains by a captured step, as ``recipe.capture`` asks, or None and the reason why not.
 
@@ -57,11 +57,13 @@ def captured_training(
         ValueError: ``capture`` is ``on``, and the step cannot be captured.
     """
     reason = reason_against_capture(recipe, batches.device, world_size, type(batches))
+    if not reason and not isinstance(batches.store, DeviceStore):
+        reason = "the images do not fit on the GPU"
     if reason and recipe.capture == "on":
         raise ValueError(f"capture: on given, but {reason}")
     if reason or recipe.capture == "off":
         return None, reason or "capture: off"
-    step = StaticStep(network, optimizer, batches, recipe, precision=precision)
+    step = StaticStep(network, optimizer, batches, recipe, precision=precision, class_weights=class_weights)
     return CapturedTraining(step, capture_graph), ""
 
 
@@ -78,47 +80,48 @@ class StaticStep:
     """
 
     def __init__(
-        self, network: Network, optimizer: Optimizer, batches: Batches, recipe: Recipe, *, precision: torch.dtype
-    ):
+        self, network: Network, optimizer: Optimizer, batches: Batches, recipe: Recipe, *,
+        precision: torch.dtype, class_weights: Tensor | None = None,
+    ):  # fmt: skip
         self.network, self.optimizer, self.batches = network, optimizer, batches
-        self.recipe, self.precision = recipe, precision
+        self.recipe, self.precision, self.class_weights = recipe, precision, class_weights
+        self.pixels = next(iter(batches.store.stream([slice(0, 1)])))
         self.steps, device = len(batches) // recipe.batch_size, batches.device
         self.counter = torch.zeros(1, dtype=torch.int64, device=device)
         self.losses = torch.zeros(self.steps, device=device)
         self.rates = torch.zeros(self.steps, len(optimizer.param_groups), device=device)
         self.rate = [torch.zeros((), device=device) for _ in optimizer.param_groups]
-        self.order, self.draws = torch.empty(0), cast(Draws, None)
+        self.epoch: Epoch | None = None
 
-    def load(self, order: Tensor, draws: Draws, rates: Tensor) -> None:
+    def load(self, epoch: Epoch, rates: Tensor) -> None:
         """Take over what was drawn for an epoch, and its learning rates (steps, groups), all on the CPU."""
-        used = order[: self.steps * self.recipe.batch_size].view(self.steps, -1)
-        if self.draws is None:
-            device = self.batches.device
-            self.order, self.draws = used.to(device, copy=True), draws.map(lambda drawn: drawn.to(device, copy=True))
+        if self.epoch is None:
+            self.epoch = epoch.map(lambda drawn: drawn.to(self.batches.device, copy=True))
         else:
-            for static, drawn in zip((self.order, *self.draws), (used, *draws), strict=True):
-                if static is not None and drawn is not None:
-                    static.copy_(drawn, non_blocking=True)
+            for static, drawn in zip(self.epoch.tensors(), epoch.tensors(), strict=True):
+                static.copy_(drawn, non_blocking=True)
         self.rates.copy_(rates, non_blocking=True)
         self.counter.zero_()
 
     def run(self) -> None:
         """Perform the step of the counter and increase the counter."""
-        index = self.order.index_select(0, self.counter)[0]
+        assert self.epoch is not None
+        shares = self.epoch.order[: self.steps * self.recipe.batch_size].view(self.steps, -1)
+        index = shares.index_select(0, self.counter)[0]
         rates = self.rates.index_select(0, self.counter)[0].unbind()
         for static, rate in zip(self.rate, rates, strict=True):
             static.copy_(rate)
         losses = train_epoch(
-            self.network, [make_batch(self.batches, index, self.draws)], self.optimizer, cast(LRScheduler, _Constant()),
-            self.recipe, precision=self.precision,
+            self.network, [make_batch(self.batches, self.pixels, index, self.epoch)], self.optimizer,
+            cast(LRScheduler, _Constant()), self.recipe, precision=self.precision, class_weights=self.class_weights,
         )  # fmt: skip
         self.losses.index_copy_(0, self.counter, losses)
         self.counter.add_(1)
 
     def tensors(self) -> list[Tensor]:
         """All tensors that keep their values from one step to the next."""
-        own = [self.counter, self.losses, self.rates, *self.rate, self.order]
-        drawn = [tensor for tensor in self.draws if tensor is not None] if self.draws is not None else []
+        own = [self.counter, self.losses, self.rates, *self.rate]
+        drawn = [] if self.epoch is None else self.epoch.tensors()
         return [*own, *drawn, *self.network.parameters(), *self.network.buffers(), *self.states().values()]
 
     def states(self) -> dict[tuple[Tensor, str], Tensor]:
@@ -166,10 +169,10 @@ class CapturedTraining:
             RuntimeError: a state was loaded after the capture.
         """
         step, groups = self.step, self.step.optimizer.param_groups
-        order, draws = self._draw(seed, epoch).result()
+        drawn = self._draw(seed, epoch).result()
         more = epoch + 1 < step.recipe.epochs
         self._drawn = {(seed, epoch + 1): self._draw(seed, epoch + 1)} if more else {}
-        step.load(order, draws, learning_rates(scheduler, step.steps))
+        step.load(drawn, learning_rates(scheduler, step.steps))
         try:
             for group, rate in zip(groups, step.rate, strict=True):
                 group["lr"] = rate
@@ -193,9 +196,9 @@ class CapturedTraining:
         """Draw an epoch in another thread."""
         batches, pinned = self.step.batches, self.step.batches.device.type == "cuda"
 
-        def draw() -> tuple[Tensor, Draws]:
-            order, draws = draw_on_host(batches, seed, epoch)
-            return (order.pin_memory(), draws.map(Tensor.pin_memory)) if pinned else (order, draws)
+        def draw() -> Epoch:
+            drawn = batches.draw(seed, epoch)
+            return drawn.map(Tensor.pin_memory) if pinned else drawn
 
         return self._drawn.get((seed, epoch)) or self._pool.submit(draw)
 

@@ -1,22 +1,108 @@
-"""Full precision of convolutions on GPUs."""
+"""The choice between fp32 and bf16 autocast, by what the hardware has and by a measurement."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stn.classifiers import Network
+
+SETTINGS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+WORTH_IT = 1.2  # bf16 must be faster by this factor, because it rounds more
+ROUNDS = 3  # timed steps in each precision, after one that is not timed
+LONGEST_S = 5.0  # no further round begins after this time
+CPU_IMAGES = 64
 
 
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    """Compute fp32 convolutions in fp32 inside the block, or inside a function that has this as its decorator.
+def choose_precision(
+    setting: str, device: torch.device, measure_speedup: Callable[[], float] | None = None
+) -> tuple[torch.dtype, str]:
+    """Choose the dtype of autocast; return it and the reason for the choice.
 
-    By default cuDNN rounds their inputs to TF32, which has 10 bits of precision. bf16 under autocast is not affected.
-    Matrix products of PyTorch are not rounded by default, and no code of this library changes that: TF32 would round
-    the coordinates of sampling grids.
+    Args:
+        setting: ``auto``, ``fp32`` or ``bf16``. ``auto`` chooses bf16 on hardware with bf16 instructions where a step
+            of training is faster by a factor of at least :data:`WORTH_IT`.
+        device: where the network is trained.
+        measure_speedup: returns that factor. Called at most once. None: the hardware alone decides.
     """
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    if setting != "auto":
+        return SETTINGS[setting], "set by hand"
+    supported, hardware = describe_bf16(device)
+    if not supported or measure_speedup is None:
+        return (torch.bfloat16 if supported else torch.float32), hardware
+    speedup = measure_speedup()
+    dtype = torch.bfloat16 if speedup >= WORTH_IT else torch.float32
+    return dtype, f"{hardware}; a step with bf16 is {speedup:.2f} times as fast, chosen from {WORTH_IT} on"
+
+
+def describe_bf16(device: torch.device) -> tuple[bool, str]:
+    """Return whether a device has bf16 instructions, and a sentence that says so."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            return True, f"{name} multiplies bf16 matrices in hardware"
+        return False, f"{name} has no bf16 hardware"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in torch 2.9
+    if capabilities.get("amx_bf16"):
+        return True, "this CPU multiplies bf16 matrices in hardware (AMX)"
+    if capabilities.get("avx512_bf16"):
+        return True, "this CPU has bf16 instructions (AVX512-BF16)"
+    return False, "this CPU has no bf16 instructions"
+
+
+def measure_speedup(make_network: Callable[[], Network], images: Tensor, labels: Tensor) -> float:
+    """Measure how many times as fast a training step is with bf16 autocast as with fp32.
+
+    Both are timed in turns, forward and backward, and the fastest step of each counts. On a CPU, one thread computes
+    :data:`CPU_IMAGES` images, and the time that it computes is taken: other programs on the same cores change the wall
+    time much more, and the time of several threads. Torch's random state is kept.
+
+    Args:
+        make_network: builds the network that is timed.
+        images: a normalized batch (B, C, H, W) on the device of the training.
+        labels: their labels (B,).
+    """
+    threads = torch.get_num_threads()
     try:
-        yield
+        if images.device.type == "cpu":
+            torch.set_num_threads(1)
+            images, labels = images[:CPU_IMAGES], labels[:CPU_IMAGES]
+        with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
+            network = make_network().to(images.device)
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            return _compare(network.train(), images, labels)
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        torch.set_num_threads(threads)
+
+
+def _compare(network: Network, images: Tensor, labels: Tensor) -> float:
+    """Time the steps of :func:`measure_speedup`; returns the factor."""
+    fastest: dict[torch.dtype, float] = {}
+    started = time.perf_counter()
+    for turn in range(ROUNDS + 1):
+        if turn > 1 and time.perf_counter() - started > LONGEST_S:
+            break
+        for dtype in (torch.float32, torch.bfloat16):
+            seconds = _time_step(network, images, labels, dtype)
+            if turn:
+                fastest[dtype] = min(seconds, fastest.get(dtype, seconds))
+    return fastest[torch.float32] / fastest[torch.bfloat16]
+
+
+def _time_step(network: Network, images: Tensor, labels: Tensor, dtype: torch.dtype) -> float:
+    """Return the seconds of one forward and backward pass; on a CPU, the seconds of computing."""
+    clock = time.perf_counter if images.device.type == "cuda" else time.process_time
+    _wait(images.device)
+    started = clock()
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = F.cross_entropy(network(images), labels)
+    loss.backward()
+    _wait(images.device)
+    return clock() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

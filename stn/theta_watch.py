@@ -11,8 +11,8 @@ from stn.alignment import fit_poses, relative_to, slopes
 from stn.batches import Batches
 from stn.classifiers import Network
 from stn.distortions import distort, sampling_matrix
-from stn.precision import without_tf32
 from stn.spatial_transformer import SpatialTransformer
+from stn.tf32 import without_tf32
 from stn.theta_trouble import mirrored, one_color, spread
 
 # The largest motions of the stage evaluate, pipelines/outputs/motions.py.

@@ -17,34 +17,15 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from stn.alignment_term import AlignmentTerm
 from stn.averaging import WeightAverage
 from stn.batches import Batches
+from stn.class_weights import weighted_cross_entropy
 from stn.classifiers import INPUT, Network
-from stn.precision import without_tf32
 from stn.settings import Recipe
+from stn.tf32 import without_tf32
 from stn.transforms.coordinates import constant
 
 
 class NotFiniteError(RuntimeError):
     """The loss is infinite or NaN."""
-
-
-def choose_precision(setting: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """Choose the dtype of autocast; return it and the reason for the choice.
-
-    ``setting`` is ``auto``, ``fp32`` or ``bf16``. ``auto`` chooses bf16 if the hardware supports it.
-    """
-    if setting != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[setting], "set by hand"
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        if torch.cuda.get_device_capability(device) >= (8, 0):
-            return torch.bfloat16, f"{name} multiplies bf16 matrices in hardware"
-        return torch.float32, f"{name} has no bf16 hardware"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in torch 2.9
-    if capabilities.get("amx_bf16"):
-        return torch.bfloat16, "this CPU multiplies bf16 matrices in hardware (AMX)"
-    if capabilities.get("avx512_bf16"):
-        return torch.bfloat16, "this CPU has bf16 instructions (AVX512-BF16)"
-    return torch.float32, "this CPU has no bf16 instructions"
 
 
 def one_cycle(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
@@ -75,6 +56,7 @@ def train_epoch(
     world_size: int = 1,
     average: WeightAverage | None = None,
     alignment: AlignmentTerm | None = None,
+    class_weights: Tensor | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Train one epoch on this rank's share of the global batches; return the loss of each step, (steps,).
@@ -84,8 +66,9 @@ def train_epoch(
     global batch.
 
     The returned losses are the cross-entropy alone, so that trainings with different recipes can be compared. The
-    training objective differs from it in three ways. ``recipe.label_smoothing`` replaces this share of each label by
-    the uniform distribution. ``recipe.theta_penalty`` times the squared distance of θ from the identity is added for
+    training objective differs from it in four ways. ``recipe.label_smoothing`` replaces this share of each label by
+    the uniform distribution. ``class_weights`` multiply the cross-entropy of each image by the weight of its class.
+    ``recipe.theta_penalty`` times the squared distance of θ from the identity is added for
     each transformer, and so is the term ``alignment``. For images mixed by :mod:`stn.mixup` all cross-entropies are
     computed for the labels of the mixture. They are higher than those of the images before mixing.
 
@@ -98,6 +81,8 @@ def train_epoch(
         world_size: number of ranks.
         average: updated after each step.
         alignment: the term of this epoch for undone motions.
+        class_weights: weight of each class in the training objective, fp32 (classes,) on the network's device, see
+            :mod:`stn.class_weights`. None: all classes have weight 1.
         on_step: called after each step with the number of finished steps.
     """
     batch_size = recipe.batch_size
@@ -114,8 +99,10 @@ def train_epoch(
             logits, thetas = model(images, with_theta=True, second_view=second_view)
         logits, share = logits.float(), world_size / batch_size
         loss = objective = F.cross_entropy(logits, labels, reduction="sum") * share
-        if recipe.label_smoothing:
-            smoothing = recipe.label_smoothing
+        smoothing = recipe.label_smoothing
+        if class_weights is not None:
+            objective = weighted_cross_entropy(logits, labels, class_weights, smoothing).sum() * share
+        elif smoothing:
             objective = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing) * share
         for place, identity in identities.items():
             distance = (thetas[place].float() - identity).square().sum()

@@ -12,8 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stn import Network, distortions
-from stn.augmentation import Draws
-from stn.batches import Batches
+from stn.batches import Batches, Epoch
 from stn.settings import Normalization
 from stn.transforms import coordinates, thin_plate_spline
 
@@ -70,11 +69,9 @@ def to_fake_gpu(network: Network, mode: FakeTensorMode) -> Network:
     return network
 
 
-def fake_batches(
-    real: Batches, drawn: tuple[Tensor, Draws], normalization: Normalization, mode: FakeTensorMode
-) -> Batches:
+def fake_batches(real: Batches, drawn: Epoch, normalization: Normalization, mode: FakeTensorMode) -> Batches:
     """Return batches of the same shapes on a fake GPU. ``drawn`` is what ``real`` has drawn for an epoch."""
-    images, (order, draws) = real.pixels(range(len(real))), drawn
+    images = real.pixels(range(len(real)))
 
     def on_gpu(tensor: Tensor) -> Tensor:
         return mode.from_tensor(tensor).to(CUDA)
@@ -87,6 +84,6 @@ def fake_batches(
         real.augmentation,
         classes=real.classes,
     )
-    order, draws = on_gpu(order), Draws(*(None if drawn is None else on_gpu(drawn) for drawn in draws))  # pyright: ignore[reportArgumentType]
-    batches.draw = lambda seed, epoch: (order, draws)
+    on_device = drawn.map(on_gpu)
+    batches.draw = lambda seed, epoch: on_device
     return batches

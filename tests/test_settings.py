@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,7 +170,9 @@ class Bench:
                 bench.messages.append(message)
                 super().send(message)
 
-        context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+        context = SimpleNamespace(
+            get_world_rank=lambda: 0, get_world_size=lambda: 1, get_local_world_size=lambda: 1
+        )  # fmt: skip
         self._replace("Mailbox", Mailbox)
         self._replace("connected", nullcontext)
         self.patch.setattr(distributed, "TorchTrainer", TorchTrainer)
@@ -182,7 +184,10 @@ class Bench:
             def __init__(self, options, arguments):
                 bench.hired.append(options)
                 worker = trials.Worker(*arguments)
-                self.train_epoch = SimpleNamespace(remote=lambda task: Answer(worker.train_epoch(task)))
+                self.train_epoch = SimpleNamespace(remote=lambda *task: Answer(worker.train_epoch(*task)))
+                self.measure_precision = SimpleNamespace(
+                    remote=lambda *network: Answer(worker.measure_precision(*network))
+                )
 
         class Answer:
             def __init__(self, value):
@@ -446,6 +451,40 @@ def _(bench: Bench) -> None:
     assert bench.prepare({})[1]["test"].images.shape == (24, 1, 28, 28)
     meta, splits = bench.prepare({"data.size": 30})
     assert splits["test"].images.shape == (24, 1, 30, 30) and meta.image_shape == (1, 30, 30)
+    meta, splits = bench.prepare({"data.size": [24, 40]})
+    assert splits["test"].images.shape == (24, 1, 24, 40) and meta.image_shape == (1, 24, 40)
+
+
+@contextmanager
+def tiny_data(**values: Any) -> Iterator[None]:
+    """The section ``data`` of every run is changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setitem(TINY, f"data.{name}", value)
+        yield
+
+
+@check("data.fit")
+def _(bench: Bench) -> None:
+    with tiny_data(size=[28, 56]):
+        meta, splits = bench.prepare({"data.fit": "pad"})
+        (left, middle, right), cropped = (
+            splits["train"].images.split((14, 28, 14), 3),
+            bench.prepare({"data.fit": "crop"}),
+        )
+        stretched = bench.prepare({})[1]["train"].images
+    assert meta.fit == "pad" and torch.equal(middle, bench.prepare({})[1]["train"].images)
+    assert left.count_nonzero() == right.count_nonzero() == 0
+    assert cropped[0].fit == "crop" and cropped[1]["train"].images.shape == stretched.shape
+    assert not torch.equal(cropped[1]["train"].images, stretched)
+
+
+@check("data.fill")
+def _(bench: Bench) -> None:
+    with tiny_data(size=[28, 56], fit="pad"):
+        meta, splits = bench.prepare({"data.fill": 99})
+        assert meta.fill == 99 and (splits["train"].images[..., :14] == 99).all()
+        assert bench.prepare({})[0].digest != meta.digest
 
 
 @check("data.skip_broken")
@@ -459,6 +498,64 @@ def _(bench: Bench) -> None:
             bench.prepare({})
         meta, _ = bench.prepare({"data.skip_broken": True})
     assert list(meta.broken) == ["0/24.png"] and sum(meta.counts.values()) == 96
+
+
+@check("data.pixel_range")
+def _(bench: Bench) -> None:
+    deep = bench.folder / "deep"
+    for label in "ab":
+        (deep / label).mkdir(parents=True)
+        for i in range(16):
+            pixels = np.random.default_rng(i).integers(0, 4096, (28, 28)).astype(np.uint16)
+            Image.fromarray(pixels).save(deep / label / f"{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TINY, "data.source", str(deep))
+        before, _ = bench.prepare({})
+        after, _ = bench.prepare({"data.pixel_range": [0.0, 8190.0]})
+    assert (before.pixel_range, after.pixel_range) == ([0, 4095], [0, 8190])
+    assert after.mean == pytest.approx([before.mean[0] / 2], rel=0.1)
+
+
+@cache
+def tabled(bench: Bench) -> Path:
+    """A source of two tables with several columns for everything. The classes of its columns are 0/1 and p/q."""
+    folder = bench.folder / "tabled"
+    folder.mkdir()
+    rows = [{"file_name": f"{i}.png", "other": f"{(i + 1) % 96}.png", "label": i % 2, "name": "pq"[i // 48],
+             "split": "train", "part": "val" if i % 5 == 0 else "train", "who": i // 3, "x": 2, "y": 2, "z": 20}
+            for i in range(96)]  # fmt: skip
+    for i in range(96):
+        pixels = np.random.default_rng(i).integers(0, 256, (28, 28), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    for name, written in (("t.csv", rows), ("less.csv", rows[:90])):
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in written)]
+        (folder / name).write_text("\n".join(lines))
+    return folder
+
+
+def changes_table(leaf: str, value: Any, changed: Callable[[DatasetMeta], Any], **base: Any) -> None:
+    """Check that ``changed`` of the prepared table differs by one setting."""
+
+    @check(leaf)
+    def _(bench: Bench) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            settings = {"data.source": str(tabled(bench)), "data.table.file": "t.csv"}
+            settings |= {f"data.{name.replace('__', '.')}": given for name, given in base.items()}
+            for name, given in settings.items():
+                patch.setitem(TINY, name, given)
+            before, after = bench.prepare({})[0], bench.prepare({leaf: value})[0]
+        assert changed(before) != changed(after)
+
+
+BOX = ["x", "y", "z", "z"]
+changes_table("data.table.file", "less.csv", lambda meta: sum(meta.counts.values()))
+changes_table("data.table.image", "other", lambda meta: meta.digest)
+changes_table("data.table.label", "name", lambda meta: meta.classes)
+changes_table("data.table.split", "part", lambda meta: meta.counts)
+changes_table("data.table.group", "who", lambda meta: meta.groups)
+changes_table("data.table.box", BOX, lambda meta: meta.digest)
+changes_table("data.table.box_form", "exclusive", lambda meta: meta.digest, table__box=BOX)
+changes_table("data.group", r"^(.)", lambda meta: meta.groups, table__label="name")
 
 
 @check("data.channels")
@@ -673,6 +770,8 @@ changes_weights("train.shift", 2)
 changes_weights("train.decay_norms", False)
 changes_weights("train.layer_decay", 0.5)
 changes_weights("train.label_smoothing", 0.2)
+changes_weights("train.class_weights", "balanced")
+changes_weights("train.sampler", "balanced")
 changes_weights("train.crop", [0.5, 1.0])
 changes_weights("train.color_jitter", 0.3)
 changes_weights("train.mixup", 0.5)
@@ -715,7 +814,7 @@ def _(bench: Bench) -> None:
 @check("train.precision")
 def _(bench: Bench) -> None:
     changed = bench.train({"train.precision": "bf16"})
-    assert (bench.trained().started.precision, changed.started.precision) == ("float32", "bfloat16")
+    assert (bench.trained().started.precision.dtype, changed.started.precision.dtype) == ("float32", "bfloat16")
     assert not same(changed.weights, bench.trained().weights)
 
 
@@ -750,6 +849,22 @@ def _(bench: Bench) -> None:
     assert [run.asked.run_config.failure_config.max_failures for run in (before, after)] == [3, 5]
 
 
+@check("train.residency")
+def _(bench: Bench) -> None:
+    seen = []
+
+    def watched(batches, *arguments, residency, **options) -> None:
+        seen.append(residency.on_device)
+        init(batches, *arguments, residency=residency, **options)
+
+    init = Batches.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Batches, "__init__", watched)
+        runs = [bench.train({"train.residency": residency}) for residency in ("auto", "device", "host")]
+    assert seen == [True] * 4 + [False] * 2
+    assert all(same(run.weights, runs[0].weights) for run in runs)
+
+
 @check("clean.checkpoints")
 def _(bench: Bench) -> None:
     kept = []
@@ -782,6 +897,21 @@ def frees_one_more(leaf: str, value: int) -> None:
 
 frees_one_more("clean.experiments", 1)
 frees_one_more("clean.superseded", 0)
+
+
+@check("evaluate.metric")
+def _(bench: Bench) -> None:
+    """The metric of the differences, of the table, and of the objective of the study."""
+    metric = {"evaluate.metric": "balanced_accuracy"}
+    before, _, _ = bench.evaluate({})
+    after, _, table = bench.evaluate(metric)
+    assert before["variants"]["stn"] == after["variants"]["stn"], "one seed, nothing to choose from"
+    chosen = [after["variants"][name]["test_balanced_accuracy"] for name in ("plain", "stn")]
+    assert after["pairs"]["stn vs plain"]["difference"] == pytest.approx(chosen[1] - chosen[0])
+    assert "validation balanced accuracy" in table and "paired bootstrap p" in table
+    first, second = bench.tuned(), bench.tune(metric)
+    assert first.results.study != second.results.study and second.results.metric == "balanced_accuracy"
+    assert first.trials[0].value != second.trials[0].value, "the baseline, trained alike"
 
 
 @check("evaluate.batch_size")
@@ -877,11 +1007,15 @@ def changes_a_gate(leaf: str, passing: Any, refusing: Any, lost: int = 20) -> No
     @check(f"promote.{leaf}")
     def _(bench: Bench) -> None:
         truth = GroundTruth(np.arange(200) % 4, list("abcd"))
-        before = Candidate("1", "plain", 100, np.arange(200) < 150, 0.5, 1.0)
+
+        def answers(correct: np.ndarray) -> np.ndarray:
+            return np.where(correct, truth.labels, (truth.labels + 1) % 4)
+
+        before = Candidate("1", "plain", 100, answers(np.arange(200) < 150), 0.5, 1.0)
         better = np.ones(200, dtype=bool)
         better[: 4 * lost : 4] = False
         theta = ThetaTags(True, undone=0.4, outside=0.3)
-        challenger = Candidate("2", "stn", 200, better, 0.4, 1.0, theta)
+        challenger = Candidate("2", "stn", 200, answers(better), 0.4, 1.0, theta)
 
         def passed(value: Any) -> bool:
             params = bench.settings({f"promote.{leaf}": value})

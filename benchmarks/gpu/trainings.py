@@ -9,7 +9,7 @@ import torch
 from benchmarks.gpu.packed_images import Split
 from stn import NetworkSettings, Normalization, Recipe, TransformerSettings, build_network
 from stn.augmentation import Augmentation
-from stn.batches import Batches, draw_on_host
+from stn.batches import Batches
 from stn.captured_step import StaticStep, learning_rates
 from stn.optimizers import make_optimizer
 from stn.training import one_cycle
@@ -38,8 +38,7 @@ class Training:
 
     def load(self, seed: int, epoch: int) -> None:
         """Load what an epoch draws, and the learning rates of the next steps, into the static step."""
-        order, draws = draw_on_host(self.batches, seed, epoch)
-        self.step.load(order, draws, learning_rates(self.scheduler, self.step.steps))
+        self.step.load(self.batches.draw(seed, epoch), learning_rates(self.scheduler, self.step.steps))
         for group, rate in zip(self.optimizer.param_groups, self.step.rate, strict=True):
             group["lr"] = rate
 

@@ -21,7 +21,8 @@ from pipelines.training.recipe import recipe_of
 from pipelines.training.trainer import Trainer, TrainingData
 from stn.augmentation import Augmentation
 from stn.batches import Batches
-from stn.training import NotFiniteError, choose_precision, default_device, predict
+from stn.precision import choose_precision
+from stn.training import NotFiniteError, default_device, predict
 
 # The code that a checkpoint depends on.
 CODE = (

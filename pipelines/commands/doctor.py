@@ -4,6 +4,7 @@ python -m pipelines.commands.doctor
 """
 
 import argparse
+import getpass
 import platform
 import shutil
 import sys
@@ -41,6 +42,7 @@ def check_machine() -> Iterator[Finding]:
     cores = usable_cores()
     yield Finding("machine", f"{platform.machine()}, {cores.number} cores, {memory.total / 2**30:.0f} GiB of memory")
     yield Finding("python", f"{platform.python_version()} in {sys.prefix}", _describe_move(Path(sys.prefix)))
+    yield Finding("user", getpass.getuser(), environment.describe_nameless_user())
     free = shutil.disk_usage(home()).free / 2**30
     yield Finding("disk", f"{free:.0f} GiB free at {home()}", "" if free > 2 else "less than 2 GiB free")
 
@@ -68,12 +70,13 @@ def check_torch() -> Iterator[Finding]:
     """Report GPUs, precision and threads."""
     import torch
 
-    from stn.training import choose_precision
+    from stn.precision import WORTH_IT, describe_bf16
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     yield Finding("GPUs", describe_gpus())
-    precision, reason = choose_precision("auto", torch.device("cuda" if count else "cpu"))
-    yield Finding("precision", f"{str(precision).removeprefix('torch.')}, since {reason}")
+    supported, hardware = describe_bf16(torch.device("cuda" if count else "cpu"))
+    chosen = f"bf16 where a training measures it {WORTH_IT} times as fast, else fp32" if supported else "fp32"
+    yield Finding("precision", f"train.precision: auto is {chosen}; {hardware}")
     yield Finding("torch", f"{torch.__version__}")
     yield Finding("threads", f"train.threads: auto is {usable_cores()}, shared among the workers on this machine")
 

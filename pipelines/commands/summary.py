@@ -43,10 +43,10 @@ def make_table(name: str, variant: VariantParams, params: Params) -> Table:
     from stn.classifiers import build_network
     from stn.distortions import make_distortion
 
-    data = params.data
+    data, form = params.data, params.data.form
     distortion = make_distortion(**data.distortion.model_dump())
-    height, width = distortion.framed(data.size, data.size)
-    shape = (data.channels, height, width)
+    height, width = distortion.framed(form.height, form.width)
+    shape = (form.channels, height, width)
     classes, note = count_classes(data.dataset)
     check_network(name, variant, shape, classes)
     network = build_network(network_settings(variant, shape, classes, params.train.dropout))

@@ -17,8 +17,8 @@ from pipelines.settings.params import EvaluateParams
 from stn.alignment import Poses, corner_errors, fit_poses, relative_to, slopes
 from stn.batches import Batches
 from stn.distortions import sampling_matrix
-from stn.precision import without_tf32
 from stn.spatial_transformer import SpatialTransformer
+from stn.tf32 import without_tf32
 from stn.training import default_device
 
 RESAMPLES = 1000  # bootstrap resamples for the interval of a slope

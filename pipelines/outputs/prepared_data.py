@@ -9,12 +9,11 @@ images undistorted.
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -22,24 +21,20 @@ from torch import Tensor
 
 from pipelines.networks.backbones import Pretraining
 from pipelines.networks.build import network_settings
+from pipelines.outputs.labeled_files import Labeled, map_labeled
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import RECREATE, read_json, write_json
+from pipelines.settings.image_form import Fill, Fit, ImageForm
 from pipelines.settings.variants import VariantParams
 from stn.augmentation import Augmentation
 from stn.batches import Batches
 from stn.classifiers import Network, build_network
 from stn.distortions import Distortion, make_distortion
+from stn.pixels import Residency
 from stn.settings import NetworkSettings, Normalization
 
 PREPARED = Path("data/prepared")
 UNDISTORTED = "validation-undistorted"  # the validation images, stored like the training images
-
-
-class Labeled(NamedTuple):
-    """Images uint8 (N, C, H, W) and labels int64 (N,)."""
-
-    images: Tensor
-    labels: Tensor
 
 
 class Splits(NamedTuple):
@@ -64,6 +59,12 @@ class DatasetMeta:
         duplicates: for each split after the first, the number of images that are also in an earlier split.
         broken: each file that was skipped, with the reason.
         digest: SHA-256 of the pixels, the labels and their meaning, see :func:`digest_of_splits`.
+        fit, fill: how images of another aspect ratio were converted, see
+            :class:`~pipelines.settings.image_form.ImageForm`. Earlier data were stretched.
+        pixel_range: the values that are black and white in images with more than 8 bits; None without such images.
+        groups: number of groups in each split; empty if images have no groups.
+        shared_groups: for each split after the first, the number of groups that are also in an earlier split.
+        left_alone: descriptions of the files of the source that are not used, with the reasons.
     """
 
     dataset: str
@@ -77,6 +78,12 @@ class DatasetMeta:
     duplicates: Mapping[str, int]
     broken: Mapping[str, str]
     digest: str
+    fit: Fit = "stretch"
+    fill: Fill = 0
+    pixel_range: Sequence[float] | None = None
+    groups: Mapping[str, int] = field(default_factory=dict)
+    shared_groups: Mapping[str, int] = field(default_factory=dict)
+    left_alone: Sequence[str] = ()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "DatasetMeta":
@@ -92,14 +99,33 @@ class DatasetMeta:
         """Mean and standard deviation of each channel."""
         return Normalization(self.mean, self.std)
 
+    @property
+    def form(self) -> ImageForm:
+        """The form of the images before they were placed on a canvas."""
+        channels, *size = self.image_shape
+        height, width = self.make_distortion().frame(*size)
+        return ImageForm(height, width, channels, self.fit, self.fill)
+
     def make_distortion(self) -> Distortion:
         """The distortion that each epoch applies to the training images."""
         return make_distortion(**self.distortion)
 
-    def batches(self, split: Labeled, device: torch.device, augmentation: Augmentation = Augmentation()) -> Batches:
-        """Batches of a split; its images are copied to ``device``."""
-        classes = len(self.classes)
-        return Batches(split.images, split.labels, self.normalization, device, augmentation, classes=classes)
+    def batches(
+        self,
+        split: Labeled | Sequence[Labeled],
+        device: torch.device,
+        augmentation: Augmentation = Augmentation(),
+        residency: Residency = Residency(),
+        *,
+        sampler: str = "uniform",
+    ) -> Batches:
+        """Batches of a split, or of several splits as one. ``residency`` says where the images are kept."""
+        parts = [split] if isinstance(split, Labeled) else split
+        images, labels = [part.images for part in parts], torch.cat([part.labels for part in parts])
+        return Batches(
+            images, labels, self.normalization, device, augmentation, classes=len(self.classes), sampler=sampler,
+            residency=residency,
+        )  # fmt: skip
 
     def network_settings(
         self, variant: VariantParams, dropout: float = 0.0, load_weights: bool = False
@@ -145,39 +171,30 @@ def load_split(name: str, folder: Path = PREPARED) -> Labeled:
     Raises:
         ExternalError: its file is damaged.
     """
-    tensors = load_tensors(folder / f"{name}.safetensors")
-    return Labeled(tensors["images"], tensors["labels"])
+    return map_labeled(folder / f"{name}.safetensors")
 
 
-class TrainingArrays(NamedTuple):
-    """The training and validation split as NumPy arrays, the form in which Ray's object store shares them.
+class TrainingSplits(NamedTuple):
+    """What a training reads. The training images are those of all parts, one after another."""
 
-    Images are uint8 (N, C, H, W), labels int64 (N,).
-    """
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    validation_images: np.ndarray
-    validation_labels: np.ndarray
-
-    def splits(self) -> tuple[Labeled, Labeled]:
-        """The training and validation split as tensors. The data are copied, because Ray's arrays are read-only."""
-        tensors = [torch.from_numpy(array.copy()) for array in self]
-        return Labeled(*tensors[:2]), Labeled(*tensors[2:])
+    training: Sequence[Labeled]
+    validation: Labeled
 
 
-def load_arrays(final_fit: bool = False, folder: Path = PREPARED) -> TrainingArrays:
-    """Load the training and validation split.
+def load_training(final_fit: bool = False, folder: Path = PREPARED) -> TrainingSplits:
+    """Memory-map the training and validation split.
 
     Args:
-        final_fit: append the undistorted validation images to the training images.
+        final_fit: the undistorted validation images follow the training images.
+
+    Raises:
+        ExternalError: a file is damaged.
     """
     training, validation = load_split("train", folder), load_split("validation", folder)
-    if final_fit:
-        distorted = not load_meta(folder).make_distortion().is_identity
-        additional = load_split(UNDISTORTED, folder) if distorted else validation
-        training = Labeled(*map(torch.cat, zip(training, additional, strict=True)))
-    return TrainingArrays(*(tensor.numpy() for tensor in (*training, *validation)))
+    if not final_fit:
+        return TrainingSplits([training], validation)
+    distorted = not load_meta(folder).make_distortion().is_identity
+    return TrainingSplits([training, load_split(UNDISTORTED, folder) if distorted else validation], validation)
 
 
 def write_prepared(splits: Splits, undistorted: Labeled | None, meta: DatasetMeta, folder: Path) -> None:
@@ -208,13 +225,17 @@ def write_prepared(splits: Splits, undistorted: Labeled | None, meta: DatasetMet
 
 
 def digest_of_splits(
-    splits: Splits, classes: Sequence[str], image_shape: Sequence[int], distortion: Mapping[str, Any]
+    splits: Splits, classes: Sequence[str], image_shape: Sequence[int], distortion: Mapping[str, Any], form: ImageForm
 ) -> str:
-    """SHA-256 of all pixels and labels, the class names, the image shape and the distortion.
+    """SHA-256 of all pixels and labels, the class names, the image shape, the distortion and how images were fitted.
 
-    It does not depend on the form of the source: a folder and a zip of the same images have the same digest.
+    It does not depend on the form of the source: a folder and a zip of the same images have the same digest. Equal
+    pixels that were fitted differently differ, because a model trained on them converts other images differently.
     """
-    digest = hashlib.sha256(repr([list(classes), list(image_shape), dict(distortion)]).encode())
+    meaning: list[Any] = [list(classes), list(image_shape), dict(distortion)]
+    if form.fitting:  # data that were prepared before there was a choice keep their digest
+        meaning.append(form.fitting)
+    digest = hashlib.sha256(repr(meaning).encode())
     for split in splits:
         digest.update(split.images.contiguous().numpy().data)
         digest.update(split.labels.numpy().data)

@@ -57,12 +57,13 @@ class ArchiveState(NamedTuple):
 
 
 class _Archive:
-    """The checks that zip and tar share. ``names`` and ``folders`` are those of :class:`Folder`."""
+    """The checks that zip and tar share. ``names``, ``folders`` and ``others`` are those of :class:`Folder`."""
 
     def __init__(self, path: Path, endings: Collection[str]):
         self.path, self.endings = path, endings
         self.names: list[str] = []
         self.folders: set[str] = set()
+        self.others: list[str] = []
         self.broken_links: dict[str, str] = {}  # none: an archive with links is refused
         self.unpacked_size = 0
         self.state = self._read_state()
@@ -106,8 +107,9 @@ class _Archive:
         while folder and folder not in self.folders:
             self.folders.add(folder)
             folder = folder.rpartition("/")[0]
-        if not is_folder and PurePosixPath(name).suffix.lower() in self.endings:
-            self.names.append(name)
+        if not is_folder:
+            included = PurePosixPath(name).suffix.lower() in self.endings
+            (self.names if included else self.others).append(name)
         return name
 
     @contextmanager

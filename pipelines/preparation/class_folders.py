@@ -1,62 +1,75 @@
 """Data sets in class folders, in a folder or an archive."""
 
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-import psutil
-import torch
-
-from pipelines.outputs.prepared_data import Labeled
-from pipelines.preparation.archives import Tar, Zip, open_files
+from pipelines.preparation.archives import Tar, Zip
 from pipelines.preparation.folders import Folder
-from pipelines.preparation.images import ENDINGS, decode
-from pipelines.preparation.layout import EXPECTED, HIDDEN, SPLITS, Layout, find_layout
-from pipelines.preparation.raw_dataset import RawDataset
+from pipelines.preparation.groups import check_groups, find_groups
+from pipelines.preparation.images import ENDINGS
+from pipelines.preparation.layout import HIDDEN, Layout, find_layout, is_hidden
+from pipelines.preparation.listing import (
+    SPLITS,
+    Listing,
+    Record,
+    check_classes,
+    describe_files,
+    in_split,
+    name_first,
+)
+from pipelines.preparation.split_names import EXAMPLES
 from pipelines.runtime.errors import ExternalError, UserError
-from pipelines.runtime.progress import track
-from pipelines.settings.params import DataParams
+from pipelines.settings.data_params import DataParams
 
 
-def contains_images(path: Path) -> bool:
-    """Whether a folder contains any image file, at any depth."""
-    return bool(Folder(path, ENDINGS).names)
+def list_class_folders(data: DataParams, path: Path, files: Folder | Zip | Tar) -> Listing:
+    """List class folders. Images are sorted by split and name, also those of an archive.
 
-
-def read_class_folders(data: DataParams, path: Path) -> RawDataset:
-    """Read a folder or an archive of class folders. Images are sorted by split and name, also those of an archive.
+    Args:
+        path: where the source lies.
+        files: all images in it.
 
     Raises:
         UserError: ``path`` holds no usable data set; the message says what is missing or which file is refused.
-        ExternalError: a file is damaged and ``data.skip_broken`` is false, or a file changed while it was read.
+        ExternalError: a link to a class folder leads to nothing.
     """
-    files = open_files(path, ENDINGS)
-    if files is None:
-        raise UserError(
-            f"data.source: {data.source!r} given; it is neither a folder nor a zip nor a tar "
-            f"(uncompressed, or compressed by gzip, bzip2, xz or zstd)"
-        )
     layout = find_layout(files.names, files.folders)
     classes = layout.classes
+    _check_splits(data.source, layout)
     _check_links(data.source, files.broken_links, layout.depth)
-    _check_layout(data.source, layout, classes)
+    groups = find_groups(data.group, layout.places)
+    records = [Record(name, place.label, place.split, groups.get(name)) for name, place in layout.places.items()]
+    check_classes(data.source, records, classes)
+    check_groups(data.group, records)
+    _check_empty_folders(data.source, layout, records)
+    records.sort(key=lambda record: (SPLITS.index(record.split), unicodedata.normalize("NFC", record.name)))
+    others = [name for name in files.others if not is_hidden(PurePosixPath(name).parts)]
+    left_alone = describe_files(others, "no image format that is read")
+    outside = f"images outside the class folders, such as {name_first(layout.strays)}"
+    left_alone += describe_files(layout.strays, outside)
+    return Listing(records, classes, f"{path.name} (class folders)", files, left_alone)
 
-    places = layout.places
-    names = sorted(places, key=lambda name: (SPLITS.index(places[name].split), unicodedata.normalize("NFC", name)))
-    pixels, broken = _read_pixels(data, files, names)
-    if broken:
-        readable = {name: place for name, place in places.items() if name not in broken}
-        _check_layout(data.source, Layout(readable, set()), classes)
 
-    index = {label: i for i, label in enumerate(classes)}
-    labels = np.array([index[places[name].label] for name in names])
-    splits: dict[str, Labeled] = {}
-    for split in SPLITS:
-        rows = np.array([name not in broken and places[name].split == split for name in names])
-        if rows.any():
-            splits[split] = Labeled(torch.from_numpy(pixels[rows]), torch.from_numpy(labels[rows]))
-    origin = f"{path.name} ({len(names) - len(broken)} images in class folders)"
-    return RawDataset(splits["train"], splits.get("test"), classes, origin, broken)
+def _check_splits(source: str, layout: Layout) -> None:
+    """Check that each split is one folder, and that no folder looks like a split without being called like one.
+
+    Raises:
+        UserError: two folders stand for one split, or folders with unknown names hold the same class folders.
+    """
+    for split, folders in layout.folders.items():
+        if len(folders) > 1:
+            raise UserError(
+                f"data.source: {source!r} has the folders {' and '.join(folders)}, which both stand for the "
+                f"split {split}; rename one of them, or join them"
+            )
+    if layout.shared:
+        inside = sorted(next(iter(layout.shared.values())))
+        raise UserError(
+            f"data.source: {source!r} has the folders {name_first(sorted(layout.shared))}, which all hold the folders "
+            f"{name_first(inside)}; if they are splits, rename them to {EXAMPLES}; if they are classes, put the images "
+            f"directly into them, or name the classes in a table (data.table)"
+        )
 
 
 def _check_links(source: str, broken: dict[str, str], depth: int) -> None:
@@ -80,86 +93,15 @@ def _check_links(source: str, broken: dict[str, str], depth: int) -> None:
             )
 
 
-def _check_layout(source: str, layout: Layout, classes: list[str]) -> None:
-    """Check that each split has images of each class.
+def _check_empty_folders(source: str, layout: Layout, records: Collection[Record]) -> None:
+    """Check that each class folder holds images.
 
     Raises:
-        UserError: there are fewer than two classes, or a class has no images in a split or in its folder.
+        UserError: one holds none.
     """
-    given = f"data.source: {source!r}"
-    places = layout.places.values()
-    if len(classes) < 2:
-        raise UserError(
-            f"{given} holds {len(places)} images in {len(classes)} classes; expected {EXPECTED} "
-            f"with at least two classes"
-        )
-    if unprintable := [label for label in classes if not label.isprintable()]:
-        raise UserError(f"{given} has a class folder with unprintable characters: {unprintable[0]!r}; rename it")
-    present = {split: {place.label for place in places if place.split == split} for split in SPLITS}
-    if not present["train"]:
-        raise UserError(f"{given} has images in test/ alone; expected {EXPECTED}")
-    for split, labels in present.items():
-        missing = sorted(set(classes) - labels) if labels else []
-        if missing:
-            raise UserError(f"{given} has no image of class {', '.join(missing)}{_in_split(split, present['test'])}")
     if layout.empty:
-        split, label = min(layout.empty)
+        place = min(layout.empty)
         raise UserError(
-            f"{given} has no image of class {label}{_in_split(split, present['test'])}: the folder has no file with an "
-            f"ending such as .png or .jpg; remove the folder, or put images into it"
+            f"data.source: {source!r} has no image of class {place.label}{in_split(place.split, records)}: the folder "
+            f"has no file with an ending such as .png or .jpg; remove the folder, or put images into it"
         )
-
-
-def _in_split(split: str, test_classes: set[str]) -> str:
-    """The words that name a split; empty for a data set without a test split."""
-    return f" in {split}/" if test_classes else ""
-
-
-def _read_pixels(data: DataParams, files: Folder | Zip | Tar, names: list[str]) -> tuple[np.ndarray, dict[str, str]]:
-    """Read image files.
-
-    Returns:
-        Pixels uint8 (N, C, size, size) in the order of ``names``, and the reason for each unreadable file, whose row
-        is undefined.
-
-    Raises:
-        UserError: the images need more memory than the machine has.
-        ExternalError: as :func:`read_class_folders`.
-    """
-    pixels = _allocate(data, len(names))
-    rows = {name: i for i, name in enumerate(names)}
-    read: set[str] = set()
-    broken: dict[str, str] = {}
-    for name, content in track(data.dataset, files.read(rows), len(rows)):
-        read.add(name)
-        try:
-            if target := files.broken_links.get(name):
-                raise ValueError(f"a link to {target}, which does not exist")
-            pixels[rows[name]] = decode(content, data.size, data.channels)
-        except ValueError as error:
-            if not data.skip_broken:
-                files.check_unchanged()  # a file that is being written at the moment is not damaged
-                raise ExternalError(
-                    f"{data.source}: {name}: not a readable image ({error}); "
-                    f"repair or remove it, or skip such files with data.skip_broken: true"
-                ) from None
-            broken[name] = str(error)
-    files.check_unchanged()
-    assert read == rows.keys()
-    return pixels, broken
-
-
-def _allocate(data: DataParams, count: int) -> np.ndarray:
-    """An uninitialized array uint8 (count, C, size, size).
-
-    Raises:
-        UserError: it needs more memory than the machine has.
-    """
-    shape = (count, data.channels, data.size, data.size)
-    needed, available = int(np.prod(shape)), psutil.virtual_memory().total
-    if needed > available:
-        raise UserError(
-            f"data.size: {data.size} given; {count:,} images of it need {needed / 2**30:,.0f} GiB of memory, "
-            f"this machine has {available / 2**30:,.0f}"
-        )
-    return np.empty(shape, dtype=np.uint8)

@@ -26,6 +26,7 @@ class Folder:
     Attributes:
         names: paths of the included files relative to the folder, separated by ``/`` and sorted within each folder.
         folders: relative paths of all folders below it.
+        others: relative paths of the files without an included ending.
         broken_links: targets of links that lead to nothing, by the links' relative paths. Those with an included ending
             are in ``names``, too.
 
@@ -38,10 +39,11 @@ class Folder:
         self.path, self.endings = path, endings
         self.folders: set[str] = set()
         self.broken_links: dict[str, str] = {}
-        self.states = dict(self._scan(path))
+        self.others: list[str] = []
+        self.states = dict(self._scan(path, self.others))
         self.names = list(self.states)
 
-    def _scan(self, folder: Path) -> Iterator[tuple[str, FileState]]:
+    def _scan(self, folder: Path, others: list[str]) -> Iterator[tuple[str, FileState]]:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
             for entry in entries:
@@ -54,12 +56,14 @@ class Folder:
                     if entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve()):
                         raise UserError(f"{self.path}: {name}: a link back to a folder that contains it")
                     self.folders.add(name)
-                    yield from self._scan(Path(entry.path))
+                    yield from self._scan(Path(entry.path), others)
                 elif Path(name).suffix.lower() in self.endings:
                     status = entry.stat()
                     if not stat.S_ISREG(status.st_mode):
                         raise UserError(f"{self.path}: {name}: a device or a pipe, not a file")
                     yield name, FileState(status.st_size, status.st_mtime_ns)
+                else:
+                    others.append(name)
         except OSError as error:
             raise ExternalError(f"{error.filename or folder}: cannot be read: {error.strerror or error}") from None
 
@@ -83,7 +87,7 @@ class Folder:
         Raises:
             ExternalError: a file changed; the message names the first one.
         """
-        now = dict(self._scan(self.path))
+        now = dict(self._scan(self.path, []))
         changed = sorted(name for name, _ in now.items() ^ self.states.items())
         if changed:
             raise ExternalError(

@@ -10,14 +10,15 @@ from pipelines.networks.build import check_network
 from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, Labeled, Splits, digest_of_splits, write_prepared
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.sources import read_source
-from pipelines.preparation.splits import Shares, count_duplicates, refuse_to_split, split_stratified
+from pipelines.preparation.splits import GroupCounts, SplitRows, assign_rows, count_duplicates, count_groups
 from pipelines.runtime.files import attach_path_to_errors
 from pipelines.runtime.keys import key_of
 from pipelines.runtime.locks import hold_lock
-from pipelines.settings.params import DataParams, Params, PrepareParams
+from pipelines.settings.data_params import DataParams, PrepareParams
+from pipelines.settings.params import Params
 from pipelines.settings.variants import TUNED, load_variant
-from stn.batches import derive_seed
 from stn.distortions import Distortion, distort_once, make_distortion
+from stn.seeds import derive_seed
 from stn.settings import Normalization
 
 MAX_LISTED = 5  # skipped files in the report
@@ -32,11 +33,11 @@ def prepare(params: Params, folder: Path = PREPARED) -> DatasetMeta:
         UserError: a variant's kernels are larger than the images.
         UserError, ExternalError, OSError: as :func:`prepare_source`.
     """
-    size = params.data.size
-    height, width = make_distortion(**params.data.distortion.model_dump()).framed(size, size)
+    form = params.data.form
+    height, width = make_distortion(**params.data.distortion.model_dump()).framed(form.height, form.width)
     for variant in params.variants:
         if variant != TUNED:  # the stage tune may write another one for this size
-            check_network(variant, load_variant(variant), (params.data.channels, height, width), classes=2)
+            check_network(variant, load_variant(variant), (form.channels, height, width), classes=2)
     return prepare_source(params.data, params.prepare, folder)
 
 
@@ -54,30 +55,20 @@ def prepare_source(data: DataParams, settings: PrepareParams, folder: Path = PRE
     """
     raw = read_source(data)
     distortion = make_distortion(**data.distortion.model_dump())
-    undistorted = _split(raw, settings, distortion)
+    rows = assign_rows(raw, settings)
+    undistorted = _select(raw, rows, distortion)
     stored = _distort_held_out(undistorted, distortion, settings.seed)
-    meta = _describe(data, raw, undistorted, stored)
+    meta = _describe(data, raw, count_groups(raw.groups, rows), undistorted, stored)
     extra = None if distortion.is_identity else undistorted.validation
     with hold_lock(f"prepare-{key_of(str(folder.resolve()))}"), attach_path_to_errors(folder):
         write_prepared(stored, extra, meta, folder)
     return meta
 
 
-def _split(raw: RawDataset, settings: PrepareParams, distortion: Distortion) -> Splits:
-    """Split off validation images, and test images if the source has none; all on the distortion's canvas."""
-    train, test = raw.train, raw.test
-    shares = Shares(settings.test if test is None else None, settings.validation)
-    counts = train.labels.bincount(minlength=len(raw.classes)).numpy()
-
-    def split(whole: Labeled, name: str) -> tuple[Labeled, Labeled]:
-        parts = split_stratified(whole, getattr(shares, name), settings.seed, len(raw.classes))
-        return parts or refuse_to_split(name, shares, counts, raw.classes)
-
-    if test is None:
-        train, test = split(train, "test")
-    train, validation = split(train, "validation")
-    splits = (Labeled(distortion.onto_canvas(split.images), split.labels) for split in (train, validation, test))
-    return Splits(*splits)
+def _select(raw: RawDataset, rows: SplitRows, distortion: Distortion) -> Splits:
+    """The images of each split, on the distortion's canvas."""
+    splits = map(raw.select, rows)
+    return Splits(*(Labeled(distortion.onto_canvas(split.images), split.labels) for split in splits))
 
 
 def _distort_held_out(splits: Splits, distortion: Distortion, seed: int) -> Splits:
@@ -90,7 +81,9 @@ def _distort_held_out(splits: Splits, distortion: Distortion, seed: int) -> Spli
     return Splits(splits.train, distort(splits.validation, 1), distort(splits.test, 2))
 
 
-def _describe(data: DataParams, raw: RawDataset, undistorted: Splits, stored: Splits) -> DatasetMeta:
+def _describe(
+    data: DataParams, raw: RawDataset, groups: GroupCounts, undistorted: Splits, stored: Splits
+) -> DatasetMeta:
     """The content of meta.json."""
     channels, height, width = stored.train.images.shape[1:]
     image_shape = (channels, height, width)
@@ -108,7 +101,13 @@ def _describe(data: DataParams, raw: RawDataset, undistorted: Splits, stored: Sp
         distortion=distortion,
         duplicates=count_duplicates(undistorted),
         broken=dict(raw.broken),
-        digest=digest_of_splits(stored, raw.classes, image_shape, distortion),
+        digest=digest_of_splits(stored, raw.classes, image_shape, distortion, data.form),
+        fit=data.fit,
+        fill=data.fill,
+        pixel_range=None if raw.pixel_range is None else list(raw.pixel_range),
+        groups=groups.each,
+        shared_groups=groups.shared,
+        left_alone=list(raw.left_alone),
     )
 
 
@@ -125,8 +124,18 @@ def report(meta: DatasetMeta) -> None:
     channels, height, width = meta.image_shape
     print(
         f"prepared {meta.dataset} from {meta.source}: {counts}; {len(meta.classes)} classes, "
-        f"{channels}×{height}×{width}, digest {meta.digest[:12]}"
+        f"{channels}×{height}×{width} (fit: {meta.fit}), digest {meta.digest[:12]}"
     )
+    if meta.pixel_range is not None:
+        low, high = meta.pixel_range
+        print(f"pixels: images with more than 8 bits are scaled from {low:g} (black) to {high:g} (white)")
+    if meta.groups:
+        print("groups: " + ", ".join(f"{count} in {split}" for split, count in meta.groups.items()))
+    for split, count in meta.shared_groups.items():
+        if count:
+            print(f"groups: {count} of the {meta.groups[split]} in {split} are also in {EARLIER_SPLITS[split]}")
+    for line in meta.left_alone:
+        print(f"left alone: {line}")
     for name, reason in list(meta.broken.items())[:MAX_LISTED]:
         print(f"skipped: {name}: {reason}")
     if meta.broken:

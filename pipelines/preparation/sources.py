@@ -3,24 +3,26 @@
 All sources give the same form: uint8 images of one size, and labels that index a list of class names.
 """
 
+from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from pipelines.outputs.prepared_data import Labeled
 from pipelines.preparation import torchvision_datasets
-from pipelines.preparation.class_folders import contains_images, read_class_folders
-from pipelines.preparation.images import to_pixels
+from pipelines.preparation.decoding import read_images
+from pipelines.preparation.groups import check_groups
+from pipelines.preparation.listing import Listing, Record
+from pipelines.preparation.own_images import holds_images, list_own_images
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.home import home
-from pipelines.runtime.progress import track
+from pipelines.runtime.locks import hold_lock
+from pipelines.settings.data_params import DataParams
 from pipelines.settings.dataset_defaults import DATASET_DEFAULTS
-from pipelines.settings.params import DataParams
 
 
 def read_source(data: DataParams) -> RawDataset:
@@ -31,23 +33,36 @@ def read_source(data: DataParams) -> RawDataset:
         UserError: ``data.source`` holds no usable data set.
         ExternalError: a file cannot be read, or the download failed.
     """
+    return read_images(data, list_images(data))
+
+
+def list_images(data: DataParams) -> Listing:
+    """List the images of the data set ``data.dataset`` in ``data.source``.
+
+    Raises:
+        UserError, ExternalError: as :func:`read_source`.
+    """
     if data.dataset == "digits" and data.source == "data/raw":
-        return _read_digits(data)
+        return _Digits().listing(data.group)
     path = locate(data.source)
     near = get_close_matches(data.dataset, DATASET_DEFAULTS, n=1, cutoff=0.75)
-    if near and data.dataset not in DATASET_DEFAULTS and path.is_dir() and not contains_images(path):
+    if near and data.dataset not in DATASET_DEFAULTS and path.is_dir() and not holds_images(path):
         raise UserError(
             f"data.dataset: {data.dataset!r} given; did you mean {near[0]}? For images of your own, data.source must "
             f"hold images, and {data.source!r} holds none"
         )
-    if path.is_file() or data.dataset not in torchvision_datasets.NAMES:
-        return read_class_folders(data, path)
-    found = torchvision_datasets.read(data, path)
-    if found is None and contains_images(path):
-        return read_class_folders(data, path)
-    if found is None:
-        torchvision_datasets.download(data, path)
-        found = torchvision_datasets.read(data, path)
+    if path.is_file() or data.table.files or data.dataset not in torchvision_datasets.NAMES:
+        return list_own_images(data, path)
+    found = torchvision_datasets.find(data, path)
+    if found is not None:
+        return found
+    if holds_images(path):
+        return list_own_images(data, path)
+    with hold_lock(f"download-{data.dataset}"):  # another experiment may have downloaded it in the meantime
+        found = torchvision_datasets.find(data, path)
+        if found is None:
+            torchvision_datasets.download(data, path)
+            found = torchvision_datasets.find(data, path)
     assert found is not None
     return found
 
@@ -78,14 +93,28 @@ def is_empty(path: Path) -> bool:
     return path.is_dir() and all(child.name.startswith((".", "README")) for child in path.iterdir())
 
 
-def _read_digits(data: DataParams) -> RawDataset:
-    """scikit-learn's digits, whose pixels are 0 to 16."""
-    from sklearn.datasets import load_digits
+class _Digits:
+    """scikit-learn's digits, whose pixels are 0 to 16, named by their index."""
 
-    digits: Any = load_digits()
-    images = (Image.fromarray(np.uint8(array * 255 / 16)) for array in digits.images)
-    images = track("digits", images, len(digits.images))
-    pixels = torch.from_numpy(np.stack([to_pixels(image, data.size, data.channels) for image in images]))
-    labels = torch.from_numpy(digits.target.astype(np.int64))
-    classes = [str(name) for name in digits.target_names]
-    return RawDataset(Labeled(pixels, labels), None, classes, "scikit-learn load_digits")
+    broken_links: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self):
+        from sklearn.datasets import load_digits
+
+        self.bunch: Any = load_digits()
+
+    def read(self, wanted: Collection[str]) -> Iterator[tuple[str, Image.Image]]:
+        """Yield the name of each wanted image, and the image."""
+        for i, array in enumerate(self.bunch.images):
+            if str(i) in wanted:
+                yield str(i), Image.fromarray(np.uint8(array * 255 / 16))
+
+    def check_unchanged(self) -> None:
+        """Nothing can change."""
+
+    def listing(self, group: str | None) -> Listing:
+        """All images; the data set has no splits."""
+        classes = [str(name) for name in self.bunch.target_names]
+        records = [Record(str(i), classes[target]) for i, target in enumerate(self.bunch.target)]
+        check_groups(group, records)
+        return Listing(records, classes, "scikit-learn load_digits", self)

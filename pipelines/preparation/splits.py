@@ -5,36 +5,102 @@ import math
 from typing import NamedTuple, NoReturn
 
 import numpy as np
-import torch
 from sklearn.model_selection import train_test_split
 
-from pipelines.outputs.prepared_data import Labeled, Splits
+from pipelines.outputs.prepared_data import Splits
+from pipelines.preparation.grouped_splits import refuse_groups, split_groups
+from pipelines.preparation.listing import SPLITS
+from pipelines.preparation.raw_dataset import RawDataset
+from pipelines.preparation.shares import Shares, candidate_shares
 from pipelines.runtime.errors import UserError
-
-ROUND_SHARES = tuple(round(0.05 * i, 2) for i in range(1, 11))  # that a message may suggest
-
-
-class Shares(NamedTuple):
-    """``prepare.test``, None for a source with a test split, and ``prepare.validation``; each in (0, 1)."""
-
-    test: float | None
-    validation: float
+from pipelines.settings.data_params import PrepareParams
 
 
-def split_stratified(whole: Labeled, share: float, seed: int, classes: int) -> tuple[Labeled, Labeled] | None:
-    """Split a data set at random into two parts with the same proportions of classes.
+class SplitRows(NamedTuple):
+    """The rows of a :class:`RawDataset` in each split, in the order in which the split is stored."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def assign_rows(raw: RawDataset, settings: PrepareParams) -> SplitRows:
+    """Assign the images of a source to splits. Splits that the source has are kept, the others are split off.
+
+    Raises:
+        UserError: a class has too few images to be in every split.
+    """
+    train, validation, test = (raw.rows(split) for split in SPLITS)
+    shares = Shares(None if len(test) else settings.test, None if len(validation) else settings.validation)
+    labels = raw.labels.numpy()
+    counts = np.bincount(labels[train], minlength=len(raw.classes))
+
+    if raw.groups is not None:
+        return _assign_groups(raw, shares, settings.seed)
+
+    def split(rows: np.ndarray, name: str, share: float) -> tuple[np.ndarray, np.ndarray]:
+        parts = split_stratified(labels[rows], share, settings.seed, len(raw.classes))
+        first, second = parts or refuse_to_split(name, shares, counts, raw.classes)
+        return rows[first], rows[second]
+
+    if shares.test is not None:
+        train, test = split(train, "test", shares.test)
+    if shares.validation is not None:
+        train, validation = split(train, "validation", shares.validation)
+    return SplitRows(train, validation, test)
+
+
+def _assign_groups(raw: RawDataset, shares: Shares, seed: int) -> SplitRows:
+    """The same for images in groups, none of which is split."""
+    train, validation, test = (raw.rows(split) for split in SPLITS)
+    assert raw.groups is not None
+    labels, groups, classes = raw.labels.numpy()[train], raw.groups[train], raw.classes
+    parts = split_groups(labels, groups, shares, seed, len(classes))
+    if isinstance(parts, str):
+        refuse_groups(parts, shares, labels, groups, classes, seed=seed)
+    left, *split_off = (train[part] for part in parts)
+    if shares.validation is not None:
+        validation = split_off.pop()
+    if shares.test is not None:
+        test = split_off.pop()
+    return SplitRows(left, validation, test)
+
+
+class GroupCounts(NamedTuple):
+    """The number of groups in each split; and for each split after the first, of those also in an earlier split."""
+
+    each: dict[str, int]
+    shared: dict[str, int]
+
+
+def count_groups(groups: np.ndarray | None, rows: SplitRows) -> GroupCounts:
+    """Count the groups of each split. A source's own splits may share groups."""
+    counts = GroupCounts({}, {})
+    seen: set[int] = set()
+    if groups is None:
+        return counts
+    for name, part in rows._asdict().items():
+        present = set(groups[part].tolist())
+        counts.each[name] = len(present)
+        if seen:
+            counts.shared[name] = len(present & seen)
+        seen |= present
+    return counts
+
+
+def split_stratified(labels: np.ndarray, share: float, seed: int, classes: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Split images at random into two parts with the same proportions of classes.
 
     Returns:
-        The parts, the second with ``share`` of the images; None if a class has too few images to be in both.
+        The indices of the parts, the second with ``share`` of the images; None if a class has too few images to be in
+        both.
     """
     try:
-        first, second = train_test_split(
-            np.arange(len(whole.labels)), test_size=share, random_state=seed, stratify=whole.labels.numpy()
-        )
+        parts = train_test_split(np.arange(len(labels)), test_size=share, random_state=seed, stratify=labels)
     except ValueError:
         return None
-    parts = _select(whole, torch.tensor(first)), _select(whole, torch.tensor(second))
-    return parts if all(len(part.labels.unique()) == classes for part in parts) else None
+    first, second = map(np.asarray, parts)
+    return (first, second) if all(len(np.unique(labels[part])) == classes for part in (first, second)) else None
 
 
 def refuse_to_split(setting: str, shares: Shares, counts: np.ndarray, classes: list[str]) -> NoReturn:
@@ -65,7 +131,9 @@ def refuse_to_split(setting: str, shares: Shares, counts: np.ndarray, classes: l
 def images_needed(shares: Shares) -> int:
     """A number of images with which every class is in every part, if each class has at least as many."""
     # The smaller part gets one image of each class.
-    needed = math.ceil(round(1 / min(shares.validation, 1 - shares.validation), 6))
+    needed = 1
+    if shares.validation is not None:
+        needed = math.ceil(round(1 / min(shares.validation, 1 - shares.validation), 6))
     if shares.test is None:
         return needed
     number = math.ceil(round(1 / min(shares.test, 1 - shares.test), 6))
@@ -76,14 +144,7 @@ def images_needed(shares: Shares) -> int:
 
 def find_shares(counts: np.ndarray, given: Shares) -> Shares | None:
     """The round shares nearest to the given ones that split these classes; one share is changed rather than both."""
-    tests = (given.test, *(() if given.test is None else ROUND_SHARES))
-    candidates = (Shares(test, validation) for test in tests for validation in (given.validation, *ROUND_SHARES))
-
-    def distance(shares: Shares) -> tuple[int, float]:
-        changes = [abs((new or 0) - (old or 0)) for new, old in zip(shares, given, strict=True)]
-        return sum(change > 0 for change in changes), sum(changes)
-
-    return min((shares for shares in candidates if can_split(counts, shares)), key=distance, default=None)
+    return next((shares for shares in (given, *candidate_shares(given)) if can_split(counts, shares)), None)
 
 
 def can_split(counts: np.ndarray, shares: Shares) -> bool:
@@ -99,10 +160,6 @@ def can_split(counts: np.ndarray, shares: Shares) -> bool:
             return False
         total -= number
     return True
-
-
-def _select(whole: Labeled, index: torch.Tensor) -> Labeled:
-    return Labeled(whole.images[index], whole.labels[index])
 
 
 def count_duplicates(splits: Splits) -> dict[str, int]:

@@ -2,71 +2,128 @@
 
 import http.client
 import socket
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-import torch
+from PIL import Image
 
-from pipelines.outputs.prepared_data import Labeled
-from pipelines.preparation.images import to_pixels
-from pipelines.preparation.layout import EXPECTED, SPLITS
-from pipelines.preparation.raw_dataset import RawDataset
+from pipelines.preparation.folders import Folder
+from pipelines.preparation.groups import check_groups, find_groups
+from pipelines.preparation.images import ENDINGS
+from pipelines.preparation.listing import EXPECTED, SPLITS, Files, Listing, Record, Split
+from pipelines.preparation.torchvision_sets import (
+    TORCHVISION_SETS,
+    checksums,
+    class_names,
+    open_sets,
+    paths,
+    targets,
+)
 from pipelines.runtime.errors import ExternalError
-from pipelines.runtime.progress import track
-from pipelines.settings.params import DataParams
+from pipelines.settings.data_params import DataParams
 
-NAMES = ("cifar10", "mnist", "fashion_mnist", "svhn")
+NAMES = tuple(TORCHVISION_SETS)
+NO_CLASS = "N/A"  # the class 0 of EMNIST's letters, which begin with 1
 TIMEOUT_S = 60.0  # a download fails after this time without a byte
 
 
-def read(data: DataParams, root: Path) -> RawDataset | None:
-    """Read the data set ``data.dataset`` from a torchvision root; None if it is not there.
+def find(data: DataParams, root: Path) -> Listing | None:
+    """List the data set ``data.dataset`` from a torchvision root; None if it is not there.
 
     Raises:
+        UserError: ``data.group`` does not fit the names of the images.
         ExternalError: its files are damaged.
     """
-    from torchvision import datasets
-
+    entry = TORCHVISION_SETS[data.dataset]
     try:
-        found = _open(data.dataset, root, download=False)
+        found = open_sets(data.dataset, root, download=False)
+        classes = class_names(found["train"])
+        labels = {split: [classes[target] for target in targets(dataset)] for split, dataset in found.items()}
+        files, names = _name_images(root, entry.folder, found, entry.transposed)
     except (AssertionError, RuntimeError, ValueError, LookupError, EOFError, OSError) as error:
-        if isinstance(error, RuntimeError) and "not found" in str(error).lower():
+        missing = isinstance(error, FileNotFoundError) and not (root / (entry.folder or "?")).exists()
+        if missing or (isinstance(error, RuntimeError) and "not found" in str(error).lower()):
             return None
-        # MNIST's unpacked files have no checksums.
+        # Most unpacked files have no checksums.
         raise ExternalError(
             f"data.source: {data.dataset} in {data.source!r} is truncated or damaged ({_first_line(error)}); "
             f"delete its folder there, and it will be downloaded again"
         ) from None
-    splits = []
-    for split, dataset in zip(SPLITS, found, strict=True):
-        images = track(f"{data.dataset} {split}", (image for image, _ in dataset), len(dataset))
-        pixels = np.stack([to_pixels(image, data.size, data.channels) for image in images])
-        targets = dataset.labels if isinstance(dataset, datasets.SVHN) else dataset.targets
-        splits.append(Labeled(torch.from_numpy(pixels), torch.as_tensor(targets, dtype=torch.int64)))
-    classes = [name.split(" - ")[0] for name in getattr(found[0], "classes", "0123456789")]
-    return RawDataset(splits[0], splits[1], classes, f"torchvision {type(found[0]).__name__}")
+    pattern = data.group or entry.group
+    groups = find_groups(pattern, [name for split in found for name in names[split]])
+    records = [
+        Record(name, label, split, groups.get(name))
+        for split in SPLITS
+        if split in found
+        for name, label in zip(names[split], labels[split], strict=True)
+    ]
+    check_groups(pattern, records)
+    return Listing(records, [name for name in classes if name != NO_CLASS], f"torchvision {entry.kind}", files)
+
+
+def _name_images(
+    root: Path, folder: str | None, sets: Mapping[Split, Any], transposed: bool
+) -> tuple[Files, dict[Split, list[str]]]:
+    """The files of a data set, and the name of each image in them.
+
+    Raises:
+        FileNotFoundError: an image file is missing.
+    """
+    names: dict[Split, list[str]]
+    if folder is None:
+        names = {split: [f"{split}/{i}" for i in range(len(images))] for split, images in sets.items()}
+        return _Images(sets, transposed), names
+    files = Folder(root / folder, ENDINGS)
+    names = {
+        split: [path.relative_to(files.path).as_posix() for path in paths(images)] for split, images in sets.items()
+    }
+    missing = sorted({name for part in names.values() for name in part} - files.states.keys())
+    if missing:
+        raise FileNotFoundError(f"{len(missing)} image files are missing, such as {folder}/{missing[0]}")
+    return files, names
+
+
+class _Images:
+    """The images of data sets that are in memory, named ``<split>/<index>``. They never change."""
+
+    broken_links: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, sets: Mapping[Split, Any], transposed: bool):
+        self.sets, self.transposed = sets, transposed
+
+    def read(self, wanted: Collection[str]) -> Iterator[tuple[str, Image.Image]]:
+        """Yield the name of each wanted image, and the image."""
+        for split, dataset in self.sets.items():
+            for i in range(len(dataset)):
+                if (name := f"{split}/{i}") in wanted:
+                    image = dataset[i][0]
+                    yield name, image.transpose(Image.Transpose.TRANSPOSE) if self.transposed else image
+
+    def check_unchanged(self) -> None:
+        """Nothing can change."""
 
 
 def download(data: DataParams, root: Path) -> None:
-    """Download the data set ``data.dataset`` into a torchvision root. Each file is verified by its MD5.
+    """Download the data set ``data.dataset`` into a torchvision root. torchvision verifies files by their MD5.
 
     Raises:
         ExternalError: the download failed. Damaged files are removed; complete files stay.
     """
     from torchvision.datasets.utils import check_integrity
 
-    files = _checksums(data.dataset, root)
+    files = checksums(data.dataset, root)
     before = {path: path.stat().st_mtime_ns for path in files if path.exists()}
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_S)
     try:
-        _open(data.dataset, root, download=True)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        open_sets(data.dataset, root, download=True)
+    except (OSError, RuntimeError, ValueError, EOFError, http.client.HTTPException) as error:
         reason = _first_line(error)
         for path, md5 in files.items():
             is_new = path.exists() and path.stat().st_mtime_ns != before.get(path)
-            if is_new and not check_integrity(path, md5):
+            if is_new and (md5 is None or not check_integrity(path, md5)):
                 reason = f"{path.name} was incomplete or had a wrong checksum, and was removed"
                 path.unlink()
         raise ExternalError(
@@ -76,28 +133,6 @@ def download(data: DataParams, root: Path) -> None:
         ) from None
     finally:
         socket.setdefaulttimeout(timeout)
-
-
-def _open(name: str, root: Path, download: bool) -> list[Any]:
-    """torchvision's training and test data set."""
-    from torchvision import datasets
-
-    if name == "svhn":
-        return [datasets.SVHN(root, split=split, download=download) for split in SPLITS]
-    kind = {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
-    return [kind(root, train=split == "train", download=download) for split in SPLITS]
-
-
-def _checksums(name: str, root: Path) -> dict[Path, str]:
-    """The MD5 of each file that is downloaded."""
-    from torchvision import datasets
-
-    if name == "cifar10":
-        return {root / datasets.CIFAR10.filename: datasets.CIFAR10.tgz_md5}
-    if name == "svhn":
-        return {root / datasets.SVHN.split_list[split][1]: datasets.SVHN.split_list[split][2] for split in SPLITS}
-    kind = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
-    return {root / kind.__name__ / "raw" / file: md5 for file, md5 in kind.resources}
 
 
 def _first_line(error: BaseException) -> str:

@@ -30,6 +30,7 @@ from pipelines.runtime.locks import hold_lock
 from pipelines.tracking.artifact_places import sqlite_address
 from pipelines.tracking.client import connect
 from pipelines.tracking.lineage import libraries
+from stn.precision import SETTINGS
 from stn.settings import Normalization
 
 
@@ -136,11 +137,17 @@ def _copy_weights(settings: Any, tree: Path) -> None:
 def _write_settings(tree: Path, variant: str, seed: int, record: Mapping[str, Any]) -> None:
     """Write the recorded settings into the work tree: the variant's file and params.yaml."""
     (tree / "variants" / f"{variant}.yaml").write_text(json.dumps(record["variant"]), encoding="utf-8")
-    train = {**record["train"], "seeds": [seed], **_choose_workers(record)}
+    train = {**record["train"], "seeds": [seed], **_choose_workers(record), **_recorded_precision(record)}
     settings = {f"train.{key}": value for key, value in train.items()}
     settings |= {"variants": [variant], "data.dataset": record["data"]["dataset"]}
     assignments = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     _run_module(tree, "pipelines.params", *assignments, quiet=True)
+
+
+def _recorded_precision(record: Mapping[str, Any]) -> dict[str, str]:
+    """The precision of the training; ``train.precision: auto`` could choose another one here."""
+    names = {str(dtype).removeprefix("torch."): setting for setting, dtype in SETTINGS.items()}
+    return {"precision": names[record["precision"]]} if "precision" in record else {}
 
 
 def _choose_workers(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,11 @@ Imports neither torch nor Ray, so mistakes are reported at once.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 
-from pipelines.settings.data_source import check_as_dvc_reads_it
+from pipelines.settings.data_params import DataParams, Name, PrepareParams, Seed
+from pipelines.settings.metric import Metric
 from pipelines.settings.nulls import replace_nulls
 from pipelines.settings.ranges import FloatDomain, IntDomain, each
 from pipelines.settings.recipe import RecipeParams
@@ -35,56 +36,8 @@ from pipelines.settings.workers import Count, WorkerCount
 from pipelines.settings.yaml_file import Section, check_settings, read_yaml
 
 PARAMS_FILE = Path("params.yaml")
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 NoGate = Literal["none"]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class DistortionParams(Section):
-    """The distortion of images: a protocol of the paper, or random rotation, scale and shift."""
-
-    protocol: Literal["none", "R", "RTS", "P", "E", "TC"] = "none"
-    rotation: float = Field(ge=0, le=180)
-    scale: list[Annotated[float, Field(gt=0, le=10)]] = Field(min_length=2, max_length=2)
-    shift: float = Field(ge=0, le=1)
-    padding_mode: PaddingMode
-
-    @model_validator(mode="after")
-    def _scale_is_a_range(self):
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale: {self.scale} given; the smaller factor comes first")
-        return self
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether no image is moved."""
-        moves = self.protocol != "none" or self.rotation or self.shift or self.scale != [1, 1]
-        return not moves
-
-
-class DataParams(Section):
-    """The data set, its source, the form of the images, and their distortion."""
-
-    dataset: Name
-    source: str = Field(min_length=1)
-    size: int = Field(ge=4, le=1024)
-    channels: Literal[1, 3]
-    skip_broken: bool
-    distortion: DistortionParams
-
-    @model_validator(mode="after")
-    def _source_is_a_path_to_dvc(self):
-        check_as_dvc_reads_it(self.source)
-        return self
-
-
-class PrepareParams(Section):
-    """The shares of the validation and test splits, and the seed of both."""
-
-    validation: float = Field(gt=0, lt=1)
-    test: float = Field(gt=0, lt=1)
-    seed: Seed
 
 
 class SearchSpaceParams(Section):
@@ -142,6 +95,7 @@ class TrainParams(RecipeParams):
     workers: WorkerCount
     threads: Literal["auto"] | Count
     max_failures: int = Field(ge=0, le=10**9)
+    residency: Literal["auto", "device", "host"] = "auto"
     preset: Literal["none", "small", "from_scratch", "finetune"] = "small"
 
     @model_validator(mode="before")
@@ -161,8 +115,9 @@ class TrainParams(RecipeParams):
 
 
 class EvaluateParams(Section):
-    """Batch size, bootstrap and robustness measurement of the evaluation."""
+    """The metric that selects, and batch size, bootstrap and robustness measurement of the evaluation."""
 
+    metric: Annotated[Metric, Field(strict=False)] = Metric.ACCURACY
     batch_size: Count
     resamples: int = Field(ge=100, le=1_000_000)
     confidence: float = Field(gt=0, lt=1)
@@ -225,7 +180,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _images_are_larger_than_their_shift(self):
-        if self.train.shift >= self.data.size:
+        if self.train.shift >= min(self.data.form.height, self.data.form.width):
             raise ValueError(
                 f"train.shift: {self.train.shift} given; images of data.size {self.data.size} can move by less"
             )

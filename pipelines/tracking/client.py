@@ -45,6 +45,7 @@ from pipelines.tracking.store_writer import log_summary_metrics
 RECORD = "lineage/training.json"
 DIFF = "lineage/uncommitted.diff"
 
+LONGEST_PATH = 500  # of a database of sqlite, in bytes
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 MEND_FILE = (
     "repair its permissions or content, or restore a backup: make restore FROM=folder; without one, keep the file, "
@@ -72,6 +73,8 @@ def connect() -> MlflowClient:
     mlflow.set_tracking_uri(uri)
     if uri.startswith(DATABASES):
         check_place(mlflow.__file__)
+    if uri == default:
+        check_length(state_dir() / "mlflow.db")
     with hold_lock("mlflow"):
         try:
             if uri.startswith(DATABASES):
@@ -103,6 +106,19 @@ def check_place(package: str) -> None:
         raise UserError(
             f"{Path(package).parent}: MLflow cannot open a database from a folder with % in its path; move the project "
             f"to another folder, and run make setup there"
+        )
+
+
+def check_length(file: Path) -> None:
+    """Refuse a database whose path is too long for sqlite, which allows 512 bytes together with its own suffixes.
+
+    Raises:
+        UserError: it is too long.
+    """
+    if (length := len(os.fsencode(file))) > LONGEST_PATH:
+        raise UserError(
+            f"{file.parent}: sqlite opens no database there: its path has {length} bytes, and {LONGEST_PATH} are "
+            f"allowed; move the project to a shorter path, or set MLFLOW_TRACKING_URI"
         )
 
 

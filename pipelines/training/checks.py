@@ -12,7 +12,10 @@ from pipelines.training.worker_plan import WorkerPlan
 from stn.captured_step import reason_against_capture
 
 # The code that a training's result depends on.
-CODE = ("stn", "pipelines/networks", "pipelines/training", "pipelines/outputs/prepared_data.py")
+CODE = (
+    "stn", "pipelines/networks", "pipelines/training", "pipelines/outputs/prepared_data.py",
+    "pipelines/outputs/labeled_files.py",
+)  # fmt: skip
 
 
 def check_trainable(name: str, params: Params, variant: VariantParams, meta: DatasetMeta) -> None:

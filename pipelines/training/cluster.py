@@ -1,6 +1,7 @@
 """The Ray cluster: start or join it, run functions on its hosts, count its CPUs and GPUs."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,17 +107,26 @@ def run_on_other_hosts(function: Callable[..., Result], *arguments: str) -> dict
 def nodes_alive() -> list[Node]:
     """The nodes of the connected cluster that are alive."""
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in resources]
+    return [
+        Node(int(node.get("CPU", 0)), int(node.get("GPU", 0)), node.get("memory", math.inf)) for node in resources
+    ]  # fmt: skip
 
 
-def room_for_trials(gpus_per_trial: float) -> tuple[int, float]:
+def room_for_trials(gpus_per_trial: float, memory: int = 1) -> tuple[int, float]:
     """The number of tuning trials that run at once on the connected cluster, and each trial's share of a GPU.
 
-    There is one trial for each CPU core or, on a cluster with GPUs, for each share of a GPU. Ray takes a share from a
-    single GPU: the share is enlarged to one that divides a GPU evenly, or the last trial would wait forever.
+    There is one trial for each CPU core or, on a cluster with GPUs, for each share of a GPU, as far as the memory
+    suffices. Ray takes a share from a single GPU: the share is enlarged to one that divides a GPU evenly, or the last
+    trial would wait forever.
+
+    Args:
+        gpus_per_trial: share of a GPU, in (0, 1].
+        memory: bytes that a trial needs.
     """
     nodes = nodes_alive()
+    fitting = [min(node.cpus, node.memory // memory) for node in nodes]
     if not any(node.gpus for node in nodes):
-        return max(1, sum(node.cpus for node in nodes)), 0.0
+        return max(1, int(sum(fitting))), 0.0
     on_each_gpu = int(1 / gpus_per_trial + 1e-9)
-    return max(1, sum(min(node.cpus, node.gpus * on_each_gpu) for node in nodes)), 1 / on_each_gpu
+    on_nodes = (min(most, node.gpus * on_each_gpu) for most, node in zip(fitting, nodes, strict=True))
+    return max(1, int(sum(on_nodes))), 1 / on_each_gpu

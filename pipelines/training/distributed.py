@@ -13,7 +13,6 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from pipelines.outputs.prepared_data import load_arrays
 from pipelines.runtime.errors import ExternalError
 from pipelines.runtime.files import write_text
 from pipelines.settings.params import Params
@@ -23,6 +22,7 @@ from pipelines.training.host_watch import HostWatch
 from pipelines.training.listener import Listener
 from pipelines.training.mailbox import Mailbox
 from pipelines.training.memory import ran_out_of_memory
+from pipelines.training.shared_data import SharedData, share_data
 from pipelines.training.worker import TrainingJob, TrainingWorker
 from pipelines.training.worker_plan import WorkerPlan
 
@@ -34,10 +34,10 @@ NCCL_TIMEOUT_S = 120
 
 
 class Shared(NamedTuple):
-    """What the driver gives to every worker; ``arrays`` refers to the TrainingArrays in Ray's object store."""
+    """What the driver gives to every worker."""
 
     job: TrainingJob
-    arrays: ray.ObjectRef
+    data: SharedData
     mailbox: Mailbox
     probe: str  # a file in the checkpoint storage that every host must be able to read
 
@@ -51,9 +51,11 @@ def train_worker(config: dict[str, Shared]) -> None:
     # A host that has joined since the start has not been checked: without the storage it would begin from epoch 0.
     if error := read_error(shared.job.storage, shared.probe):
         raise ExternalError(f"{VARIABLE}: {shared.job.storage} cannot be read on this host ({error})")
+    device = get_device()
     TrainingWorker(
-        shared.job, ray.get(shared.arrays), get_device(), shared.mailbox,
+        shared.job, shared.data.open(), device, shared.mailbox,
         rank=context.get_world_rank(), world_size=context.get_world_size(),
+        sharing=1 if device.type == "cuda" else context.get_local_world_size(),
     ).run()  # fmt: skip
 
 
@@ -64,7 +66,7 @@ def train_on_ray(params: Params, job: TrainingJob, workers: WorkerPlan, listener
         ExternalError: workers or the cluster failed too often. Ray's whole message is in the file ``log``.
     """
     with probe(job.storage) as path:
-        shared = Shared(job, ray.put(load_arrays(params.train.final_fit)), Mailbox(), path)
+        shared = Shared(job, share_data(params.train.final_fit), Mailbox(), path)
         _fit(params, shared, workers, listener, log)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.outputs.prepared_data import load_arrays
+from pipelines.outputs.prepared_data import load_training
 from pipelines.runtime.errors import ExternalError
 from pipelines.settings.params import Params
 from pipelines.training.listener import Listener
@@ -57,7 +57,7 @@ def train_in_process(params: Params, job: TrainingJob, workers: WorkerPlan, list
     status = "KILLED"
     try:
         with running_marker(folder), ended_by_sigterm():
-            TrainingWorker(job, load_arrays(params.train.final_fit), device, DirectSender(listener)).run()
+            TrainingWorker(job, load_training(params.train.final_fit), device, DirectSender(listener)).run()
         status = "FAILED" if listener.not_finite else "FINISHED"
     except Exception as error:
         status = "FAILED"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from pipelines.outputs.trained_models import Metrics
+from pipelines.training.precision import Precision
 from stn.theta_trouble import Trouble
 
 
@@ -13,8 +14,7 @@ class WorkersStarted(NamedTuple):
     Args:
         time: seconds since the Unix epoch.
         device: torch's name of the device.
-        precision: name of the dtype of autocast.
-        precision_reason: why this precision was chosen.
+        precision: dtype of autocast, and why it was chosen.
         workers: number of workers.
         resumed_epochs: epochs of all seeds that earlier starts have finished.
         notes: one line for each unreadable checkpoint.
@@ -22,8 +22,7 @@ class WorkersStarted(NamedTuple):
 
     time: float
     device: str
-    precision: str
-    precision_reason: str
+    precision: Precision
     workers: int
     resumed_epochs: int
     notes: list[str]

@@ -46,6 +46,7 @@ from pipelines.training.checks import (
 from pipelines.training.listener import Listener
 from pipelines.training.local import train_in_process
 from pipelines.training.marker import take_last_end
+from pipelines.training.precision import load_precision, store_precision
 from pipelines.training.recipe import recipe_of
 from pipelines.training.state import TrainingState, load_state
 from pipelines.training.worker import TrainingJob
@@ -141,7 +142,7 @@ class TrainingDriver:
         state, _ = load_state(self.storage)
         assert state is not None and set(state.finished) == set(runs)
         if (seen := listener.started) is not None:
-            record = replace(record, device=seen.device, precision=seen.precision, workers=seen.workers)
+            record = replace(record, device=seen.device, precision=seen.precision.dtype, workers=seen.workers)
         self._finish(state, runs, record)
 
     def _open(self, outbox: Outbox, workers: WorkerPlan) -> tuple[TrainingRecord, dict[int, TrainingRun]]:
@@ -176,21 +177,16 @@ class TrainingDriver:
     def _run_workers(self, workers: WorkerPlan, runs: dict[int, TrainingRun], run_job: RunJob, place: Path) -> Listener:
         """Train with ``run_job``: :func:`train_in_process`, or ``train_on_ray``. ``place`` is passed to it last."""
         train = self.params.train
-        job = TrainingJob(
-            make_network=self.meta.network_builder(self.variant, train.dropout, load_weights=True),
-            recipe=recipe_of(train, self.variant),
-            seeds=train.seeds,
-            meta=self.meta,
-            storage=self.storage,
-            keep=self.params.clean.checkpoints,
-            threads=workers.threads,
-        )
+        job = make_job(self.params, self.variant, self.meta, self.storage, workers.threads)
         with progress(self.name, len(runs) * train.epochs) as reporter:
             listener = Listener(runs, reporter, train.epochs)
             try:
                 run_job(self.params, job, workers, listener, place)
             except ExternalError as error:
                 raise ExternalError(f"{self.name}: {error}") from None
+            finally:
+                if listener.started is not None:
+                    store_precision(train, self.meta.digest, listener.started.precision)
         self.timeline.mark("workers", listener.first_start)
         self.timeline.mark("epochs", listener.last_epoch)
         if (bad := listener.not_finite) is not None:
@@ -212,6 +208,21 @@ class TrainingDriver:
         with attach_path_to_errors(self.folder / "result"):
             write_result(state.finished, run_ids, record, self.folder / "result")
         remove(self.storage)
+
+
+def make_job(params: Params, variant: VariantParams, meta: DatasetMeta, storage: str, threads: int) -> TrainingJob:
+    """What the workers of a training of ``variant`` receive."""
+    return TrainingJob(
+        make_network=meta.network_builder(variant, params.train.dropout, load_weights=True),
+        recipe=recipe_of(params.train, variant),
+        seeds=params.train.seeds,
+        meta=meta,
+        storage=storage,
+        keep=params.clean.checkpoints,
+        threads=threads,
+        residency=params.train.residency,
+        precision=load_precision(params.train, meta.digest),
+    )
 
 
 def open_runs(outbox: Outbox, name: str, record: TrainingRecord, folder: Path) -> dict[int, TrainingRun]:

@@ -9,6 +9,7 @@ from pyarrow.fs import FileSystem
 
 from pipelines.outputs.trained_models import FinishedSeed, ThetaHistory
 from pipelines.training.checkpoints import state_files
+from pipelines.training.precision import Precision
 from pipelines.training.trainer import Trainer
 
 
@@ -20,11 +21,13 @@ class TrainingState:
         finished: results of the finished seeds.
         seed: the seed in progress; None between two seeds.
         trainer: the :meth:`~pipelines.training.trainer.Trainer.state_dict` of that seed; None between two seeds.
+        precision: the precision of all seeds; None before it is chosen.
     """
 
     finished: dict[int, FinishedSeed] = field(default_factory=dict)
     seed: int | None = None
     trainer: dict[str, Any] | None = None
+    precision: Precision | None = None
 
     @property
     def epochs_done(self) -> int:
@@ -56,13 +59,15 @@ class TrainingState:
             "finished": {seed: _plain_seed(done) for seed, done in self.finished.items()},
             "seed": self.seed,
             "trainer": self.trainer,
+            "precision": None if self.precision is None else tuple(self.precision),
         }
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "TrainingState":
         """Convert the value of :meth:`to_plain` back."""
         finished = {seed: _finished_seed(done) for seed, done in values["finished"].items()}
-        return cls(finished, values["seed"], values["trainer"])
+        precision = None if values["precision"] is None else Precision(*values["precision"])
+        return cls(finished, values["seed"], values["trainer"], precision)
 
 
 def _plain_seed(done: FinishedSeed) -> dict[str, Any]:

@@ -14,10 +14,13 @@ import torch
 from pipelines.training.ranks import all_reduce, average_buffers, distribute, gather_rows
 from stn.alignment_term import AlignmentTerm
 from stn.averaging import WeightAverage
-from stn.batches import Batches, derive_seed
+from stn.batches import Batches
 from stn.captured_step import CaptureError, captured_training
+from stn.class_scores import class_counts, class_scores
+from stn.class_weights import balanced_weights
 from stn.classifiers import INPUT, Network
 from stn.optimizers import make_optimizer
+from stn.seeds import derive_seed
 from stn.settings import Recipe
 from stn.theta_watch import watch_theta
 from stn.training import NotFiniteError, check_finite, metric_sums, one_cycle, predict, train_epoch
@@ -64,6 +67,7 @@ class Trainer:
         self.network.to(self.training.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.average = WeightAverage(self.network, recipe.ema) if recipe.ema else None
         self.optimizer = make_optimizer(self.network, recipe)
+        self.class_weights = class_weights(recipe.class_weights, self.training)
         self.steps = len(self.training) // recipe.batch_size
         self.scheduler = one_cycle(self.optimizer, self.steps * recipe.epochs, recipe.warmup)
         self.history: list[dict[str, float]] = []
@@ -72,8 +76,9 @@ class Trainer:
         self.theta_watch = watch_theta(self.network, self.validation, self.watched.tolist())
         self.model = self.network if world_size == 1 else distribute(self.network, self.training.device)
         self.captured, self.reason_against_capture = captured_training(
-            self.network, self.optimizer, self.training, recipe, precision=precision, world_size=world_size
-        )
+            self.network, self.optimizer, self.training, recipe, precision=precision,
+            class_weights=self.class_weights, world_size=world_size,
+        )  # fmt: skip
 
     @property
     def result(self) -> Network:
@@ -192,9 +197,20 @@ def train_eagerly(
     losses = train_epoch(
         trainer.model, batches, trainer.optimizer, trainer.scheduler, trainer.recipe,
         precision=trainer.precision, world_size=trainer.world_size, average=trainer.average, alignment=alignment,
-        on_step=on_step,
+        class_weights=trainer.class_weights, on_step=on_step,
     )  # fmt: skip
     return losses, alignment
+
+
+def class_weights(setting: str, training: Batches) -> torch.Tensor | None:
+    """The weight of each class (classes,) by ``train.class_weights``, from the training images; None: no weights.
+
+    Raises:
+        ValueError: the setting is unknown.
+    """
+    if setting not in ("none", "balanced"):
+        raise ValueError(f"class_weights: {setting!r} is not one of none, balanced")
+    return balanced_weights(training.labels, training.classes) if setting == "balanced" else None
 
 
 def term_of_epoch(trainer: Trainer, epoch: int) -> AlignmentTerm | None:
@@ -218,6 +234,9 @@ def validate(
     means = {
         name if name.startswith("theta_") else f"validation_{name}": value / count for name, value in total.items()
     }
+    scores = class_scores(all_reduce(class_counts(outputs.logits.argmax(1), outputs.labels, outputs.logits.shape[1])))
+    means["validation_balanced_accuracy"] = scores.recall.nanmean().item()
+    means["validation_macro_f1"] = scores.f1.nanmean().item()
     return means, outputs.thetas
 
 

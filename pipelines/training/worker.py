@@ -14,16 +14,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipelines.outputs.prepared_data import DatasetMeta, TrainingArrays
+from pipelines.outputs.prepared_data import DatasetMeta, TrainingSplits
 from pipelines.training.batches import make_training_data
 from pipelines.training.checkpoints import CheckpointWriter
 from pipelines.training.messages import EpochDone, NotFinite, SeedStarted, Sender, StepsDone, WorkersStarted
+from pipelines.training.precision import Precision, measure_precision
 from pipelines.training.state import TrainingState, load_state, serialize
 from pipelines.training.trainer import Trainer
 from stn.classifiers import Network
 from stn.settings import Recipe
 from stn.theta_trouble import first_epochs
-from stn.training import NotFiniteError, choose_precision
+from stn.training import NotFiniteError
 
 REPORT_EVERY_S = 1.0
 
@@ -40,6 +41,8 @@ class TrainingJob:
         storage: folder of the checkpoints, an absolute path or a URI.
         keep: number of checkpoints to keep, the newest.
         threads: CPU threads of each worker.
+        residency: the setting ``train.residency``.
+        precision: the precision that was chosen before. None: rank 0 chooses it.
     """
 
     make_network: "partial[Network]"
@@ -49,6 +52,8 @@ class TrainingJob:
     storage: str
     keep: int
     threads: int
+    residency: str = "auto"
+    precision: Precision | None = None
 
 
 class TrainingWorker:
@@ -58,34 +63,39 @@ class TrainingWorker:
 
     Args:
         job: the training.
-        arrays: its images and labels.
+        splits: its images and labels.
         device: where the network is trained.
         sender: takes the messages of rank 0.
+        sharing: number of workers that share the memory of the device.
     """
 
     def __init__(
         self,
         job: TrainingJob,
-        arrays: TrainingArrays,
+        splits: TrainingSplits,
         device: torch.device,
         sender: Sender,
         *,
         rank: int = 0,
         world_size: int = 1,
+        sharing: int = 1,
     ):
         self.job, self.device, self.sender = job, device, sender
         self.rank, self.world_size = rank, world_size
         torch.set_num_threads(job.threads)
-        self.precision, self.precision_reason = choose_precision(job.recipe.precision, device)
-        self.data = make_training_data(arrays, job.meta, job.recipe, device)
+        self.data = make_training_data(
+            splits, job.meta, job.recipe, device, residency=job.residency, sharing=sharing
+        )  # fmt: skip
         self.checkpoints = CheckpointWriter(job.storage, job.keep)
 
     def run(self) -> None:
         """Train every seed that is not finished yet, from the latest checkpoint."""
         state, notes = load_state(self.job.storage) if self.rank == 0 else (None, [])
-        state = broadcast(state) or TrainingState()
+        state = state or TrainingState()
         if self.rank == 0:
-            self._send_start(state, notes)
+            state.precision = state.precision or self._choose_precision()
+            self._send_start(state, state.precision, notes)
+        state = broadcast(state)  # the ranks may be on different machines
         for seed in self.job.seeds:
             if seed not in state.finished:
                 try:
@@ -96,12 +106,15 @@ class TrainingWorker:
                         self.sender.send_and_wait(NotFinite(seed, str(error)))
                     return
 
-    def _send_start(self, state: TrainingState, notes: list[str]) -> None:
+    def _choose_precision(self) -> Precision:
+        job = self.job
+        return job.precision or measure_precision(job.recipe, job.make_network, self.data, self.world_size)
+
+    def _send_start(self, state: TrainingState, precision: Precision, notes: list[str]) -> None:
         message = WorkersStarted(
             time=time.time(),
             device=str(self.device),
-            precision=str(self.precision).removeprefix("torch."),
-            precision_reason=self.precision_reason,
+            precision=precision,
             workers=self.world_size,
             resumed_epochs=state.epochs_done,
             notes=notes,
@@ -110,9 +123,10 @@ class TrainingWorker:
 
     def _train_seed(self, seed: int, state: TrainingState) -> None:
         """Train one seed to its end and update ``state`` after each epoch."""
+        assert state.precision is not None
         trainer = Trainer(
             self.job.make_network, self.job.recipe, self.data, seed,
-            precision=self.precision, rank=self.rank, world_size=self.world_size,
+            precision=state.precision.torch_dtype, rank=self.rank, world_size=self.world_size,
         )  # fmt: skip
         if state.trainer is not None:
             assert state.seed == seed, (state.seed, seed)

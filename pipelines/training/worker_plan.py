@@ -16,10 +16,11 @@ from pipelines.settings.workers import WorkerRange
 
 
 class Node(NamedTuple):
-    """CPUs and GPUs that a node lends to Ray."""
+    """CPUs, GPUs and bytes of memory that a node lends to Ray."""
 
     cpus: int
     gpus: int
+    memory: float = math.inf
 
 
 def this_machine() -> Node:

@@ -7,20 +7,23 @@ from pathlib import Path
 import optuna
 
 from pipelines.networks.own_networks import own_code
-from pipelines.outputs.prepared_data import DatasetMeta, load_arrays, load_meta
+from pipelines.outputs.prepared_data import DatasetMeta, load_meta
 from pipelines.outputs.tuning_results import PICTURES, TuningResults
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.files import read_json, write_json
 from pipelines.runtime.home import state_dir
 from pipelines.runtime.keys import digest_code, key_of
 from pipelines.runtime.progress import Timeline
+from pipelines.settings.metric import Metric
 from pipelines.settings.params import Params
 from pipelines.settings.variants import BASELINE, VariantParams, variant_file
 from pipelines.tracking.client import connect, store_errors_explained
 from pipelines.tracking.outbox import Outbox
 from pipelines.training.cluster import connected
+from pipelines.training.precision import load_precision, store_precision
 from pipelines.training.recipe import recipe_of
-from pipelines.tuning.figures import save_figures
+from pipelines.training.shared_data import share_data
+from pipelines.tuning.figures import save_figures, save_note
 from pipelines.tuning.final_training import train_finalists
 from pipelines.tuning.finalists import Finals
 from pipelines.tuning.heartbeat import Heartbeat
@@ -35,14 +38,15 @@ from pipelines.tuning.study import (
     open_study,
     recover_orphans,
 )
-from pipelines.tuning.trial_workers import Pool
+from pipelines.tuning.trial_workers import Pool, TrialData
 from pipelines.tuning.trials import enqueue_baseline, run_trials
 from pipelines.tuning.winner import choose_winner, describe_winner, make_tuned_variant, summarize, write_winner
 
 # The code that a trial's result depends on. It includes only those modules of training/ that a trial runs.
 TRIAL_CODE = (
     "stn", "pipelines/networks", "pipelines/outputs/prepared_data.py", "pipelines/training/trainer.py",
-    "pipelines/training/ranks.py", "pipelines/training/batches.py", "pipelines/training/recipe.py",
+    "pipelines/outputs/labeled_files.py", "pipelines/training/ranks.py", "pipelines/training/batches.py",
+    "pipelines/training/recipe.py", "pipelines/training/precision.py",
 )  # fmt: skip
 
 
@@ -58,8 +62,9 @@ def tune(params: Params, baseline: VariantParams) -> TuningResults:
     setup = TuningSetup(params, baseline, load_meta())
     check_setup(setup)
     if not params.tune.trials:
-        results = TuningResults(winner=BASELINE)
+        results = TuningResults(metric=params.evaluate.metric, winner=BASELINE)
         write_winner(baseline, ["The baseline network: no trials were run (tune.trials: 0)."], results)
+        save_note("no trials were run (tune.trials: 0)", PICTURES)
         return results
     check_space(params.tune.search_space, baseline.classifier, setup.meta, setup.max_parameters)
     name, parts = study_name(params, baseline, setup.meta)
@@ -84,7 +89,8 @@ def tune(params: Params, baseline: VariantParams) -> TuningResults:
                     timeline.mark("finalists")
                 timeline.mark("end of Ray")
             winner = choose_winner(finals)
-            runs.finish(save_figures(study, PICTURES), winner.accuracies)
+            objective = f"validation {winner.metric.label}"
+            runs.finish(save_figures(study, objective, PICTURES), winner.scores)
             results, comment = summarize(study, winner), describe_winner(study, winner, params.train.epochs)
             write_winner(make_tuned_variant(study, winner), comment, results)
             timeline.mark("winner")
@@ -105,6 +111,8 @@ def study_name(params: Params, baseline: VariantParams, meta: DatasetMeta) -> tu
         "the prepared data": meta.digest,
         "the code of a trial": digest_code(*TRIAL_CODE, *own_code(baseline.classifier)),
     }
+    if params.evaluate.metric != Metric.ACCURACY:  # left out so that studies of earlier code keep their names
+        parts["evaluate.metric"] = params.evaluate.metric
     return f"stn-{meta.dataset}-{key_of(parts)}", parts
 
 
@@ -112,7 +120,7 @@ def _print_changes(dataset: str, name: str, parts: dict[str, str]) -> None:
     """Print which parts differ from those of the last study of this data set, and keep the new ones."""
     path = state_dir("tuning") / f"{dataset}.json"
     last = read_json(path) if path.exists() else {}
-    changed = [part for part, digest in parts.items() if last and last.get(part) != digest]
+    changed = [part for part in {**parts, **last} if last and last.get(part) != parts.get(part)]
     if changed:
         print(f"tune: {' and '.join(changed)} changed since the last study: this study is {name}", flush=True)
     write_json(path, parts)
@@ -132,10 +140,17 @@ def start_workers(study: optuna.Study, setup: TuningSetup) -> Pool:
     tune = setup.params.tune
     most = max(count_remaining(study, tune), (tune.finalists + 1) * len(tune.final_seeds))
     recipe = recipe_of(setup.params.train, setup.baseline)
-    pool = Pool(tune.gpus_per_trial, most, recipe, setup.meta, load_arrays())
+    data = TrialData(setup.meta, share_data(), setup.params.train.residency)
+    pool = Pool(tune.gpus_per_trial, most, recipe, data)
     finished = len(finished_trials(study))
     done = f"{finished} of {tune.trials} trials done, {pool.size} at once"
     print(f"tune: {done}; the study is {study.study_name}", flush=True)
+    if (precision := load_precision(setup.params.train, setup.meta.digest)) is None:
+        pool.choose_precision(setup.meta.network_builder(setup.baseline, setup.params.train.dropout))
+        store_precision(setup.params.train, setup.meta.digest, pool.precision)
+    else:
+        pool.precision = precision
+    print(f"tune: {pool.precision.dtype}: {pool.precision.reason}", flush=True)
     return pool
 
 

@@ -5,6 +5,7 @@ pruner.
 """
 
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,15 +13,19 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
-from pipelines.outputs.prepared_data import DatasetMeta, TrainingArrays
+from pipelines.outputs.prepared_data import DatasetMeta
+from pipelines.settings.metric import Metric
 from pipelines.training.batches import make_training_data
 from pipelines.training.cluster import room_for_trials
+from pipelines.training.precision import Precision, measure_precision
+from pipelines.training.shared_data import SharedData
 from pipelines.training.trainer import Trainer
 from stn.classifiers import Network
 from stn.settings import Recipe
-from stn.training import NotFiniteError, choose_precision
+from stn.training import NotFiniteError
 
 LONGEST_REASON = 500  # characters
+PROCESS_BYTES = 2**30  # memory of a worker without its images: 0.7 GiB on CIFAR-10 (LOG.md), and a reserve
 
 
 class Task(NamedTuple):
@@ -29,7 +34,7 @@ class Task(NamedTuple):
     Args:
         key: unique among the tasks of a pool.
         make_network: builds the network.
-        recipe: how it is trained; augmentation and ``precision`` are the same for all tasks of a pool.
+        recipe: how it is trained; augmentation is the same for all tasks of a pool.
         seed: training seed.
     """
 
@@ -52,10 +57,9 @@ class Epoch(NamedTuple):
     metrics: dict[str, float]
     seconds: float
 
-    @property
-    def accuracy(self) -> float:
-        """Validation accuracy in [0, 1]."""
-        return self.metrics["validation_accuracy"]
+    def score(self, metric: Metric) -> float:
+        """A metric on the validation images, in [0, 1]."""
+        return self.metrics[metric.on_validation]
 
     @property
     def number(self) -> int:
@@ -63,32 +67,52 @@ class Epoch(NamedTuple):
         return int(self.metrics["epoch"])
 
 
+class TrialData(NamedTuple):
+    """The data of all tasks of a pool.
+
+    Args:
+        meta: description of the prepared data.
+        shared: how a worker opens them.
+        residency: the setting ``train.residency``.
+    """
+
+    meta: DatasetMeta
+    shared: SharedData
+    residency: str
+
+
 class Worker:
-    """Trains one network at a time on data that stay in its memory.
+    """Trains one network at a time, all on the same data.
 
     Args:
         recipe: recipe of any task.
-        meta: description of the prepared data.
-        data: list with one reference to :class:`~pipelines.outputs.prepared_data.TrainingArrays`. Ray passes a
-            reference in a list as it is, so that the arrays are in the object store once for each node.
+        data: the images.
+        sharing: number of workers that share the memory of this worker's device.
     """
 
-    def __init__(self, recipe: Recipe, meta: DatasetMeta, data: list):
+    def __init__(self, recipe: Recipe, data: TrialData, sharing: int):
         torch.set_num_threads(1)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.precision, _ = choose_precision(recipe.precision, device)
-        self.data = make_training_data(ray.get(data[0]), meta, recipe, device)
+        self.recipe = recipe
+        self.data = make_training_data(
+            data.shared.open(), data.meta, recipe, device, residency=data.residency, sharing=sharing
+        )  # fmt: skip
         self.key: str | None = None
         self.trainer: Trainer | None = None
 
-    def train_epoch(self, task: Task) -> Epoch:
+    def measure_precision(self, make_network: "partial[Network]") -> Precision:
+        """Choose the precision of all tasks, for this network."""
+        return measure_precision(self.recipe, make_network, self.data)
+
+    def train_epoch(self, task: Task, precision: Precision) -> Epoch:
         """Train the next epoch of ``task``, or its first one if this worker has not trained it yet.
 
         Raises:
             NotFiniteError: the loss became infinite or NaN.
         """
         if self.trainer is None or self.key != task.key:
-            self.trainer = Trainer(task.make_network, task.recipe, self.data, task.seed, precision=self.precision)
+            dtype = precision.torch_dtype
+            self.trainer = Trainer(task.make_network, task.recipe, self.data, task.seed, precision=dtype)
             self.key = task.key
         started = time.perf_counter()
         try:
@@ -110,23 +134,37 @@ class Pool:
         gpus_per_trial: share of a GPU for each worker, in (0, 1]; not used on a cluster without GPUs.
         most: largest number of workers.
         recipe: recipe of any task.
-        meta: description of the prepared data.
-        arrays: training and validation split; they are put into the object store once.
+        data: the data of all tasks.
+        memory: bytes that a worker needs.
+
+    Attributes:
+        precision: of every task, see :meth:`choose_precision`.
     """
 
-    def __init__(self, gpus_per_trial: float, most: int, recipe: Recipe, meta: DatasetMeta, arrays: TrainingArrays):
-        self.arguments = (recipe, meta, [ray.put(arrays)])
+    def __init__(
+        self, gpus_per_trial: float, most: int, recipe: Recipe, data: TrialData, *, memory: int = PROCESS_BYTES
+    ):  # fmt: skip
+        self.recipe, self.data, self.memory = recipe, data, memory
         self.gpus_per_trial, self.most = gpus_per_trial, most
         self.busy: dict[ray.ObjectRef, tuple[Any, Task]] = {}
         self.paused: dict[str, Any] = {}  # workers that have answered, by the key of their task
         self.idle: list[Any] = []
+        self.precision: Precision = Precision("float32", "no other was chosen")
         self._start_workers()
 
     def _start_workers(self) -> None:
         """Start as many workers as the cluster has room for now."""
-        room, share = room_for_trials(self.gpus_per_trial)
-        while self.size < min(room, self.most):
-            self.idle.append(RemoteWorker.options(num_cpus=1, num_gpus=share).remote(*self.arguments))
+        room, share = room_for_trials(self.gpus_per_trial, self.memory)
+        number = min(room, self.most)
+        options = RemoteWorker.options(num_cpus=1, num_gpus=share, memory=self.memory)
+        while self.size < number:
+            self.idle.append(options.remote(self.recipe, self.data, round(1 / share) if share else number))
+
+    def choose_precision(self, make_network: "partial[Network]") -> None:
+        """Have a worker choose :attr:`precision` for this network. It stays if the worker dies."""
+        with suppress(RayError):
+            chosen: Any = ray.get(self.idle[0].measure_precision.remote(make_network))
+            self.precision = chosen
 
     @property
     def size(self) -> int:
@@ -171,7 +209,7 @@ class Pool:
         self.idle.append(self.paused.pop(task.key))
 
     def _call(self, worker: Any, task: Task) -> None:
-        self.busy[worker.train_epoch.remote(task)] = (worker, task)
+        self.busy[worker.train_epoch.remote(task, self.precision)] = (worker, task)
 
 
 def _describe_death(error: Exception) -> str:

@@ -1,46 +1,76 @@
-"""Convolutions in fp32 are not rounded to TF32, in training and in evaluation."""
+"""Precision: set by hand, or bf16 where the hardware has it and a training step is faster by it."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
-from stn import Network, Normalization, Recipe
-from stn.batches import Batches
-from stn.precision import without_tf32
-from stn.training import one_cycle, predict, train_epoch
+from stn import precision
+from stn.classifiers import build_network
+from stn.precision import WORTH_IT, choose_precision, measure_speedup
+from stn.settings import NetworkSettings, TransformerSettings
 
-
-class Probe(nn.Module):
-    """A classifier that notes whether cuDNN and matrix products may round to TF32 while it runs."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(16, 3)
-        self.seen = []
-
-    def forward(self, images):
-        self.seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
-        return self.layer(images.flatten(1))
+CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("allowed", [True, False])
-def test_training_and_evaluation_do_not_round_and_leave_the_setting_as_it_was(allowed, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
-    images = torch.zeros(8, 1, 4, 4, dtype=torch.uint8)
-    batches = Batches(images, torch.arange(8) % 3, Normalization([0.5], [0.5]), torch.device("cpu"))
-    network = Network(Probe())
-    optimizer = torch.optim.SGD(network.parameters(), 0.1)
-    train_epoch(
-        network, batches.shuffled(4, 0, 0), optimizer, one_cycle(optimizer, 2, 0.0), Recipe(1, 4),
-        precision=torch.float32,
-    )  # fmt: skip
-    predict(network, batches.ordered(8))
-    assert network.classifier.seen == [(False, False)] * 3
-    assert torch.backends.cudnn.allow_tf32 == allowed
+def test_precision_is_set_by_hand_or_chosen_for_the_hardware(monkeypatch):
+    assert choose_precision("fp32", CPU) == (torch.float32, "set by hand")
+    assert choose_precision("bf16", CPU) == (torch.bfloat16, "set by hand")
+    for capabilities, dtype in [
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": True}, torch.bfloat16),
+        ({"avx2": True}, torch.float32),
+    ]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda capabilities=capabilities: capabilities)
+        assert choose_precision("auto", CPU)[0] == dtype
+        assert choose_precision("fp32", CPU)[0] == torch.float32
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    for capability, dtype in [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
+        chosen, reason = choose_precision("auto", cuda)
+        assert chosen == dtype
+        assert "Some GPU" in reason
 
 
-def test_the_setting_is_restored_after_an_error():
-    before = torch.backends.cudnn.allow_tf32
-    with pytest.raises(ZeroDivisionError), without_tf32():
-        raise ZeroDivisionError
-    assert torch.backends.cudnn.allow_tf32 == before
+def set_bf16(monkeypatch, has: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has})
+
+
+@pytest.mark.parametrize(("speedup", "dtype"), [(WORTH_IT, torch.bfloat16), (WORTH_IT - 0.01, torch.float32)])
+def test_auto_chooses_bf16_where_a_step_is_faster(speedup, dtype, monkeypatch):
+    set_bf16(monkeypatch, has=True)
+    chosen, reason = choose_precision("auto", CPU, lambda: speedup)
+    assert chosen == dtype and f"{speedup:.2f} times" in reason
+
+
+@pytest.mark.parametrize(("setting", "has"), [("fp32", True), ("bf16", True), ("auto", False)])
+def test_nothing_is_measured_where_nothing_is_to_be_chosen(setting, has, monkeypatch):
+    set_bf16(monkeypatch, has)
+    choose_precision(setting, CPU, lambda: pytest.fail("measured"))
+
+
+def test_the_measured_speedup_is_the_ratio_of_the_times_of_a_step(monkeypatch):
+    """A network that takes three times as long in fp32."""
+    network, clock = build_network(NetworkSettings((1, 28, 28), 3, TransformerSettings())), iter(range(10**9))
+    now = [0.0]
+
+    def take_time(*_) -> None:
+        now[0] += (1.0 if torch.is_autocast_enabled("cpu") else 3.0) + next(clock) % 4  # the fastest step counts
+
+    network.register_forward_pre_hook(take_time)
+    monkeypatch.setattr(precision, "time", SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0]))
+    monkeypatch.setattr(precision, "LONGEST_S", 1000.0)
+    images, labels = torch.rand(4, 1, 28, 28), torch.tensor([0, 1, 2, 0])
+    state = torch.get_rng_state()
+    assert measure_speedup(lambda: network, images, labels) == 1.5
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_slow_network_is_measured_once(monkeypatch):
+    monkeypatch.setattr(precision, "LONGEST_S", 0.0)
+    steps = []
+    network = build_network(NetworkSettings((1, 28, 28), 3))
+    network.register_forward_pre_hook(lambda *_: steps.append(torch.is_autocast_enabled("cpu")))
+    measure_speedup(lambda: network, torch.rand(4, 1, 28, 28), torch.tensor([0, 1, 2, 0]))
+    assert steps == [False, True] * 2, "the first step of each is not timed"

@@ -30,7 +30,6 @@ from stn.training import (
     NotFiniteError,
     Outputs,
     check_finite,
-    choose_precision,
     metric_sums,
     one_cycle,
     predict,
@@ -69,6 +68,27 @@ def one_step(network, batches, batch_size, rank=0, world_size=1) -> torch.Tensor
         precision=torch.float32, world_size=world_size,
     )  # fmt: skip
     return losses[0]
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_weighted_gradients_averaged_over_ranks_are_those_of_the_global_batch(world_size):
+    """The weighted loss is divided by the number of images, not by the sum of their weights, which ranks differ in."""
+    batches, network, weights = random_batches(20), moved_network(), torch.tensor([0.2, 0.5, 1.0, 3.0])
+    images, labels = next(batches.shuffled(8, 0, 0))
+    costs = F.cross_entropy(network(images), labels, reduction="none")
+    expected = torch.autograd.grad((weights[labels] * costs).mean(), list(network.parameters()), retain_graph=True)
+    gradients, losses = [], []
+    for rank in range(world_size):
+        copied = copy.deepcopy(network)
+        optimizer = torch.optim.SGD(copied.parameters(), lr=0.0)
+        losses += train_epoch(
+            copied, [next(batches.shuffled(8, 0, 0, rank, world_size))], optimizer, one_cycle(optimizer, 1, 0.0),
+            Recipe(1, 8), precision=torch.float32, world_size=world_size, class_weights=weights,
+        )  # fmt: skip
+        gradients.append([parameter.grad for parameter in copied.parameters()])
+    averaged = [torch.stack(of_ranks).mean(0) for of_ranks in zip(*gradients, strict=True)]
+    torch.testing.assert_close(averaged, list(expected), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(torch.stack(losses).mean(), costs.mean().detach(), msg="reported without weights")
 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(8, 1), (8, 2), (7, 2), (7, 3)])
@@ -305,26 +325,6 @@ def test_without_transformer_there_is_no_theta():
     outputs = predict(network, batches.ordered(4))
     assert outputs.thetas == {}
     assert set(metric_sums(network, batches, outputs)) == {"count", "loss", "accuracy"}
-
-
-def test_precision_is_set_by_hand_or_chosen_for_the_hardware(monkeypatch):
-    assert choose_precision("fp32", CPU) == (torch.float32, "set by hand")
-    assert choose_precision("bf16", CPU) == (torch.bfloat16, "set by hand")
-    for capabilities, dtype in [
-        ({"amx_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": False, "avx512_bf16": True}, torch.bfloat16),
-        ({"avx2": True}, torch.float32),
-    ]:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda capabilities=capabilities: capabilities)
-        assert choose_precision("auto", CPU)[0] == dtype
-        assert choose_precision("fp32", CPU)[0] == torch.float32
-    cuda = torch.device("cuda")
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
-    for capability, dtype in [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]:
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
-        chosen, reason = choose_precision("auto", cuda)
-        assert chosen == dtype
-        assert "Some GPU" in reason
 
 
 def s_and_z() -> torch.Tensor:

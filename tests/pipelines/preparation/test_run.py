@@ -18,15 +18,15 @@ from PIL import Image
 
 from pipelines import prepare as stage
 from pipelines.outputs import prepared_data
-from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_arrays, load_meta, load_split
+from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_meta, load_split, load_training
 from pipelines.params import set_value
 from pipelines.preparation import run
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.run import prepare_source, report
-from pipelines.preparation.splits import Shares
+from pipelines.preparation.shares import Shares
+from pipelines.preparation.splits import SplitRows, assign_rows
 from pipelines.runtime.errors import ExternalError, UserError
-from pipelines.settings.params import DataParams, DistortionParams, PrepareParams
-from stn.distortions import Distortion
+from pipelines.settings.data_params import DataParams, DistortionParams, PrepareParams
 
 ROOT = Path(__file__).resolve().parents[3]
 SPLITS = ("train", "validation", "test")
@@ -64,8 +64,15 @@ def set_source(monkeypatch, counts: list[int], test_counts: list[int] | None = N
         return Labeled(images.byte(), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
 
     test = None if test_counts is None else labeled(test_counts, sum(counts))
-    raw = RawDataset(labeled(counts, 0), test, [f"class{i}" for i in range(len(counts))], "memory")
+    raw = in_memory(labeled(counts, 0), test, [f"class{i}" for i in range(len(counts))])
     monkeypatch.setattr(run, "read_source", lambda _: raw)
+
+
+def in_memory(train: Labeled, test: Labeled | None, classes: list[str]) -> RawDataset:
+    parts = {"train": train} | ({} if test is None else {"test": test})
+    images, labels = (torch.cat(tensors) for tensors in zip(*parts.values(), strict=True))
+    splits = np.repeat(list(parts), [len(part.labels) for part in parts.values()])
+    return RawDataset(images, labels, splits, classes, "memory")
 
 
 def numbers(split: str) -> list[int]:
@@ -93,6 +100,16 @@ def test_a_test_split_of_the_source_is_kept_whole(monkeypatch):
     assert numbers("test") == list(range(60, 72))
     assert sorted(numbers("train") + numbers("validation")) == list(range(60))
     assert len(numbers("validation")) == 15
+
+
+def test_a_validation_split_of_the_source_is_kept_whole(monkeypatch):
+    set_source(monkeypatch, [30, 30], test_counts=[5, 7])
+    raw = run.read_source(data())
+    own = raw._replace(splits=np.where(np.arange(72) % 30 < 10, "validation", raw.splits))
+    monkeypatch.setattr(run, "read_source", lambda _: own)
+    prepare_source(data(), split_settings())
+    for split in SPLITS:
+        assert numbers(split) == np.flatnonzero(own.splits == split).tolist()
 
 
 def test_the_seed_alone_decides_the_split(monkeypatch):
@@ -151,9 +168,8 @@ def test_the_digest_is_of_the_labels_too(monkeypatch):
     """The images stay the same, and some labels change."""
     set_source(monkeypatch, [30, 30], test_counts=[5, 5])
     raw = run.read_source(data())
-    assert raw.test is not None
     before = prepare_source(data(), split_settings()).digest
-    other = raw._replace(test=raw.test._replace(labels=raw.test.labels.flip(0)))
+    other = raw._replace(labels=torch.cat((raw.labels[:-10], raw.labels[-10:].flip(0))))
     monkeypatch.setattr(run, "read_source", lambda _: other)
     assert prepare_source(data(), split_settings()).digest != before
 
@@ -179,16 +195,17 @@ def test_a_final_fit_gets_undistorted_validation_images(distortion, monkeypatch)
     set_source(monkeypatch, [40, 40])
     prepare_source(data(**distortion), split_settings())
     train, validation = load_split("train"), load_split("validation")
-    alone, together = load_arrays(), load_arrays(final_fit=True)
-    assert np.array_equal(alone.train_images, train.images) and np.array_equal(alone.train_labels, train.labels)
-    for arrays in (alone, together):
-        assert np.array_equal(arrays.validation_images, validation.images)
+    alone, together = load_training(), load_training(final_fit=True)
+    assert torch.equal(alone.training[0].images, train.images) and len(alone.training) == 1
+    for splits in (alone, together):
+        assert torch.equal(splits.validation.images, validation.images)
+    together_images, together_labels = (torch.cat(parts) for parts in zip(*together.training, strict=True))
     margin = (train.images.shape[-1] - SIZE) // 2
-    middle = together.train_images[..., margin : margin + SIZE, margin : margin + SIZE]
-    number = middle[:, 0, 0, :2].astype(int) @ [256, 1]
-    assert np.array_equal(together.train_images[:48], train.images) and len(set(number)) == 64
+    middle = together_images[..., margin : margin + SIZE, margin : margin + SIZE]
+    number = middle[:, 0, 0, :2].numpy().astype(int) @ [256, 1]
+    assert np.array_equal(together_images[:48], train.images) and len(set(number)) == 64
     assert np.array_equal(middle, run.read_source(data()).train.images[torch.from_numpy(number)])
-    assert np.array_equal(together.train_labels, np.concatenate((train.labels, validation.labels)))
+    assert torch.equal(together_labels, torch.cat((train.labels, validation.labels)))
 
 
 @pytest.mark.parametrize("protocol", ["R", "RTS", "P", "E", "TC"])
@@ -231,7 +248,7 @@ def test_mean_and_std_are_the_training_images(monkeypatch):
     assert meta.std == pytest.approx(train.std((0, 2, 3)), rel=1e-3)
 
     flat = Labeled(torch.full((20, 1, SIZE, SIZE), 7, dtype=torch.uint8), torch.arange(20) % 2)
-    monkeypatch.setattr(run, "read_source", lambda _: RawDataset(flat, None, ["a", "b"], "memory"))
+    monkeypatch.setattr(run, "read_source", lambda _: in_memory(flat, None, ["a", "b"]))
     assert min(prepare_source(data(), split_settings()).std) > 0, "a channel with one value would be divided by zero"
 
 
@@ -312,12 +329,12 @@ def split_all(counts: list[int], shares: Shares) -> str:
     """The refusal of a source with these images of each class; empty if every part holds every class."""
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     whole = Labeled(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), labels)
-    raw = RawDataset(whole, None if shares.test else whole, [f"class{i}" for i in range(len(counts))], "memory")
+    raw = in_memory(whole, None if shares.test else whole, [f"class{i}" for i in range(len(counts))])
     try:
-        splits = run._split(raw, split_settings(shares.validation, shares.test or 0.2), Distortion())
+        parts = assign_rows(raw, split_settings(shares.validation or 0.25, shares.test or 0.2))
     except UserError as error:
         return str(error)
-    assert all(len(split.labels.unique()) == len(counts) for split in splits)
+    assert all(len(raw.labels[part].unique()) == len(counts) for part in parts)
     return ""
 
 
@@ -342,6 +359,79 @@ def test_a_refusal_of_small_classes_names_settings_that_work(counts, validation,
     assert split_all(more, Shares(test, validation)) == "", message
 
 
+def grouped(labels: list[int], groups: list[int], shares: Shares) -> tuple[str, SplitRows | None]:
+    """The refusal of a source with these images, or the rows of each split."""
+    number, classes = torch.tensor(labels), [f"class{i}" for i in range(max(labels) + 1)]
+    splits = np.array(["train"] * len(labels) + ["test"] * len(classes) * (shares.test is None))
+    number = torch.cat((number, torch.arange(len(classes)))) if shares.test is None else number
+    every = np.array([*groups, *range(10**6, 10**6 + len(splits) - len(groups))])
+    raw = RawDataset(torch.zeros(len(number), 1, 1, 1).byte(), number, splits, classes, "memory", groups=every)
+    try:
+        return "", assign_rows(raw, split_settings(shares.validation or 0.25, shares.test or 0.2))
+    except UserError as error:
+        return str(error), None
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 8)), min_size=4, max_size=40),
+    validation=st.sampled_from([0.1, 0.25, 0.4, 0.07]), test=st.none() | st.sampled_from([0.2, 0.33, 0.5]),
+    mixed=st.booleans(),
+)  # fmt: skip
+@example(sizes=[(0, 3)] * 3 + [(1, 3)] * 3, validation=0.1, test=0.2, mixed=False)
+def test_no_group_is_in_two_splits_and_refusals_name_shares_that_work(sizes, validation, test, mixed):
+    """``sizes``: the class and the number of images of each group; ``mixed``: groups may have images of two classes."""
+    names = sorted({label for label, _ in sizes})
+    pairs = [((names.index(label) + (mixed and i % 3 == 0)) % len(names), group)
+             for group, (label, count) in enumerate(sizes) for i in range(count)]  # fmt: skip
+    labels, groups = [label for label, _ in pairs], [group for _, group in pairs]
+    if len(set(labels)) < max(labels) + 1 or max(labels) == 0:
+        return
+    message, rows = grouped(labels, groups, Shares(test, validation))
+    if rows is not None:
+        parts = [part[part < len(labels)] for part in rows]
+        assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+        present = [{groups[i] for i in part} for part in parts]
+        assert not (present[0] & present[1] or present[0] & present[2] or present[1] & present[2])
+        for part, wanted in zip(parts, (True, True, test is not None), strict=True):
+            assert not wanted or {labels[i] for i in part} == set(labels)
+        return
+    assert re.match(r"prepare\.(test|validation): \S+ given; \d+ images of \d+ groups in \d classes", message)
+    found = {name: float(share) for name, share in re.findall(r"prepare\.(\w+): (\S+?)(?= and| would)", message)}
+    assert found or "needs a group of each class" in message
+    if found:
+        assert grouped(labels, groups, Shares(found.get("test", test), found.get("validation", validation)))[1], message
+
+
+def test_splits_by_group_have_about_their_shares():
+    random = np.random.default_rng(0)
+    groups = np.repeat(np.arange(200), random.integers(5, 30, 200))
+    labels = (groups % 4).tolist()
+    _, rows = grouped(labels, groups.tolist(), Shares(0.2, 0.1))
+    assert rows is not None
+    shares = {"test": 0.2, "validation": 0.8 * 0.1, "train": 0.8 * 0.9}
+    for name, share in shares.items():
+        part = getattr(rows, name)
+        assert abs(len(part) / len(labels) - share) < 0.02
+        assert all(abs(np.mean(np.array(labels)[part] == label) - 0.25) < 0.08 for label in range(4))
+
+
+def test_groups_are_counted_and_those_in_two_splits_of_the_source_are_reported(monkeypatch, capsys):
+    set_source(monkeypatch, [40, 40], test_counts=[5, 5])
+    raw = run.read_source(data())
+    groups = np.arange(90) // 4
+    groups[80:] = [0, 1, 10, 50, 50, 51, 51, 52, 52, 52]
+    monkeypatch.setattr(run, "read_source", lambda _: raw._replace(groups=groups, left_alone=["3 files (.mpo 3): why"]))
+    meta = prepare_source(data(), split_settings())
+    assert meta.groups["train"] + meta.groups["validation"] == 20 and meta.groups["test"] == 6
+    assert meta.shared_groups == {"validation": 0, "test": 3} and load_meta() == meta
+    report(meta)
+    said = capsys.readouterr().out
+    assert f"groups: {meta.groups['train']} in train, {meta.groups['validation']} in validation, 6 in test" in said
+    assert "groups: 3 of the 6 in test are also in train or validation" in said
+    assert "left alone: 3 files (.mpo 3): why" in said and "validation are also" not in said
+
+
 def test_every_part_holds_every_class_or_nothing_is_prepared(monkeypatch):
     """The accuracy of a class without test images is 0/0, which would show only hours later, in the stage evaluate."""
     lacking = {}
@@ -360,9 +450,8 @@ def test_every_part_holds_every_class_or_nothing_is_prepared(monkeypatch):
 def test_duplicates_are_counted_and_reported(monkeypatch, capsys):
     set_source(monkeypatch, [20, 20], test_counts=[5, 5])
     raw = run.read_source(data())
-    assert raw.test is not None
-    raw.train.images[7] = raw.train.images[6]
-    raw.test.images[[0, 4, 9]] = raw.train.images[[0, 1, 39]]
+    raw.images[7] = raw.images[6]
+    raw.images[[40, 44, 49]] = raw.images[[0, 1, 39]]
     meta = prepare_source(data(), split_settings())
     assert meta.duplicates["test"] == 3 and load_meta().duplicates == meta.duplicates
     apart = {split: {image.numpy().tobytes() for image in load_split(split).images} for split in SPLITS}

@@ -9,8 +9,10 @@ import stat
 import struct
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,10 +29,13 @@ from scipy.io import savemat
 from sklearn.datasets import load_digits
 from torchvision.datasets import SVHN
 
-from pipelines.preparation import archives, class_folders, torchvision_datasets
+from pipelines.preparation import archives, decoding, torchvision_datasets
+from pipelines.preparation.decoding import read_images
+from pipelines.preparation.folders import Folder
+from pipelines.preparation.listing import Box, Listing, Record
 from pipelines.preparation.sources import locate, read_source
 from pipelines.runtime.errors import ExternalError, UserError
-from pipelines.settings.params import DataParams, DistortionParams
+from pipelines.settings.data_params import DataParams, DistortionParams
 
 SIZE = 9
 FORMS = ["folder", "nested", "zip", "nested.zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "nested.tar.gz"]
@@ -196,12 +201,78 @@ def test_gray_and_color_become_each_other(tmp_path):
     assert np.array_equal(read_one(tmp_path, Image.fromarray(bits), SIZE, 1), bits[None] * 255)
 
 
-@pytest.mark.parametrize("top", [65535, 3000, 255])
-def test_16_bits_are_scaled_to_8_by_the_format(tmp_path, top):
-    """The scale depends on the format and not on the brightest pixel, so that a dark 16-bit image stays dark."""
-    deep = np.random.default_rng(0).integers(0, top, (SIZE, SIZE), endpoint=True).astype(np.uint16)
-    deep[0, 0] = top
-    np.testing.assert_allclose(read_one(tmp_path, Image.fromarray(deep), SIZE, 1)[0], deep / 257, atol=1)
+def write_deep(folder: Path, *tops: float, low: float = 0, kind: type = np.uint16, ending: str = "png") -> list:
+    """Write images of more than 8 bits to two classes, with pixels from ``low`` to each of ``tops``."""
+    images = []
+    for i, top in enumerate(tops):
+        image = np.random.default_rng(i).uniform(low, top, (SIZE, SIZE))
+        image[0, 0], image[0, 1] = low, top
+        images.append(image.astype(kind))
+        (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[-1]).save(folder / "ab"[i % 2] / f"{i}.{ending}")
+    return images
+
+
+@pytest.mark.parametrize(
+    ("tops", "white"), [((65535, 900), 65535), ((3000, 255), 4095), ((700, 30), 1023), ((9999, 1), 16383)]
+)
+def test_16_bits_have_one_range_over_the_data_set(tmp_path, tops, white):
+    """A dark image of a data set stays dark, and 12 bits in 16 do not become black."""
+    images = write_deep(tmp_path, *tops)
+    source = read_source(data(tmp_path, channels=1))
+    assert source.pixel_range == (0, white)
+    for found, image in zip(source.train.images[:, 0].numpy(), images, strict=True):
+        np.testing.assert_allclose(found, image / white * 255, atol=1)
+
+
+def test_16_bits_keep_the_pixels_of_earlier_versions(tmp_path):
+    images = write_deep(tmp_path, 65535, 40000, 20000)
+    for found, image in zip(read_source(data(tmp_path, channels=1)).train.images[[0, 2, 1], 0], images, strict=True):
+        assert np.array_equal(found.numpy(), np.uint8(np.clip(image * (255.0 / 65535.0), 0, 255)))
+
+
+@pytest.mark.parametrize(
+    ("low", "top", "expected"),
+    [(0, 1, (0, 1)), (0, 0.9, (0, 1)), (0, 255, (0, 255)), (-1024, 3071, (-1024, 3071)), (0, 0.01, (0, 0.01)),
+     (0, 1e6, (0, 1e6)), (5, 5, (5, 6))],
+)  # fmt: skip
+def test_floats_are_scaled_by_the_range_of_the_data_set(tmp_path, low, top, expected):
+    images = write_deep(tmp_path, top, top, low=low, kind=np.float32, ending="tiff")
+    source = read_source(data(tmp_path, channels=1))
+    assert source.pixel_range == pytest.approx(expected)
+    black, white = expected
+    for found, image in zip(source.train.images[:, 0].numpy(), images, strict=True):
+        np.testing.assert_allclose(found, (image - black) / (white - black) * 255, atol=1)
+
+
+def test_a_given_range_is_used_and_an_image_outside_it_is_named(tmp_path):
+    images = write_deep(tmp_path, 1000, 900, low=-1000, kind=np.float32, ending="tiff")
+    source = read_source(data(tmp_path, channels=1).model_copy(update={"pixel_range": [-200.0, 200.0]}))
+    expected = np.clip((images[0] + 200) / 400 * 255, 0, 255)
+    np.testing.assert_allclose(source.train.images[0, 0].numpy(), expected, atol=1)
+    assert source.pixel_range == (-200, 200)
+    with pytest.raises(ExternalError, match=r"its pixels are -1000 to 1000, and 0% of them lie in the range 1e\+06 to"):
+        read_source(data(tmp_path, channels=1).model_copy(update={"pixel_range": [1e6, 2e6]}))
+
+
+def test_pixels_that_are_no_numbers_are_named(tmp_path):
+    write_deep(tmp_path, 1, 1, kind=np.float32, ending="tiff")
+    pixels = np.ones((SIZE, SIZE), np.float32)
+    pixels[0, :2] = np.nan, np.inf
+    Image.fromarray(pixels).save(tmp_path / "a/bad.tiff")
+    with pytest.raises(ExternalError, match=r"a/bad\.tiff: .*2 of its 81 pixels are NaN or infinite"):
+        read_source(data(tmp_path, channels=1))
+    source = read_source(data(tmp_path, channels=1, skip_broken=True))
+    assert len(source.train.labels) == 2 and list(source.broken) == ["a/bad.tiff"]
+
+
+def test_8_bits_and_16_bits_in_one_data_set(tmp_path):
+    write_deep(tmp_path, 4000, 4000)
+    (gray,) = write_deep(tmp_path / "more", 255, kind=np.uint8)
+    Path(tmp_path / "more/a/0.png").rename(tmp_path / "a/8bit.png")
+    shutil.rmtree(tmp_path / "more")
+    source = read_source(data(tmp_path, channels=1))
+    assert source.pixel_range == (0, 4095) and np.array_equal(source.train.images[1, 0].numpy(), gray)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -245,6 +316,34 @@ def test_a_truncated_image_is_named(tmp_path, ending):
             refused.append(str(error))
     assert len(refused) > 20
     assert all(f"{tree}: dog/2.{ending}: " in message for message in refused)
+
+
+def test_boxes_share_a_file_that_is_read_once(tmp_path):
+    pixels = random_images(1)[0]
+    write_tree(tmp_path, ["a.png"])
+    boxes = [Box(0, 0, 3, 4), None, Box(2, 1, SIZE, SIZE)]
+    records = [Record("a.png", label, box=box) for label, box in zip("xyx", boxes, strict=True)]
+    files = Folder(tmp_path, {".png"})
+    found = read_images(data(tmp_path, size=4), Listing(records, ["x", "y"], "boxes", files))
+    for image, box in zip(found.images, boxes, strict=True):
+        part = Image.fromarray(pixels).crop(box) if box else Image.fromarray(pixels)
+        expected = np.asarray(part.resize((4, 4), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        assert np.array_equal(image.numpy(), expected)
+    assert found.labels.tolist() == [0, 1, 0] and found.groups is None
+
+
+@pytest.mark.parametrize("box", [Box(-1, 0, 3, 3), Box(0, 0, SIZE + 1, 3), Box(3, 0, 3, 3), Box(0, 5, 3, 2)])
+def test_a_box_outside_its_image_is_named_and_can_be_skipped(tmp_path, box):
+    write_tree(tmp_path, ["a.png", "b.png"])
+    records = [Record("a.png", "x", box=box), Record("a.png", "x"), Record("b.png", "y", group="g")]
+    listing = Listing(records, ["x", "y"], "boxes", Folder(tmp_path, {".png"}))
+    with pytest.raises(
+        ExternalError, match=r"a\.png \[.*its box has the columns .* the image has 9 columns and 9 rows"
+    ):
+        read_images(data(tmp_path), listing)
+    found = read_images(data(tmp_path, skip_broken=True), listing)
+    assert list(found.broken) == [f"a.png {list(box)}"] and found.labels.tolist() == [0, 1]
+    assert found.groups is not None and len(set(found.groups)) == 2
 
 
 def test_an_image_that_claims_to_be_huge_is_named(tmp_path):
@@ -460,7 +559,7 @@ def test_a_broken_file_is_named_or_left_out(tmp_path, form, kind):
     source = read_source(data(path, skip_broken=True))
     assert list(source.broken) == ["cat/2.png"] and source.broken["cat/2.png"]
     assert_equal(source.train.images, stacked(images, "cat/1.png", "dog/1.png", "dog/2.png"))
-    assert source.train.labels.tolist() == [0, 1, 1] and "(3 images" in source.origin
+    assert source.train.labels.tolist() == [0, 1, 1] and len(source.images) == 3
     file.with_name("1.png").write_bytes(b"")
     with pytest.raises(UserError, match="no image of class cat"):
         read_source(data(in_form(tmp_path / "tree", form), skip_broken=True))
@@ -534,14 +633,14 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, form, chang
     write_tree(tmp_path / "tree", ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"])
     path = in_form(tmp_path / "tree", form)
     file = path / "cat/1.png" if form == "folder" else path
-    decode = class_folders.decode
+    decode = decoding.decode
 
-    def changing(*arguments):
+    def changing(*arguments, **options):
         file.unlink() if change == "removed" else file.write_bytes(file.read_bytes() + bytes(512))
-        monkeypatch.setattr(class_folders, "decode", decode)
-        return decode(*arguments)
+        monkeypatch.setattr(decoding, "decode", decode)
+        return decode(*arguments, **options)
 
-    monkeypatch.setattr(class_folders, "decode", changing)
+    monkeypatch.setattr(decoding, "decode", changing)
     with pytest.raises(ExternalError, match="changed while it was read") as caught:
         read_source(data(path))
     assert str(caught.value).startswith(f"{path}: {'cat/1.png: ' if form == 'folder' else ''}")
@@ -549,7 +648,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, form, chang
 
 def test_more_pixels_than_memory_are_refused_before_one_is_read(tmp_path, monkeypatch):
     write_tree(tmp_path, ["cat/1.png", "dog/1.png"])
-    monkeypatch.setattr(class_folders.psutil, "virtual_memory", lambda: SimpleNamespace(total=10_000))
+    monkeypatch.setattr(decoding.psutil, "virtual_memory", lambda: SimpleNamespace(total=10_000))
     with pytest.raises(UserError, match=r"data\.size: 100 given; 2 images"):
         read_source(data(tmp_path, size=100))
 
@@ -707,6 +806,21 @@ def test_a_download_that_fails_leaves_nothing_broken_and_can_be_repeated(tmp_pat
     served[name] = whole
     source = read_source(data(root, "svhn", size=32))
     assert source.test is not None and len(source.test.labels) == 10
+
+
+def test_the_second_of_two_downloads_waits(tmp_path, served, monkeypatch):
+    calls, download = [], torchvision_datasets.download
+
+    def slow(data, root):
+        calls.append(root)
+        time.sleep(0.5)
+        download(data, root)
+
+    monkeypatch.setattr(torchvision_datasets, "download", slow)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with ThreadPoolExecutor(2) as pool:
+        sources = list(pool.map(lambda _: read_source(data(tmp_path, "svhn", size=32)), range(2)))
+    assert len(calls) == 1 and all(len(source.train.labels) == 20 for source in sources)
 
 
 def test_torchvisions_cifar10(tmp_path, monkeypatch):

@@ -11,7 +11,14 @@ from safetensors.torch import save_file
 
 from pipelines.registry import reproduction
 from pipelines.registry.export import digest_of
-from pipelines.registry.reproduction import _choose_workers, _copy_data, _copy_weights, _work_tree, reproduce
+from pipelines.registry.reproduction import (
+    _choose_workers,
+    _copy_data,
+    _copy_weights,
+    _recorded_precision,
+    _work_tree,
+    reproduce,
+)
 from pipelines.runtime.cores import Cores
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import write_json
@@ -174,3 +181,9 @@ def test_a_commit_that_the_repository_lacks(store, monkeypatch):
     store.client.set_model_version_tag("stn-mine", "2", "seed", "0")
     with pytest.raises(UserError, match=r"VERSION: 2 given; it was trained at commit c0ffee0+, which this repository"):
         reproduce("stn-mine", "2")
+
+
+def test_the_recorded_precision_is_taken():
+    assert _recorded_precision({"precision": "bfloat16"}) == {"precision": "bf16"}
+    assert _recorded_precision({"precision": "float32"}) == {"precision": "fp32"}
+    assert _recorded_precision({}) == {}, "an old record"

@@ -15,6 +15,7 @@ from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.serving import prediction
 from pipelines.serving.prediction import make_table, name_pictures, predict
+from pipelines.settings.image_form import ImageForm
 
 IDENTITY = np.array([[[1.0, 0, 0], [0, 1, 0]]])
 NAME = "stn-mine"
@@ -89,11 +90,38 @@ def test_with_a_canvas_the_image_is_in_its_middle(store, tmp_path, monkeypatch):
     predict(NAME, "champion", [str(tmp_path / "a.png")])
     (images,) = inputs
     assert images.shape == (1, 1, 17, 17) and images.dtype == np.uint8
-    np.testing.assert_array_equal(images[0, 0, 4:12, 4:12], to_pixels(Image.fromarray(pixels), 8, 1)[0])
+    np.testing.assert_array_equal(images[0, 0, 4:12, 4:12], to_pixels(Image.fromarray(pixels), ImageForm(8, 8, 1))[0])
     assert images.sum() == images[0, 0, 4:12, 4:12].sum(), "the canvas is not black"
     rectified = np.asarray(Image.open(tmp_path / "a.rectified.png"))
     assert rectified.shape == (60, 60) and rectified.sum() == pixels.sum()
     np.testing.assert_array_equal(rectified[16:44, 16:44], pixels)
+
+
+def test_pixels_of_more_than_8_bits_have_the_range_of_the_training_images(tmp_path, monkeypatch):
+    inputs = []
+    metadata = {"dataset": "mine", "classes": ["a", "b"], "image_shape": [1, 8, 8], "mean": [0.0], "variant": "plain",
+                "padding_mode": None}  # fmt: skip
+    model: Any = SimpleNamespace(
+        metadata=SimpleNamespace(metadata={**metadata, "pixel_range": [0, 4095]}),
+        predict=lambda images: inputs.append(images) or {"class": np.array([0]), "probabilities": np.eye(2)[:1]},
+    )
+    monkeypatch.setattr(prediction, "connect", lambda: None)
+    monkeypatch.setattr(prediction, "find_version", lambda *_: SimpleNamespace(version=1))
+    monkeypatch.setattr(prediction, "fetch_files", lambda *_: tmp_path)
+    monkeypatch.setattr(prediction.mlflow.pyfunc, "load_model", lambda _: model)
+    deep = np.random.default_rng(0).integers(0, 2000, (8, 8)).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    predict(NAME, "champion", [str(tmp_path / "a.png")])
+    np.testing.assert_allclose(inputs[0][0, 0], deep / 4095 * 255, atol=1)
+
+    model.metadata.metadata = metadata  # trained on 8 bits
+    with pytest.raises(UserError, match=r"its pixels are \d+ to \d+, but the training images had 8 bits"):
+        predict(NAME, "champion", [str(tmp_path / "a.png")])
+    whole = deep * 32
+    whole[0, 0] = 65535
+    Image.fromarray(whole).save(tmp_path / "a.png")
+    predict(NAME, "champion", [str(tmp_path / "a.png")])
+    np.testing.assert_allclose(inputs[1][0, 0], whole / 257, atol=1)
 
 
 @pytest.mark.parametrize(

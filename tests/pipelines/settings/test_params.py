@@ -82,10 +82,16 @@ def refusal(action=load_params, *arguments) -> str:
     return str(caught.value)
 
 
+# Nulls that are no values to be filled in.
+OPTIONAL = {"data.group", "data.pixel_range"} | {
+    f"data.table.{name}" for name in ("file", "image", "label", "split", "group", "box")
+}
+
+
 def test_shipped_settings_are_valid():
     values = load_params().model_dump(by_alias=True)
     assert sorted(leaves(values)) == sorted(leaves(SHIPPED))
-    assert [leaf for leaf in leaves(values) if get(values, leaf) is None] == []
+    assert {leaf for leaf in leaves(values) if get(values, leaf) is None} == OPTIONAL
     for file in Path("variants").glob("*.yaml"):
         load_variant(file.stem)
 
@@ -94,7 +100,7 @@ def test_shipped_settings_are_valid():
 def test_null_is_the_data_sets_default_and_a_value_wins(dataset):
     expected = DATASET_DEFAULTS.get(dataset, OWN_DEFAULTS)
     of_preset = {f"train.{name}" for name in OF_EVERY_PRESET}
-    nulls = [leaf for leaf in leaves(SHIPPED) if get(SHIPPED, leaf) is None and leaf not in of_preset]
+    nulls = [leaf for leaf in leaves(SHIPPED) if get(SHIPPED, leaf) is None and leaf not in of_preset | OPTIONAL]
     assert {default_of(leaf) for leaf in nulls} == set(expected._fields)
     edit("data.dataset", dataset)
     values = load_params().model_dump()
@@ -140,6 +146,14 @@ def test_every_misspelled_name_is_refused_with_the_right_one():
         ("data.source", "", "at least 1"),
         ("data.size", 3, "4"),
         ("data.size", 32.0, "integer"),
+        ("data.size", [32], "2"),
+        ("data.size", [32, 100, 3], "2"),
+        ("data.size", [32, 2000], "1024"),
+        ("data.fit", "squeeze", "'stretch', 'pad' or 'crop'"),
+        ("data.fill", 256, "255"),
+        ("data.fill", [0, 0], "3"),
+        ("data.fill", [0, 0, -1], "0"),
+        ("data.fill", "white", "'edge'"),
         ("data.channels", 2, "1 or 3"),
         ("data.distortion.protocol", "r", "RTS"),
         ("data.distortion.rotation", -1, "0"),
@@ -183,6 +197,9 @@ def test_every_misspelled_name_is_refused_with_the_right_one():
         ("train.layer_decay", 0, "greater than 0"),
         ("train.layer_decay", 1.5, "less than or equal to 1"),
         ("train.label_smoothing", 1.0, "less than 1"),
+        ("train.class_weights", "inverse", "balanced"),
+        ("train.sampler", "random", "uniform"),
+        ("evaluate.metric", "f1", "macro_f1"),
         ("train.crop", [1.0, 0.5], "first"),
         ("train.crop", [0.0, 1.0], "greater than 0"),
         ("train.crop", [0.5], "2"),
@@ -230,6 +247,14 @@ def test_a_term_for_undone_motions_is_refused_where_there_is_no_motion():
     assert len(said.splitlines()) == 1 and "alignment.weight: 1.0 given with mixup: 0.2" in said
     edit("train.alignment.weight", 0.0)
     assert load_params().train.mixup == 0.2
+
+
+def test_rare_classes_are_raised_once():
+    edit("train.sampler", "balanced")
+    load_params()
+    edit("train.class_weights", "balanced")
+    said = refusal()
+    assert len(said.splitlines()) == 1 and "train.class_weights: balanced given with sampler: balanced" in said
 
 
 def test_each_mistake_has_its_own_line():
@@ -335,9 +360,10 @@ WRONG = {
     "empty text": "", "line break": "a\nb", "empty mapping": {}, "mapping": {"low": "a"}, "date": date(2026, 1, 1),
     "bytes": b"\xff", "long text": "a " * 5000,
 }  # fmt: skip
+TEXTS = ("text", "line break", "long text")
 VALID = (
     {("register.tags", kind) for kind in ("mapping", "empty mapping")}
-    | {("data.source", kind) for kind in ("text", "line break", "long text")}
+    | {(f"data.{name}", kind) for name in ("source", "group", "table.file") for kind in TEXTS}
     | {("tune.search_space.at", "empty list"), ("tune.search_space.backbone", "empty list")}
 )
 
@@ -426,10 +452,30 @@ def test_a_value_that_aliases_make_huge_is_refused_at_once():
     assert time.process_time() - started < 2 and len(said) < 400 and "more mistakes" in said
 
 
-def test_a_shift_as_large_as_the_image_is_refused():
-    edit("data.size", 8)
+@pytest.mark.parametrize("size", [8, [8, 30], [30, 8]])
+def test_a_shift_as_large_as_the_image_is_refused(size):
+    """It could not be filled by reflection."""
+    edit("data.size", size)
     edit("train.shift", 8)
-    assert refusal().startswith("params.yaml: train.shift: 8 given; images of data.size 8 ")
+    assert refusal().startswith(f"params.yaml: train.shift: 8 given; images of data.size {size} ")
+    edit("train.shift", 7)
+    load_params()
+
+
+def test_a_size_is_one_number_or_two_and_a_color_is_for_color_images():
+    edit("data.dataset", "mine")
+    for size, expected in ((40, (3, 40, 40)), ([24, 94], (3, 24, 94))):
+        edit("data.size", size)
+        assert load_params().data.form.shape == expected
+    edit("data.fit", "pad")
+    for fill in (9, [1, 2, 3], "edge"):
+        edit("data.fill", fill)
+        form = load_params().data.form
+        assert (form.fit, form.fill) == ("pad", fill)
+    edit("data.channels", 1)
+    load_params()
+    edit("data.fill", [1, 2, 3])
+    assert refusal() == "params.yaml: data.fill: [1, 2, 3] given with channels: 1; one number, or edge"
 
 
 @FUZZ

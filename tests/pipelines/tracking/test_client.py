@@ -80,6 +80,21 @@ def test_a_project_in_a_folder_with_a_percent_sign_is_refused_in_one_line(place,
         connect()
 
 
+def test_a_path_too_long_for_sqlite_is_refused_in_one_line(place, monkeypatch):
+    folder = place.parent.parent.joinpath(*["d" * 200] * 2)
+    folder.mkdir(parents=True)
+    rest = 500 - len(str(folder / "state/mlflow.db"))
+    longest, longer = (folder / ("e" * (rest + more - 1)) for more in (0, 1))
+    for home in (longest, longer):
+        home.mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(longest))
+    connect()
+    monkeypatch.setenv("DVC_ROOT", str(longer))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # MLflow has set it
+    with pytest.raises(UserError, match=r"its path has 501 bytes, and 500 are allowed; move the project"):
+        connect()
+
+
 @pytest.fixture
 def closed_port() -> str:
     """A loopback address at which no server listens."""

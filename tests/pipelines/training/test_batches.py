@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-from pipelines.outputs.prepared_data import TrainingArrays
+from pipelines.outputs.labeled_files import Labeled
+from pipelines.outputs.prepared_data import TrainingSplits
 from pipelines.training.batches import make_training_data
 from stn.augmentation import Augmentation
 from stn.settings import Recipe
@@ -18,10 +18,10 @@ CHANGES = {"flip": True, "shift": 2, "crop": [0.5, 0.9], "color_jitter": 0.3, "m
 
 @pytest.mark.parametrize("setting", CHANGES)
 def test_a_setting_of_the_recipe_is_that_of_the_augmentation(setting):
-    images, labels = np.full((4, 3, 8, 8), 7, np.uint8), np.zeros(4, np.int64)
-    arrays, change = TrainingArrays(images, labels, images, labels), {setting: CHANGES[setting]}
+    split = Labeled(torch.full((4, 3, 8, 8), 7, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    splits, change = TrainingSplits([split], split), {setting: CHANGES[setting]}
     meta = replace(describe((3, 8, 8), 5), distortion={"protocol": "R", "padding_mode": "border"})
-    data = make_training_data(arrays, meta, replace(RECIPE, **change), torch.device("cpu"))
+    data = make_training_data(splits, meta, replace(RECIPE, **change), torch.device("cpu"))
     assert data.training.augmentation == Augmentation(distortion=meta.make_distortion(), **change)
     assert data.validation.augmentation == Augmentation()
     ((_, labels_or_probabilities),) = data.training.shuffled(4, 0, 0)

@@ -8,6 +8,7 @@ import torch
 
 from pipelines.outputs.trained_models import FinishedSeed, ThetaHistory
 from pipelines.training.checkpoints import STATE_FILE
+from pipelines.training.precision import Precision
 from pipelines.training.state import TrainingState, load_state, serialize
 from pipelines.training.trainer import Trainer
 from tests.pipelines.training.test_trainer import make_trainer
@@ -46,13 +47,16 @@ def trained(trainer: Trainer, epochs: int) -> Trainer:
 @pytest.mark.parametrize("transformer", [True, False])
 @pytest.mark.parametrize("epochs", [1, 3], ids=["in progress", "finished"])
 def test_a_state_survives_a_file(tmp_path, transformer, epochs):
-    trainer, before = trained(make_trainer(transformer), epochs), TrainingState()
+    trainer, before = (
+        trained(make_trainer(transformer), epochs),
+        TrainingState(precision=Precision("bfloat16", "by hand")),
+    )
     before.finished[7] = FinishedSeed(
         trainer.weights(), [{"train_loss": 1 / 3}], ThetaHistory(trainer.watched, torch.ones(1, 10, 4))
     )
     before.update(5, trainer)
     (tmp_path / STATE_FILE).write_bytes(serialize(before))
-    assert torch.load(tmp_path / STATE_FILE, weights_only=True).keys() == {"finished", "seed", "trainer"}
+    assert torch.load(tmp_path / STATE_FILE, weights_only=True).keys() == {"finished", "seed", "trainer", "precision"}
     after, notes = load_state(str(tmp_path))
     assert after is not None and notes == []
     assert same(before.to_plain(), after.to_plain())

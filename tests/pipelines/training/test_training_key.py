@@ -26,10 +26,12 @@ OF_TRAIN: dict[str, Any] = {
     "epochs": 77, "batch_size": 99, "optimizer": ("sgd", "muon", "adamw"), "lr": 0.123, "warmup": 0.123,
     "momentum": 0.123,
     "weight_decay": 0.123, "decay_norms": (True, False), "layer_decay": 0.123, "max_grad_norm": 0.123, "dropout": 0.123,
-    "label_smoothing": 0.123, "flip": (True, False), "shift": 33, "crop": [0.123, 0.5], "color_jitter": 0.123,
+    "label_smoothing": 0.123, "class_weights": ("none", "balanced"), "sampler": ("uniform", "balanced"),
+    "flip": (True, False), "shift": 33, "crop": [0.123, 0.5], "color_jitter": 0.123,
     "mixup": 0.123, "ema": 0.123, "alignment": AlignmentParams(weight=0.123),
     "precision": ("fp32", "bf16"), "preset": ("none", "finetune"), "seeds": [77],
     "final_fit": (True, False), "workers": WorkerRange(min=1, max=77), "threads": 77, "max_failures": 77,
+    "residency": ("device", "host"),
 }  # fmt: skip
 PLACED = PlacedTransformerParams(
     at="conv2",
@@ -85,7 +87,7 @@ def test_a_setting_changes_the_key_or_no_parameter_of_a_run(name):
         other_variant = variant.model_copy(update={name: OF_VARIANT[name]})
     before, after = record(train, variant), record(other_train, other_variant)
     same_key = training_key(train, variant, "d") == training_key(other_train, other_variant, "d")
-    assert same_key == (name in ("max_failures", "preset", "origin"))
+    assert same_key == (name in ("max_failures", "preset", "residency", "origin"))
     assert (before.run_params(0) == after.run_params(0)) == (same_key or name == "seeds")
     if same_key:
         assert before.run_tags("stn", 0) != after.run_tags("stn", 0)
