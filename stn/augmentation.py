@@ -1,6 +1,6 @@
 """Random changes of the training images: settings, and what is drawn for each image in an epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -39,7 +39,11 @@ class Draws(NamedTuple):
 
     def to(self, device: torch.device) -> "Draws":
         """Copy all tensors to a device."""
-        return Draws(*(None if drawn is None else drawn.to(device) for drawn in self))  # pyright: ignore[reportArgumentType]
+        return self.map(lambda drawn: drawn.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Draws":
+        """Apply a function to all tensors."""
+        return Draws(*(None if drawn is None else change(drawn) for drawn in self))  # pyright: ignore[reportArgumentType]
 
     def select(self, index: Tensor) -> "Draws":
         """Select draws by their indices (b,)."""

@@ -4,7 +4,7 @@ There is no DataLoader and no per-image Python code. A batch takes a few operati
 are kept is the concern of :mod:`stn.pixels`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,7 +37,15 @@ class Epoch(NamedTuple):
 
     def to(self, device: torch.device) -> "Epoch":
         """Copy all tensors to a device."""
-        return Epoch(self.order.to(device), self.images.to(device), self.draws.to(device))
+        return self.map(lambda drawn: drawn.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Epoch":
+        """Apply a function to all tensors."""
+        return Epoch(change(self.order), change(self.images), self.draws.map(change))
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors."""
+        return [self.order, self.images, *(drawn for drawn in self.draws if drawn is not None)]
 
     def sources(self, index: Tensor) -> Tensor:
         """Return the indices (n,) of all images that the draws ``index`` (b,) are made from."""
@@ -82,9 +90,11 @@ class Batches:
         parts = [images] if isinstance(images, Tensor) else list(images)
         self.height, self.width = parts[0].shape[-2:]
         margin, mirrored = augmentation.shift, augmentation.flip and residency.mirrored
-        self.store: PixelStore = HostStore(parts, device, margin)
+        self.store: PixelStore
         if residency.on_device:
             self.store = DeviceStore(parts, device, margin, mirrored=mirrored)
+        else:
+            self.store = HostStore(parts, device, margin)
         # A value for each channel of each pixel of a row: broadcasting over rows is faster than over single pixels.
         self.mean_row = torch.tensor(normalization.mean, dtype=torch.float32, device=device).repeat(self.width) * 255
         self.std_row = torch.tensor(normalization.std, dtype=torch.float32, device=device).repeat(self.width) * 255
@@ -108,18 +118,9 @@ class Batches:
         starts = range(0, len(self) - batch_size + 1, batch_size)
         shares = [slice(start + rank, start + batch_size, world_size) for start in starts]
         stream = self.store.stream([drawn.order[share] for share in shares], drawn.sources)
-        order, images_of_draws, draws = drawn.to(self.device)
-        labels_of_draws = self.labels[images_of_draws]
+        on_device = drawn.to(self.device)
         for share, pixels in zip(shares, stream, strict=True):
-            index = order[share]
-            images = self._augmented(pixels, images_of_draws[index], draws.select(index))
-            labels = labels_of_draws[index]
-            if draws.partners is not None and draws.shares is not None:
-                partners, weights = draws.partners[index], draws.shares[index]
-                others = self._augmented(pixels, images_of_draws[partners], draws.select(partners))
-                images = others.lerp_(images, weights[:, None, None, None])
-                labels = mix_labels(labels, labels_of_draws[partners], weights, self.classes)
-            yield self.normalize(images), labels
+            yield make_batch(self, pixels, on_device.order[share], on_device)
 
     def draw(self, seed: int, epoch: int) -> Epoch:
         """Draw the images of one epoch, their order and the changes of each, on the CPU."""
@@ -128,7 +129,7 @@ class Batches:
         order = torch.randperm(len(self), generator=generator)
         return Epoch(order, images, self.augmentation.draw(len(self), (self.height, self.width), generator))
 
-    def _augmented(self, pixels: Pixels, index: Tensor, draws: Draws) -> Tensor:
+    def augmented(self, pixels: Pixels, index: Tensor, draws: Draws) -> Tensor:
         """Select images by their indices (b,) and apply the changes of each: in [0, 255], fp32 (b, H, W, C)."""
         distortion, size = self.augmentation.distortion, (self.height, self.width)
         mirrored = draws.mirrored if self.augmentation.flip else None
@@ -168,3 +169,17 @@ class Batches:
         """Convert normalized images (b, C, H, W) to pixel values in [0, 255]."""
         channels = images.shape[1]
         return images * self.std_row[:channels, None, None] + self.mean_row[:channels, None, None]
+
+
+def make_batch(batches: Batches, pixels: Pixels, index: Tensor, epoch: Epoch) -> tuple[Tensor, Tensor]:
+    """Return the batch of the draws with these indices (b,), as :meth:`Batches.shuffled` yields it."""
+    draws = epoch.draws
+    chosen = epoch.images[index]
+    images, labels = batches.augmented(pixels, chosen, draws.select(index)), batches.labels[chosen]
+    if draws.partners is not None and draws.shares is not None:
+        partners, weights = draws.partners[index], draws.shares[index]
+        others = epoch.images[partners]
+        mixed = batches.augmented(pixels, others, draws.select(partners))
+        images = mixed.lerp_(images, weights[:, None, None, None])
+        labels = mix_labels(labels, batches.labels[others], weights, batches.classes)
+    return batches.normalize(images), labels

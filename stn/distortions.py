@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stn.clutter import add_clutter, draw_clutter
 from stn.transforms import ALIGN_CORNERS, Affine, Projective, ThinPlateSpline, Transform
-from stn.transforms.coordinates import constant
+from stn.transforms.coordinates import constant, is_real
 
 CONTROL_POINTS = 4
 # The distortions of MNIST in Jaderberg et al. (2015), section 4.1. Lengths are shares of MNIST's 28 pixels, so that
@@ -102,7 +102,7 @@ class Distortion:
             moved = _CORNERS * (1 + 2 * self.corners * torch.randn(count, 4, 1, generator=generator))
             return _append_last_row(matrices) @ _homography_to_corners(moved)
         if self.warp > 0:
-            points = _spline(torch.device("cpu")).centers_N2
+            points = _spline(matrices).centers_N2
             points = points + 2 * self.warp * torch.randn(count, len(points), 2, generator=generator)
             return Affine().map(matrices.flatten(1), points)
         return matrices
@@ -173,7 +173,7 @@ def map_points(drawn: Tensor, points: Tensor) -> Tensor:
 
 def _family_of(drawn: Tensor) -> tuple[Transform, Tensor]:
     """Return the family of the argument ``drawn`` of :func:`distort`, and its θ (B, P)."""
-    family = _spline(drawn.device) if drawn.shape[1] > 3 else Projective() if drawn.shape[1] == 3 else Affine()
+    family = _spline(drawn) if drawn.shape[1] > 3 else _PROJECTIVE if drawn.shape[1] == 3 else _AFFINE
     return family, drawn.flatten(1)[:, : len(family.identity)]
 
 
@@ -192,6 +192,7 @@ def distort_once(images: Tensor, distortion: Distortion, generator: torch.Genera
     return torch.cat(done)
 
 
+_AFFINE, _PROJECTIVE = Affine(), Projective()
 _CORNERS = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
 
@@ -222,6 +223,11 @@ def _append_last_row(matrices: Tensor) -> Tensor:
     return torch.cat((matrices, last_row.expand(len(matrices), 1, 3)), 1)
 
 
+def _spline(like: Tensor) -> ThinPlateSpline:
+    return _spline_on(like.device) if is_real(like) else ThinPlateSpline(control_points=CONTROL_POINTS).to(like.device)
+
+
 @cache
-def _spline(device: torch.device) -> ThinPlateSpline:
-    return ThinPlateSpline(control_points=CONTROL_POINTS).to(device)
+def _spline_on(device: torch.device) -> ThinPlateSpline:
+    with torch.inference_mode(False):
+        return ThinPlateSpline(control_points=CONTROL_POINTS).to(device)

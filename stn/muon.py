@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-# Coefficients of a quintic polynomial that moves all singular values toward one in five steps, but not exactly to one:
-# Jordan et al. (2024), "Coefficient optimization".
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-STEPS = 5
+from stn.batched_muon import BatchedMuon, can_be_stacked
+from stn.orthogonalization import orthogonalize
+
 # An orthogonal step moves every direction by the full learning rate, which is too long for the learning rates of SGD.
 # Measured on CIFAR-10, see LOG.md.
 SCALE = 0.5
@@ -26,16 +25,31 @@ class Muon(Optimizer):
     Args:
         groups: dictionaries with ``params`` and, optionally, ``lr``, ``weight_decay`` and ``orthogonal``.
         momentum: in [0, 1).
+        batched: whether all parameters are changed in few calls, see :class:`stn.batched_muon.BatchedMuon`. The steps
+            are then equal up to rounding. None: on GPUs, where the number of calls counts, if all matrices are small.
     """
 
-    def __init__(self, groups: list[dict], lr: float, momentum: float = 0.9, weight_decay: float = 0.0):
+    def __init__(
+        self, groups: list[dict], lr: float, momentum: float = 0.9, weight_decay: float = 0.0, *,
+        batched: bool | None = None,
+    ):  # fmt: skip
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "orthogonal": False}
         super().__init__(groups, defaults)
+        on_gpu = self.param_groups[0]["params"][0].device.type == "cuda"
+        use_batched = on_gpu and can_be_stacked(self.param_groups) if batched is None else batched
+        self._batched = BatchedMuon(self.param_groups, SCALE) if use_batched else None
 
     @torch.no_grad()
     def step(self, closure=None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Perform one step. Parameters without a gradient do not change. ``closure`` must be None."""
         assert closure is None
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        if self._batched is not None and all(parameter.grad is not None for parameter in parameters):
+            for parameter in parameters:
+                if "momentum" not in self.state[parameter]:
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+            self._batched.step(self.param_groups, [self.state[parameter]["momentum"] for parameter in parameters])
+            return
         for group in self.param_groups:
             lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
             for parameter in group["params"]:
@@ -55,19 +69,3 @@ class Muon(Optimizer):
                     parameter.sub_(step * lr)
                 else:
                     parameter.sub_(step, alpha=lr)
-
-
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """Return a matrix (m, n) with the singular vectors of ``matrix`` and singular values of about 0.7 to 1.2.
-
-    Uses the Newton-Schulz iteration of Jordan et al. (2024). If m > n, the result is multiplied by √(m / n). The
-    relative change of the outputs in a step is then the same for all shapes.
-    """
-    a, b, c = COEFFICIENTS
-    rows, columns = matrix.shape
-    wide = matrix.T if rows > columns else matrix
-    wide = wide / (wide.norm() + 1e-7)
-    for _ in range(STEPS):
-        gram = wide @ wide.T
-        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
-    return wide.T * (rows / columns) ** 0.5 if rows > columns else wide

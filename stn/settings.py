@@ -149,6 +149,7 @@ class Recipe:
         localization_weight_decay: weight decay of the localization networks. None: ``weight_decay``.
         theta_penalty: weight of the squared distance of θ from the identity in the training objective.
         alignment: the term of the training objective for undone motions.
+        capture: ``auto``, ``on`` or ``off``: whether a GPU repeats a captured step, see :mod:`stn.captured_step`.
     """
 
     epochs: int
@@ -175,3 +176,4 @@ class Recipe:
     localization_weight_decay: float | None = None
     theta_penalty: float = 0.0
     alignment: AlignmentSettings = AlignmentSettings()
+    capture: str = "auto"

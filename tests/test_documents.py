@@ -103,7 +103,8 @@ def test_every_module_exists(name):
     for code in parse(ROOT / name).commands():
         for module in re.findall(r"python -m ([\w.]*\w)(?![\w.<])", code):
             if (ROOT / module.partition(".")[0]).is_dir():
-                assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file(), module
+                path = ROOT / module.replace(".", "/")
+                assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
             else:
                 assert find_spec(module.partition(".")[0]) is not None, module
 

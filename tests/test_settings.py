@@ -818,6 +818,12 @@ def _(bench: Bench) -> None:
     assert not same(changed.weights, bench.trained().weights)
 
 
+@check("train.capture")
+def _(bench: Bench) -> None:
+    with pytest.raises(UserError, match=r"train\.capture: on given; only a GPU can repeat a step"):
+        bench.train({"train.capture": "on"})
+
+
 @check("train.workers")
 def _(bench: Bench) -> None:
     before, after = bench.trained(), bench.train({"train.workers": 2})

@@ -44,6 +44,7 @@ class RecipeParams(Section):
     ema: float = Field(default=0.0, ge=0, lt=1)
     alignment: AlignmentParams = AlignmentParams()
     precision: Literal["auto", "fp32", "bf16"]
+    capture: Literal["auto", "on", "off"] = "auto"
 
     @model_validator(mode="after")
     def _crop_is_a_range(self):

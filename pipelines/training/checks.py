@@ -1,11 +1,15 @@
 """Checks that refuse an impossible training before any work starts."""
 
+import torch
+
 from pipelines.networks.build import check_network, has_batch_norm
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.runtime.errors import UserError
 from pipelines.settings.params import Params
 from pipelines.settings.variants import BackboneParams, VariantParams, variant_file
+from pipelines.training.recipe import recipe_of
 from pipelines.training.worker_plan import WorkerPlan
+from stn.captured_step import reason_against_capture
 
 # The code that a training's result depends on.
 CODE = (
@@ -58,6 +62,19 @@ def check_shares(params: Params, workers: WorkerPlan, meta: DatasetMeta) -> None
             f"train.workers: {params.train.workers} given, which is {workers.number}; a batch or the validation "
             f"images, {images}, cannot be shared among them"
         )
+
+
+def check_capture(params: Params, workers: WorkerPlan) -> None:
+    """Refuse ``train.capture: on`` where a step cannot be captured.
+
+    Raises:
+        UserError: there is no GPU, there are several workers, or the recipe has numbers of Python that change.
+    """
+    device = torch.device("cuda" if workers.gpu else "cpu")
+    recipe = recipe_of(params.train, VariantParams(transformer=None))
+    reason = reason_against_capture(recipe, device, workers.most)
+    if params.train.capture == "on" and reason:
+        raise UserError(f"train.capture: on given; {reason}; set it to auto or off")
 
 
 def check_batch_norm(name: str, params: Params, variant: VariantParams, meta: DatasetMeta, workers: WorkerPlan) -> None:

@@ -35,7 +35,14 @@ from pipelines.tracking.client import Dataset, TrainingRun, connect, experiment_
 from pipelines.tracking.lineage import current_commit, libraries
 from pipelines.tracking.outbox import Outbox
 from pipelines.training.checkpoints import check_writable, remove, storage_of
-from pipelines.training.checks import CODE, check_batch_norm, check_shares, check_trainable, check_weights
+from pipelines.training.checks import (
+    CODE,
+    check_batch_norm,
+    check_capture,
+    check_shares,
+    check_trainable,
+    check_weights,
+)
 from pipelines.training.listener import Listener
 from pipelines.training.local import train_in_process
 from pipelines.training.marker import take_last_end
@@ -141,6 +148,7 @@ class TrainingDriver:
     def _open(self, outbox: Outbox, workers: WorkerPlan) -> tuple[TrainingRecord, dict[int, TrainingRun]]:
         """Open the MLflow runs and describe them by the record of this training."""
         check_shares(self.params, workers, self.meta)
+        check_capture(self.params, workers)
         check_batch_norm(self.name, self.params, self.variant, self.meta, workers)
         record = self._make_record(workers)
         with store_errors_explained("no training has begun"):

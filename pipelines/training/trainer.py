@@ -15,6 +15,7 @@ from pipelines.training.ranks import all_reduce, average_buffers, distribute, ga
 from stn.alignment_term import AlignmentTerm
 from stn.averaging import WeightAverage
 from stn.batches import Batches
+from stn.captured_step import CaptureError, captured_training
 from stn.class_scores import class_counts, class_scores
 from stn.class_weights import balanced_weights
 from stn.classifiers import INPUT, Network
@@ -51,6 +52,7 @@ class Trainer:
         watched: indices (E,) of a few validation images, see :data:`WATCHED`.
         theta_history: θ (E, P) of these images after each epoch, on the CPU, by the transformer in front of the
             classifier. Empty without one.
+        captured, reason_against_capture: what repeats a captured step on a GPU, or None and the reason.
     """
 
     def __init__(
@@ -73,6 +75,10 @@ class Trainer:
         self.theta_history: list[torch.Tensor] = []
         self.theta_watch = watch_theta(self.network, self.validation, self.watched.tolist())
         self.model = self.network if world_size == 1 else distribute(self.network, self.training.device)
+        self.captured, self.reason_against_capture = captured_training(
+            self.network, self.optimizer, self.training, recipe, precision=precision,
+            class_weights=self.class_weights, world_size=world_size,
+        )  # fmt: skip
 
     @property
     def result(self) -> Network:
@@ -131,7 +137,8 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a :meth:`state_dict`."""
+        """Continue from a :meth:`state_dict`. Refused after the first epoch of a captured training."""
+        assert self.captured is None or self.captured.replay is None, "the captured step has other addresses"
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -147,15 +154,10 @@ class Trainer:
 def train_batches(trainer: Trainer, epoch: int, on_step: Callable[[int], None] | None) -> dict[str, float]:
     """Train on the batches of one epoch; returns the means of its losses over all ranks."""
     torch.manual_seed(derive_seed(trainer.seed, epoch, trainer.rank))
-    batches = trainer.training.shuffled(
-        trainer.recipe.batch_size, trainer.seed, epoch, trainer.rank, trainer.world_size
-    )
-    alignment = term_of_epoch(trainer, epoch)
-    losses = train_epoch(
-        trainer.model, batches, trainer.optimizer, trainer.scheduler, trainer.recipe,
-        precision=trainer.precision, world_size=trainer.world_size, average=trainer.average, alignment=alignment,
-        class_weights=trainer.class_weights, on_step=on_step,
-    )  # fmt: skip
+    losses = replay_batches(trainer, epoch, on_step)
+    alignment = None
+    if losses is None:
+        losses, alignment = train_eagerly(trainer, epoch, on_step)
     losses = all_reduce(losses) / trainer.world_size
     check_finite(losses)
     average_buffers(trainer.network, trainer.world_size)
@@ -165,6 +167,39 @@ def train_batches(trainer: Trainer, epoch: int, on_step: Callable[[int], None] |
     if alignment is not None:
         trained["alignment_loss"] = all_reduce(alignment.total).item() / (trainer.steps * trainer.recipe.batch_size)
     return trained
+
+
+def replay_batches(trainer: Trainer, epoch: int, on_step: Callable[[int], None] | None) -> torch.Tensor | None:
+    """Train one epoch by the captured step; returns its losses (steps,), or None if the step is not captured.
+
+    Raises:
+        ValueError: ``capture`` is ``on``, and the step cannot be captured.
+    """
+    if trainer.captured is None:
+        return None
+    try:
+        return trainer.captured.train_epoch(trainer.seed, epoch, trainer.scheduler, on_step)
+    except CaptureError as error:
+        if trainer.recipe.capture == "on":
+            raise ValueError(f"capture: on given, but the step cannot be captured: {error}") from error
+        trainer.captured, trainer.reason_against_capture = None, str(error)
+        return None
+
+
+def train_eagerly(
+    trainer: Trainer, epoch: int, on_step: Callable[[int], None] | None
+) -> tuple[torch.Tensor, AlignmentTerm | None]:
+    """Train one epoch step by step; returns its losses (steps,) and the term of the epoch."""
+    batches = trainer.training.shuffled(
+        trainer.recipe.batch_size, trainer.seed, epoch, trainer.rank, trainer.world_size
+    )
+    alignment = term_of_epoch(trainer, epoch)
+    losses = train_epoch(
+        trainer.model, batches, trainer.optimizer, trainer.scheduler, trainer.recipe,
+        precision=trainer.precision, world_size=trainer.world_size, average=trainer.average, alignment=alignment,
+        class_weights=trainer.class_weights, on_step=on_step,
+    )  # fmt: skip
+    return losses, alignment
 
 
 def class_weights(setting: str, training: Batches) -> torch.Tensor | None:

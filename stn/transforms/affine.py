@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stn.transforms.base import Transform
-from stn.transforms.coordinates import apply_matrices, homogeneous
+from stn.transforms.coordinates import apply_matrices, homogeneous, map_pixel_centers
 
 
 class Affine(Transform):
@@ -24,6 +24,9 @@ class Affine(Transform):
 
     def map(self, theta: Tensor, points: Tensor) -> Tensor:
         return apply_matrices(homogeneous(points), self.matrix(theta))
+
+    def grid(self, theta: Tensor, *size: int) -> Tensor:
+        return map_pixel_centers(self.matrix(theta), size).unflatten(1, size)
 
     def readable(self, theta: Tensor) -> Tensor:
         return self.matrix(theta)

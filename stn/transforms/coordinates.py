@@ -5,8 +5,8 @@ The library uses the coordinates of ``torch.nn.functional.grid_sample`` with ``a
 therefore means the same at every resolution. x points right, y points down, and in volumes z points to the next slice.
 """
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,26 @@ def pixel_centers(size: Sequence[int], like: Tensor) -> Tensor:
     """Return the centers (N, dims) of all pixels or voxels, x first, in row-major order.
 
     ``size`` is the height and width of an image, or the depth, height and width of a volume. The centers have the dtype
-    and the device of ``like``.
+    and the device of ``like``. They may be shared by all callers: do not change them in place.
     """
+    return of_size(_pixel_centers, size, like)
+
+
+def _pixel_centers(size: Sequence[int], like: Tensor) -> Tensor:
     lines = [(2 * torch.arange(count, device=like.device, dtype=like.dtype) + 1) / count - 1 for count in size]
     return torch.stack(torch.meshgrid(*lines, indexing="ij")[::-1], -1).view(-1, len(size))
+
+
+def map_pixel_centers(matrices: Tensor, size: Sequence[int]) -> Tensor:
+    """Apply matrices (B, D, D + 1) to the homogeneous :func:`pixel_centers` of a size: (B, N, D)."""
+    dims = matrices.shape[1]
+    if dims > 2:
+        return apply_matrices(homogeneous(pixel_centers(size, matrices)), matrices)
+    return apply_contributions(of_size(_contributions_of_centers, size, matrices), matrices)
+
+
+def _contributions_of_centers(size: Sequence[int], like: Tensor) -> Tensor:
+    return contributions(homogeneous(pixel_centers(size, like)), len(size))
 
 
 def apply_matrices(points: Tensor, matrices: Tensor) -> Tensor:
@@ -37,9 +53,18 @@ def apply_matrices(points: Tensor, matrices: Tensor) -> Tensor:
     """
     if points.ndim == 3 or matrices.shape[1] > 2:
         return points @ matrices.mT
-    count, dims = len(points), matrices.shape[1]
+    return apply_contributions(contributions(points, matrices.shape[1]), matrices)
+
+
+def contributions(points: Tensor, dims: int) -> Tensor:
+    """Return the contributions (D · K, N · D) of points (N, K), see :func:`apply_matrices`. ``dims`` is D."""
     parts_DKND = torch.eye(dims, dtype=points.dtype, device=points.device)[:, None, None] * points.mT[..., None]
-    return (matrices.flatten(1) @ parts_DKND.reshape(-1, count * dims)).view(-1, count, dims)
+    return parts_DKND.reshape(-1, len(points) * dims)
+
+
+def apply_contributions(contributions: Tensor, matrices: Tensor) -> Tensor:
+    """Apply matrices (B, D, K) to points, which are given by their :func:`contributions`: (B, N, D)."""
+    return (matrices.flatten(1) @ contributions).unflatten(1, (-1, matrices.shape[1]))
 
 
 def homogeneous(points: Tensor) -> Tensor:
@@ -61,6 +86,22 @@ def constant(values: tuple, like: Tensor) -> Tensor:
 def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training
         return torch.tensor(values, dtype=dtype, device=device)
+
+
+def of_size(make: Callable[[Sequence[int], Tensor], Tensor], size: Sequence[int], like: Tensor) -> Tensor:
+    """Return ``make(size, like)``, computed once for each function, size, dtype and device.
+
+    ``make`` may use no other property of ``like``.
+    """
+    if is_real(like):
+        return _of_size(make, tuple(size), like.dtype, like.device)
+    return make(size, like)
+
+
+@lru_cache(maxsize=256)
+def _of_size(make: Callable, size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return make(size, torch.empty(0, dtype=dtype, device=device))
 
 
 def is_real(tensor: Tensor) -> bool:

@@ -1,11 +1,13 @@
 """Projective transforms: homographies."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from stn.transforms.base import Transform
-from stn.transforms.coordinates import apply_matrices, homogeneous
+from stn.transforms.coordinates import apply_matrices, homogeneous, map_pixel_centers
 
 
 class Projective(Transform):
@@ -25,13 +27,18 @@ class Projective(Transform):
         return torch.cat((theta, torch.ones_like(theta[:, :1])), 1).view(-1, 3, 3)
 
     def map(self, theta: Tensor, points: Tensor) -> Tensor:
+        ones = homogeneous(points)
+        return self._divide(theta, lambda matrices: apply_matrices(ones, matrices))
+
+    def grid(self, theta: Tensor, *size: int) -> Tensor:
+        return self._divide(theta, lambda matrices: map_pixel_centers(matrices, size)).unflatten(1, size)
+
+    def _divide(self, theta: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return (u, v) / w of points to which ``apply`` applies matrices (B, 2, 3)."""
         # w is computed twice for each point, for u and for v: broadcasting over two neighbors in memory is not
         # vectorized.
         uv_B23, w_B13 = self.matrix(theta).split((2, 1), 1)
-        ones = homogeneous(points)
-        return apply_matrices(ones, uv_B23) * _Reciprocal.apply(
-            apply_matrices(ones, w_B13.expand_as(uv_B23)), self.HORIZON
-        )
+        return apply(uv_B23) * _Reciprocal.apply(apply(w_B13.expand_as(uv_B23)), self.HORIZON)
 
     def readable(self, theta: Tensor) -> Tensor:
         return self.matrix(theta)

@@ -5,7 +5,13 @@ import torch
 from torch import Tensor
 
 from stn.transforms.base import Transform
-from stn.transforms.coordinates import apply_matrices
+from stn.transforms.coordinates import (
+    apply_contributions,
+    apply_matrices,
+    contributions,
+    is_real,
+    pixel_centers,
+)
 
 
 class ThinPlateSpline(Transform):
@@ -36,19 +42,42 @@ class ThinPlateSpline(Transform):
         bending_NN = square_NN * np.log(np.where(square_NN > 0, square_NN, 1))
         system = np.block([[bending_NN, affine_N3], [affine_N3.T, np.zeros((3, 3))]])
         solution = np.linalg.inv(system)[:, : len(centers_N2)]
+        self._kept: dict[tuple, Tensor] = {}
         self.centers_N2: Tensor
         self.solution_MN: Tensor
         self.register_buffer("centers_N2", torch.tensor(centers_N2, dtype=torch.float32), persistent=False)
         self.register_buffer("solution_MN", torch.tensor(solution, dtype=torch.float32), persistent=False)
 
     def map(self, theta: Tensor, points: Tensor) -> Tensor:
-        centers_N2, solution_MN = self.centers_N2.to(theta.dtype), self.solution_MN.to(theta.dtype)
+        # Interpolates displacements, not positions: at the identity they are exactly zero.
+        return points + apply_matrices(self._weights(points, theta.dtype), self._displacements(theta).mT)
+
+    def grid(self, theta: Tensor, *size: int) -> Tensor:
+        points = pixel_centers(size, theta)
+        displaced = apply_contributions(self._contributions(points, size), self._displacements(theta).mT)
+        return (points + displaced).unflatten(1, size)
+
+    def _displacements(self, theta: Tensor) -> Tensor:
+        """Return the displacements (B, k², 2) of the control points."""
+        return self.readable(theta) - self.centers_N2.to(theta.dtype)
+
+    def _contributions(self, points: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Return the contributions of the control points to all pixel centers, computed once for each size."""
+        if not is_real(points):
+            return contributions(self._weights(points, points.dtype), 2)
+        key = size, points.dtype, points.device
+        if key not in self._kept:
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept[key] = contributions(self._weights(points, points.dtype), 2)
+        return self._kept[key]
+
+    def _weights(self, points: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the weight of each control point at points (..., N, 2): (..., N, k²)."""
+        centers_N2, solution_MN = self.centers_N2.to(dtype), self.solution_MN.to(dtype)
         square = (points[..., None, :] - centers_N2).square().sum(-1)
         # Clamped because the gradient of the logarithm with respect to a point is infinite at a control point.
         bending = square * square.clamp(min=1e-12).log()
-        weights = torch.cat((bending, torch.ones_like(points[..., :1]), points), -1) @ solution_MN
-        # Interpolates displacements, not positions: at the identity they are exactly zero.
-        return points + apply_matrices(weights, (self.readable(theta) - centers_N2).mT)
+        return torch.cat((bending, torch.ones_like(points[..., :1]), points), -1) @ solution_MN
 
     def readable(self, theta: Tensor) -> Tensor:
         """Return θ (B, 2 · k²) as positions of the control points in the input, (B, k², 2)."""

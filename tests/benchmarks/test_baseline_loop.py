@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.baseline_loop import BaselineNetwork
+from benchmarks.baseline_network import BaselineNetwork
 from stn.classifiers import build_network
 from stn.settings import NetworkSettings, TransformerSettings
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stn.muon import SCALE, Muon, orthogonalize
 
@@ -111,3 +112,104 @@ def test_a_learning_rate_may_be_a_tensor_and_is_never_read_by_python(orthogonal)
         muon = Muon([{"params": [parameter], "orthogonal": orthogonal}], 0.1, 0.9, 0.01)
         muon.param_groups[0]["lr"] = torch.tensor(0.1)
         muon.step()
+
+
+SHAPES = [(10, 3, 5, 5), (20, 10, 5, 5), (50, 500), (8, 3, 7, 7), (10, 8, 5, 5), (32, 160), (60, 30)]
+
+
+def make_muon(batched: bool, dtype: torch.dtype = torch.float32) -> tuple[Muon, list[nn.Parameter]]:
+    """Muon for matrices and biases in four groups, as for the baseline network."""
+    torch.manual_seed(0)
+    matrices = [nn.Parameter(torch.randn(shape).to(dtype)) for shape in SHAPES]
+    others = [nn.Parameter(torch.randn(shape).to(dtype)) for shape in [(10,), (50,), (10, 50), (6, 32)]]
+    for parameter in matrices:
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    groups = [
+        {"params": matrices[:3], "lr": 0.1, "orthogonal": True},
+        {"params": others[:2], "lr": 0.1},
+        {"params": matrices[3:], "lr": 0.05, "orthogonal": True},
+        {"params": others[2:], "lr": 0.05, "weight_decay": 0.0},
+    ]
+    return Muon(groups, 0.1, 0.9, 0.01, batched=batched), [*matrices, *others]
+
+
+def set_gradients(parameters: list[nn.Parameter], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in parameters:
+        gradient = torch.randn(parameter.shape, generator=generator).to(parameter)
+        parameter.grad = gradient.to(memory_format=torch.preserve_format)
+
+
+def test_batched_steps_are_as_close_to_exact_ones_as_single_steps():
+    exact, expected = make_muon(False, torch.float64)
+    starts = [parameter.detach().clone() for parameter in expected]
+    ends = {}
+    for batched in (False, True):
+        muon, parameters = make_muon(batched)
+        for step in range(3):
+            set_gradients(parameters, step)
+            muon.step()
+            if not batched:
+                set_gradients(expected, step)
+                exact.step()
+        ends[batched] = parameters
+    for i, parameter in enumerate(expected):
+        moved = (parameter - starts[i]).norm()
+        errors = {batched: ((ends[batched][i].double() - parameter).norm() / moved).item() for batched in ends}
+        assert errors[True] < max(1e-5, 3 * errors[False]), errors
+    assert make_muon(False)[0]._batched is None and make_muon(True)[0]._batched is not None
+
+
+class Count(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.calls: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_batched_step_takes_few_calls_after_the_first():
+    muon, parameters = make_muon(True)
+    set_gradients(parameters, 0)
+    muon.step()
+    for group in muon.param_groups:
+        group["lr"] = torch.tensor(group["lr"])
+    with Count() as count:
+        muon.step()
+    views = {"slice", "select", "unbind", "view", "expand", "unsqueeze", "transpose", "permute", "alias"}
+    names = [name.removeprefix("aten::").partition(".")[0] for name in count.calls if name.startswith("aten::")]
+    kernels = [name for name in names if name not in views]
+    assert len(kernels) <= 40, kernels
+
+
+def test_a_batched_step_with_a_missing_gradient_changes_the_others_alone():
+    ends = []
+    for batched in (False, True):
+        muon, parameters = make_muon(batched)
+        set_gradients(parameters, 0)
+        parameters[1].grad = None
+        before = parameters[1].detach().clone()
+        muon.step()
+        assert torch.equal(parameters[1], before)
+        ends.append(parameters)
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
+def test_a_loaded_state_continues_batched_steps():
+    ends = []
+    for interrupted in (False, True):
+        muon, parameters = make_muon(True)
+        for step in range(4):
+            if interrupted and step == 2:
+                state, weights = copy.deepcopy(muon.state_dict()), [parameter.detach() for parameter in parameters]
+                muon, parameters = make_muon(True)
+                for parameter, weight in zip(parameters, weights, strict=True):
+                    parameter.data.copy_(weight)
+                muon.load_state_dict(state)
+            set_gradients(parameters, step)
+            muon.step()
+        ends.append(parameters)
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))

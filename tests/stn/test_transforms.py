@@ -7,6 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 from scipy.interpolate import RBFInterpolator
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stn.distortions import sampling_matrix
 from stn.transforms import TRANSFORMS, Affine, Attention, Projective, Similarity, ThinPlateSpline, Transform
@@ -297,3 +298,33 @@ def test_the_gradient_of_a_point_at_a_control_point_is_finite():
 def test_derived_tensors_are_not_saved(family):
     """A spline's solution and the center of a bound follow from the settings. Stored weights must continue to load."""
     assert family(bound=0.5).state_dict() == {}
+
+
+@pytest.mark.parametrize("family", TRANSFORMS.values())
+def test_what_is_kept_of_a_grid_changes_no_bit_and_can_be_used_in_training(family):
+    transform = family()
+    theta = torch.tensor(transform.identity) + 0.1 * torch.randn(3, len(transform.identity))
+    size = (5, 11)  # of no other test: the grid is made in inference mode first
+    with torch.inference_mode():
+        first = transform(theta, *size).clone()
+    theta.requires_grad_()
+    again = transform(theta, *size)
+    again.sum().backward()
+    points = pixel_centers_of_torch(size, theta).clone()
+    assert torch.equal(first, again) and torch.equal(again.flatten(1, 2), transform.map(theta, points))
+    assert theta.grad is not None and theta.grad.abs().sum() > 0
+    assert transform(theta.detach().double(), *size).dtype == torch.float64
+    assert torch.equal(transform(theta.detach(), *size), again), "another dtype has its own grid"
+
+
+@pytest.mark.parametrize("family", TRANSFORMS.values())
+def test_what_a_program_without_values_computes_is_not_kept(family):
+    transform = family()
+    theta = torch.tensor(transform.identity)[None]
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(theta)
+        for name, buffer in list(transform.named_buffers()):
+            setattr(transform, name, mode.from_tensor(buffer))
+        transform(fake, 7, 13)
+    kept = family()(theta, 7, 13)
+    assert type(kept) is torch.Tensor and kept.isfinite().all()

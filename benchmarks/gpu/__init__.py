@@ -1,0 +1,1 @@
+"""Checks and measurements on a GPU, with torch, numpy and PIL alone. See docs/gpu.md."""

@@ -1,0 +1,271 @@
+"""The phases of the script. Each returns its results by name."""
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.baseline_network import BaselineNetwork
+from benchmarks.gpu.packed_images import Split
+from benchmarks.gpu.trainings import NORMALIZATION, RECIPE, Training, capture, images_per_second, synchronize
+from stn import TransformerSettings
+from stn.augmentation import Augmentation
+from stn.batches import Batches
+from stn.captured_step import CapturedTraining, capture_graph, run_eagerly
+from stn.distortions import PROTOCOLS, make_distortion
+from stn.muon import Muon
+from stn.training import metric_sums, predict, train_epoch
+
+Results = dict[str, Any]
+CPU = torch.device("cpu")
+FLOP, BYTES = 12.6e6, 0.45e6  # of one image in training: 2.1 million multiply-adds times 6, and activations
+
+
+def machine(device: torch.device) -> Results:
+    """Versions, and the bandwidth of a copy in bytes per second."""
+    results: Results = {"torch": torch.__version__, "cuda": torch.version.cuda, "device": str(device)}
+    size = 1 << (28 if device.type == "cuda" else 22)
+    if device.type == "cuda":
+        results |= {"gpu": torch.cuda.get_device_name(), "cudnn": torch.backends.cudnn.version()}
+    source = torch.empty(size, device=device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    synchronize(device)
+    started = time.perf_counter()
+    for _ in range(20):
+        target.copy_(source)
+    synchronize(device)
+    return results | {"bytes read and written per second": 40 * size / (time.perf_counter() - started)}
+
+
+def checks(split: Split, device: torch.device) -> Results:
+    """Compare the device with the CPU, and captured steps with eager ones. Each value has a limit; see ``failures``."""
+    small = Split(split.images[:512], split.labels[:512])
+    sgd = replace(RECIPE, optimizer="sgd", lr=0.02, batch_size=64)
+    values: dict[str, tuple[float, float]] = {}
+    for name in ("none", *PROTOCOLS):
+        augmentation = (
+            Augmentation(flip=True, shift=2) if name == "none" else Augmentation(distortion=make_distortion(name))
+        )
+        batches = [Batches(*small, NORMALIZATION, where, augmentation, classes=10) for where in (CPU, device)]
+        (expected, _), (images, _) = (next(of.shuffled(64, 0, 0)) for of in batches)
+        wrong = ((expected - images.cpu()).abs() > 1e-2).float().mean().item()  # edges may fall to another pixel
+        values[f"share of pixels of a batch that differ, {name}"] = wrong, 0.0 if name == "none" else 2e-3
+    precisions = {torch.float32: 1e-4} | ({torch.bfloat16: 3e-2} if device.type == "cuda" else {})
+    for precision, limit in precisions.items():
+        there, exact = Training(small, sgd, device), Training(small, sgd, CPU)
+        images, _ = next(exact.batches.shuffled(64, 0, 0))
+        with torch.no_grad():
+            expected = copy.deepcopy(exact.network).double()(images.double())
+            outputs = predict(there.network, [(images.to(device), torch.zeros(64))], precision)
+        values[f"logits, {precision}"] = relative(outputs.logits.cpu().double(), expected), limit
+    torch.manual_seed(0)
+    gradients = [torch.randn(shape, device=device) for shape in ((10, 75), (50, 500), (60, 30))]
+    ends = []
+    for batched in (False, True):
+        parameters = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients]
+        muon = Muon([{"params": parameters, "orthogonal": True}], 0.1, batched=batched)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        muon.step()
+        ends.append(torch.cat([parameter.detach().flatten() for parameter in parameters]))
+    values["Muon batched and not"] = relative(ends[1], ends[0]), 3e-5
+    losses = {where: train_steps(Training(small, sgd, where), False) for where in (CPU, device)}
+    values["loss of an epoch of SGD, CPU and device"] = (losses[CPU] - losses[device].cpu()).abs().max().item(), 5e-3
+    for optimizer in ("sgd", "muon", "adamw"):
+        recipe = replace(sgd, optimizer=optimizer, lr=1e-3 if optimizer == "adamw" else 0.02)
+        trained = [train_steps(Training(small, recipe, device), captured) for captured in (False, True)]
+        limit = 1e-3 if optimizer == "sgd" else 5e-2
+        values[f"loss of an epoch, eager and captured, {optimizer}"] = (
+            (trained[0] - trained[1]).abs().max().item(),
+            limit,
+        )
+    return {
+        "values": {name: {"value": value, "limit": limit} for name, (value, limit) in values.items()},
+        "failures": [name for name, (value, limit) in values.items() if not value <= limit],
+    }
+
+
+def relative(values: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the relative difference of two tensors."""
+    return ((values - expected).norm() / expected.norm()).item()
+
+
+def train_steps(training: Training, captured: bool) -> torch.Tensor:
+    """Train one epoch eagerly or captured; returns the losses (steps,)."""
+    for group, rate in zip(training.optimizer.param_groups, training.scheduler.get_last_lr(), strict=True):
+        group["lr"] = rate
+    if captured:
+        how = capture_graph if training.device.type == "cuda" else run_eagerly
+        return CapturedTraining(training.step, how).train_epoch(0, 0, training.scheduler)
+    batches = training.batches.shuffled(training.recipe.batch_size, 0, 0)
+    return train_epoch(
+        training.network, batches, training.optimizer, training.scheduler, training.recipe,
+        precision=training.precision,
+    )  # fmt: skip
+
+
+def throughput(split: Split, device: torch.device, seconds: float, small: bool) -> Iterator[tuple[str, float]]:
+    """Yield images per second of each configuration."""
+    sizes = (64,) if small else (256, 512, 1024, 2048)
+    layouts = {"NHWC": torch.channels_last} if small else {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}
+    modes = ("fp32",) if small else ("fp32", "TF32", "bf16")
+    rows = [(mode, layout, size) for size in sizes for mode in modes for layout in layouts]
+    for mode, layout, size in rows:
+        # TF32 is refused by train_epoch itself; without its decorator cuDNN's default holds, which is TF32.
+        plain = train_epoch.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
+        with patch("stn.captured_step.train_epoch", plain) if mode == "TF32" else nullcontext():
+            precision = torch.bfloat16 if mode == "bf16" else torch.float32
+            recipe = replace(RECIPE, batch_size=size)
+            options = {
+                "precision": precision,
+                "layout": layouts[layout],
+                "augmentation": Augmentation(flip=True, shift=2),
+            }
+            training = Training(split, recipe, device, **options)
+            if size == sizes[0]:
+                yield f"eager, {mode}, {layout}, {size}", images_per_second(training.step.run, [training], seconds)
+            yield f"captured, {mode}, {layout}, {size}", images_per_second(capture([training]), [training], seconds)
+    for family in ("affine",) if small else ("affine", "projective", "tps"):
+        size = 64 if small else 128
+        training = Training(
+            split, replace(RECIPE, batch_size=size), device,
+            transformer=TransformerSettings(transform=(family,)),
+        )  # fmt: skip
+        yield f"captured, fp32, NHWC, {size}, {family}", images_per_second(capture([training]), [training], seconds)
+    for seeds in (2,) if small else (2, 4, 8):
+        trainings = [Training(split, replace(RECIPE, batch_size=sizes[0]), device, seed=seed) for seed in range(seeds)]
+        speed = images_per_second(capture(trainings), trainings, seconds)
+        yield f"captured, fp32, NHWC, {sizes[0]}, {seeds} seeds in one graph", speed
+
+
+class TutorialImages(torch.utils.data.Dataset):
+    """Images as the tutorial reads them: one at a time, from an array through PIL."""
+
+    def __init__(self, split: Split):
+        self.images, self.labels = split.images.permute(0, 2, 3, 1).contiguous().numpy(), split.labels.tolist()
+        self.mean = torch.tensor(NORMALIZATION.mean)[:, None, None]
+        self.std = torch.tensor(NORMALIZATION.std)[:, None, None]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        import numpy as np
+        from PIL import Image
+
+        pixels = torch.from_numpy(np.array(Image.fromarray(self.images[index]))).permute(2, 0, 1).float() / 255
+        return (pixels - self.mean) / self.std, self.labels[index]
+
+
+def tutorial(split: Split, device: torch.device, seconds: float) -> Results:
+    """Images per second of the tutorial's loop: as it is, its loader alone, and with its data on the device."""
+    torch.manual_seed(0)
+    network = BaselineNetwork().to(device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    loader = torch.utils.data.DataLoader(
+        TutorialImages(split), batch_size=64, shuffle=True, num_workers=2, pin_memory=device.type == "cuda"
+    )
+    first_images, first_labels = next(iter(loader))
+    on_device = first_images.to(device), first_labels.to(device)
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        F.nll_loss(network(images.to(device)), labels.to(device)).backward()
+        optimizer.step()
+
+    def measure(batches: Iterator, use: Any) -> float:
+        started, count = None, 0
+        for images, labels in batches:
+            use(images, labels)
+            if started is None:  # after the start of the workers and of CUDA
+                synchronize(device)
+                started = time.perf_counter()
+                continue
+            count += len(images)
+            if time.perf_counter() - started > seconds:
+                break
+        synchronize(device)
+        return count / (time.perf_counter() - (started or 0.0))
+
+    same = (on_device for _ in range(10**9))
+    return {
+        "loop, images/s": measure(iter(loader), step),
+        "loader alone, images/s": measure(iter(loader), lambda *_: None),
+        "data on the device, images/s": measure(same, step),
+    }
+
+
+def accuracy(splits: dict[str, Split], device: torch.device, seeds: int, steps: int) -> Results:
+    """Seconds and test accuracy of captured trainings of 220 steps, after one that is not counted."""
+    seconds, accuracies = [], []
+    epoch_steps = len(splits["train"].labels) // RECIPE.batch_size
+    test = Batches(*splits["test"], NORMALIZATION, device)
+    for seed in range(-1, seeds):
+        training = Training(splits["train"], RECIPE, device, seed=max(0, seed))
+        training.scheduler.lr_lambdas = [lambda step: one_cycle_factor(step, steps)] * len(
+            training.optimizer.param_groups
+        )
+        training.load(max(0, seed), 0)
+        run = capture([training])
+        fresh = Training(splits["train"], RECIPE, device, seed=max(0, seed))
+        with torch.no_grad():  # the warm-up has trained
+            for tensor, start in zip(training.network.parameters(), fresh.network.parameters(), strict=True):
+                tensor.copy_(start)
+            for state in training.step.states().values():
+                state.zero_()
+        training.load(max(0, seed), 0)
+        synchronize(device)
+        started = time.perf_counter()
+        for number in range(steps):
+            if number and number % epoch_steps == 0:
+                for _ in range(epoch_steps):
+                    training.scheduler.last_epoch += 1
+                training.load(max(0, seed), number // epoch_steps)
+            run()
+        synchronize(device)
+        if seed >= 0:
+            seconds.append(time.perf_counter() - started)
+            sums = metric_sums(training.network, test, predict(training.network, test.ordered(1000)))
+            accuracies.append(100 * (sums["accuracy"] / sums["count"]).item())
+    return {"steps": steps, "seconds without the capture": seconds, "test accuracy, %": accuracies}
+
+
+def one_cycle_factor(step: int, steps: int) -> float:
+    """The schedule of stn.training.one_cycle for this recipe."""
+    import math
+
+    peak = RECIPE.warmup * steps
+    if step < peak:
+        return (step + 1) / (peak + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - peak) / max(1.0, steps - peak))))
+
+
+def kernels(split: Split, device: torch.device, batch_size: int) -> Results:
+    """The operations that take longest in 20 eager steps, in µs per step."""
+    training = Training(split, replace(RECIPE, batch_size=batch_size), device)
+    training.step.run()
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    with torch.autograd.set_multithreading_enabled(False), profile(activities=activities) as profiler:
+        for _ in range(20):
+            training.step.counter.zero_()
+            training.step.run()
+        synchronize(device)
+    own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, own))
+    return {event.key: getattr(event, own) / 20 for event in events[:15]}
+
+
+def limits(results: dict[str, Results]) -> Results:
+    """The share of the limit by bytes that the fastest configuration reaches."""
+    best = max(results["throughput"].values())
+    by_bytes = results["machine"]["bytes read and written per second"] / BYTES
+    return {"best images/s": best, "limit by bytes, images/s": by_bytes, "share": best / by_bytes,
+            "TFLOP/s reached": best * FLOP / 1e12}  # fmt: skip

@@ -1,0 +1,296 @@
+"""A training step on tensors with fixed addresses, which a GPU repeats without Python.
+
+A step of a small network takes a GPU less time than Python needs to start its kernels. A CUDA graph records the kernels
+of one step and starts all of them at once. Everything that differs between steps is therefore read from tensors: the
+images by a step counter on the device, and the learning rates. :func:`stn.training.train_epoch` is the reference: the
+recorded step calls it with one batch.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from stn.batches import Batches, Epoch, make_batch
+from stn.classifiers import Network
+from stn.pixels import DeviceStore
+from stn.settings import Recipe
+from stn.training import train_epoch
+
+WARM_UP = 3  # steps before the capture, in which libraries choose kernels and allocate memory
+Replay = Callable[[], None]
+"""Performs one step."""
+
+
+class CaptureError(RuntimeError):
+    """The step cannot be captured. Network, optimizer and random state are as before."""
+
+
+def reason_against_capture(
+    recipe: Recipe, device: torch.device, world_size: int = 1, batches: type[Batches] = Batches
+) -> str | None:
+    """Say why the steps of a training cannot be captured; None if nothing is known against it."""
+    if device.type != "cuda":
+        return "only a GPU can repeat a step"
+    if world_size > 1:
+        return "several workers exchange gradients in each step"
+    if recipe.ema:
+        return "ema: the weight of a step in the average is a number of Python"
+    if recipe.alignment.weight:
+        return "alignment: the weight of the term is a number of Python"
+    if batches.shuffled is not Batches.shuffled:
+        return f"{batches.__name__} makes its batches in its own way"
+    return None
+
+
+def captured_training(
+    network: Network, optimizer: Optimizer, batches: Batches, recipe: Recipe, *,
+    precision: torch.dtype, class_weights: Tensor | None = None, world_size: int = 1,
+) -> tuple["CapturedTraining | None", str]:  # fmt: skip
+    """Return what trains by a captured step, as ``recipe.capture`` asks, or None and the reason why not.
+
+    Raises:
+        ValueError: ``capture`` is ``on``, and the step cannot be captured.
+    """
+    reason = reason_against_capture(recipe, batches.device, world_size, type(batches))
+    if not reason and not isinstance(batches.store, DeviceStore):
+        reason = "the images do not fit on the GPU"
+    if reason and recipe.capture == "on":
+        raise ValueError(f"capture: on given, but {reason}")
+    if reason or recipe.capture == "off":
+        return None, reason or "capture: off"
+    step = StaticStep(network, optimizer, batches, recipe, precision=precision, class_weights=class_weights)
+    return CapturedTraining(step, capture_graph), ""
+
+
+class StaticStep:
+    """One training step on tensors with fixed addresses.
+
+    Args:
+        network, optimizer, batches, recipe: what is trained, and how.
+        precision: the dtype of autocast.
+
+    Attributes:
+        steps: number of steps in an epoch.
+        losses: of each step of the epoch, (steps,).
+    """
+
+    def __init__(
+        self, network: Network, optimizer: Optimizer, batches: Batches, recipe: Recipe, *,
+        precision: torch.dtype, class_weights: Tensor | None = None,
+    ):  # fmt: skip
+        self.network, self.optimizer, self.batches = network, optimizer, batches
+        self.recipe, self.precision, self.class_weights = recipe, precision, class_weights
+        self.pixels = next(iter(batches.store.stream([slice(0, 1)])))
+        self.steps, device = len(batches) // recipe.batch_size, batches.device
+        self.counter = torch.zeros(1, dtype=torch.int64, device=device)
+        self.losses = torch.zeros(self.steps, device=device)
+        self.rates = torch.zeros(self.steps, len(optimizer.param_groups), device=device)
+        self.rate = [torch.zeros((), device=device) for _ in optimizer.param_groups]
+        self.epoch: Epoch | None = None
+
+    def load(self, epoch: Epoch, rates: Tensor) -> None:
+        """Take over what was drawn for an epoch, and its learning rates (steps, groups), all on the CPU."""
+        if self.epoch is None:
+            self.epoch = epoch.map(lambda drawn: drawn.to(self.batches.device, copy=True))
+        else:
+            for static, drawn in zip(self.epoch.tensors(), epoch.tensors(), strict=True):
+                static.copy_(drawn, non_blocking=True)
+        self.rates.copy_(rates, non_blocking=True)
+        self.counter.zero_()
+
+    def run(self) -> None:
+        """Perform the step of the counter and increase the counter."""
+        assert self.epoch is not None
+        shares = self.epoch.order[: self.steps * self.recipe.batch_size].view(self.steps, -1)
+        index = shares.index_select(0, self.counter)[0]
+        rates = self.rates.index_select(0, self.counter)[0].unbind()
+        for static, rate in zip(self.rate, rates, strict=True):
+            static.copy_(rate)
+        losses = train_epoch(
+            self.network, [make_batch(self.batches, self.pixels, index, self.epoch)], self.optimizer,
+            cast(LRScheduler, _Constant()), self.recipe, precision=self.precision, class_weights=self.class_weights,
+        )  # fmt: skip
+        self.losses.index_copy_(0, self.counter, losses)
+        self.counter.add_(1)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors that keep their values from one step to the next."""
+        own = [self.counter, self.losses, self.rates, *self.rate]
+        drawn = [] if self.epoch is None else self.epoch.tensors()
+        return [*own, *drawn, *self.network.parameters(), *self.network.buffers(), *self.states().values()]
+
+    def states(self) -> dict[tuple[Tensor, str], Tensor]:
+        """The tensors of the optimizer's state, by parameter and name."""
+        return {
+            (parameter, name): value
+            for parameter, state in self.optimizer.state.items()
+            for name, value in state.items()
+            if isinstance(value, Tensor)
+        }
+
+
+class _Constant:
+    """A schedule that changes nothing."""
+
+    def step(self) -> None:
+        pass
+
+
+class CapturedTraining:
+    """Trains epochs with a step that is captured before the first one.
+
+    Args:
+        step: the step. Its network and optimizer have the state from which the training starts or continues. Loading
+            another state into them later is refused: it would have other addresses.
+        capture: captures the step and returns what repeats it, :func:`capture_graph` or :func:`run_eagerly`.
+    """
+
+    def __init__(self, step: StaticStep, capture: Callable[[StaticStep], Replay]):
+        self.step, self.capture = step, capture
+        self.replay: Replay | None = None
+        self.addresses: list[int] = []
+        self._pool = ThreadPoolExecutor(1)
+        self._drawn: dict[tuple[int, int], Future] = {}
+
+    def train_epoch(
+        self, seed: int, epoch: int, scheduler: LambdaLR, on_step: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """Train one epoch; returns the loss of each step, (steps,). The random state is used as by an eager epoch.
+
+        While the device trains, the next epoch is drawn.
+
+        Raises:
+            CaptureError: the step cannot be captured.
+            RuntimeError: a state was loaded after the capture.
+        """
+        step, groups = self.step, self.step.optimizer.param_groups
+        drawn = self._draw(seed, epoch).result()
+        more = epoch + 1 < step.recipe.epochs
+        self._drawn = {(seed, epoch + 1): self._draw(seed, epoch + 1)} if more else {}
+        step.load(drawn, learning_rates(scheduler, step.steps))
+        try:
+            for group, rate in zip(groups, step.rate, strict=True):
+                group["lr"] = rate
+            if self.replay is None:
+                self.replay = self._capture()
+                self.addresses = [tensor.data_ptr() for tensor in step.tensors()]
+            if self.addresses != [tensor.data_ptr() for tensor in step.tensors()]:
+                raise RuntimeError("a state was loaded after the step was captured; make a new CapturedTraining")
+            for number in range(step.steps):
+                self.replay()
+                if on_step is not None:
+                    on_step(number + 1)
+        finally:
+            for group, rate in zip(groups, scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
+        for _ in range(step.steps):
+            scheduler.step()
+        return step.losses.clone()
+
+    def _draw(self, seed: int, epoch: int) -> Future:
+        """Draw an epoch in another thread."""
+        batches, pinned = self.step.batches, self.step.batches.device.type == "cuda"
+
+        def draw() -> Epoch:
+            drawn = batches.draw(seed, epoch)
+            return drawn.map(Tensor.pin_memory) if pinned else drawn
+
+        return self._drawn.get((seed, epoch)) or self._pool.submit(draw)
+
+    def _capture(self) -> Replay:
+        """Warm up and capture the step, then restore network, optimizer and random state in place."""
+        step, before = self.step, _State(self.step)
+        try:
+            with _capturable(step.optimizer):
+                for _ in range(WARM_UP):
+                    step.counter.zero_()
+                    step.run()
+                step.counter.zero_()
+                return self.capture(step)
+        except RuntimeError as error:
+            raise CaptureError(str(error).partition("\n")[0]) from error
+        finally:
+            before.restore()
+            step.counter.zero_()
+
+
+class _State:
+    """The values of a network, an optimizer and the random generators."""
+
+    def __init__(self, step: StaticStep):
+        self.step = step
+        self.values = [(tensor, tensor.detach().clone()) for tensor in _tensors_of(step.network)]
+        self.states = {key: value.clone() for key, value in step.states().items()}
+        self.random = torch.get_rng_state()
+        self.device = step.batches.device
+        self.random_on_gpu = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Restore all values in place. State that the optimizer did not have becomes zero, from which it starts."""
+        for tensor, value in self.values:
+            tensor.copy_(value)
+        for key, state in self.step.states().items():
+            if key in self.states:
+                state.copy_(self.states[key])
+            else:
+                state.zero_()
+        torch.set_rng_state(self.random)
+        if self.random_on_gpu is not None:
+            torch.cuda.set_rng_state(self.random_on_gpu, self.device)
+
+
+def _tensors_of(network: Network) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
+
+
+class _capturable:
+    """Tells an optimizer of torch that its steps are captured. AdamW refuses a capture otherwise."""
+
+    def __init__(self, optimizer: Optimizer):
+        on_gpu = optimizer.param_groups[0]["params"][0].device.type == "cuda"
+        self.groups = [group for group in optimizer.param_groups if on_gpu and "capturable" in group]
+
+    def __enter__(self) -> None:
+        self._set(True)
+
+    def __exit__(self, *_: Any) -> None:
+        self._set(False)
+
+    def _set(self, value: bool) -> None:
+        for group in self.groups:
+            group["capturable"] = value
+
+
+def learning_rates(scheduler: LambdaLR, steps: int) -> Tensor:
+    """Return the learning rates of the next steps, (steps, groups), on the CPU. The schedule does not advance."""
+    first = scheduler.last_epoch
+    rates = [
+        [base * factor(first + step) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+        for step in range(steps)
+    ]
+    return torch.tensor(rates, dtype=torch.float64).float()
+
+
+def run_eagerly(step: StaticStep) -> Replay:
+    """Repeat a step by running it: for tests, on any device."""
+    return step.run
+
+
+def capture_graph(step: StaticStep) -> Replay:
+    """Capture a step as a CUDA graph, on a stream of its own; one eager step runs there first."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step.run()  # allocations of the side stream
+    torch.cuda.current_stream().wait_stream(stream)
+    step.counter.zero_()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        step.run()
+    return graph.replay

@@ -1,0 +1,220 @@
+"""The captured step: run eagerly or replayed from a trace, it trains as train_epoch does. A GPU test is at the end."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from stn import LocalizationSettings, NetworkSettings, Normalization, Recipe, TransformerSettings, build_network
+from stn.augmentation import Augmentation
+from stn.batches import Batches, derive_seed
+from stn.captured_step import (
+    CapturedTraining,
+    CaptureError,
+    StaticStep,
+    capture_graph,
+    captured_training,
+    reason_against_capture,
+    run_eagerly,
+)
+from stn.distortions import make_distortion
+from stn.muon import Muon
+from stn.optimizers import make_optimizer
+from stn.settings import AlignmentSettings
+from stn.training import one_cycle, train_epoch
+
+CPU = torch.device("cpu")
+LOCALIZATION = LocalizationSettings(channels=(4, 4), kernel_sizes=(5, 3), hidden=(8,))
+FRONT = TransformerSettings(localization=LOCALIZATION)
+RECIPE = Recipe(
+    epochs=2, batch_size=8, lr=0.05, weight_decay=0.01, localization_lr=0.5, theta_penalty=0.01, max_grad_norm=1.0,
+    label_smoothing=0.1,
+)  # fmt: skip
+AUGMENTATIONS = {
+    "flip and shift": Augmentation(flip=True, shift=2),
+    "crop, colors and mixup": Augmentation(crop=(0.5, 1.0), color_jitter=0.3, mixup=0.4),
+    "P": Augmentation(distortion=make_distortion("P")),
+    "TC": Augmentation(distortion=make_distortion("TC")),
+}
+
+
+class Training:
+    """A network, its optimizer and its schedule, on random images."""
+
+    def __init__(
+        self, recipe: Recipe = RECIPE, augmentation: Augmentation = AUGMENTATIONS["flip and shift"], *,
+        dropout: float = 0.2, make: Callable = make_optimizer, device: torch.device = CPU,
+    ):  # fmt: skip
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (37, 1, 24, 24), dtype=torch.uint8, generator=generator)
+        self.batches = Batches(
+            images, torch.arange(37) % 4, Normalization([0.5], [0.25]), device, augmentation, classes=4
+        )
+        torch.manual_seed(0)
+        self.network = build_network(NetworkSettings((1, 24, 24), 4, FRONT, dropout=dropout))
+        self.network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.recipe, self.optimizer = recipe, make(self.network, recipe)
+        self.scheduler = one_cycle(self.optimizer, 8, 0.3)
+        self.step = StaticStep(self.network, self.optimizer, self.batches, recipe, precision=torch.float32)
+
+    def train_eagerly(self, epochs: int = 2) -> Tensor:
+        losses = []
+        for epoch in range(epochs):
+            torch.manual_seed(derive_seed(0, epoch))
+            batches = self.batches.shuffled(8, 0, epoch)
+            losses.append(
+                train_epoch(self.network, batches, self.optimizer, self.scheduler, self.recipe, precision=torch.float32)
+            )
+        return torch.cat(losses)
+
+    def train_captured(self, capture: Callable, epochs: int = 2) -> Tensor:
+        self.captured = CapturedTraining(self.step, capture)
+        losses = []
+        for epoch in range(epochs):
+            torch.manual_seed(derive_seed(0, epoch))
+            losses.append(self.captured.train_epoch(0, epoch, self.scheduler))
+        return torch.cat(losses)
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights and the state of the optimizer."""
+        states = {f"{i} {name}": value for i, ((_, name), value) in enumerate(self.step.states().items())}
+        return self.network.state_dict() | states
+
+
+def assert_equal(one: Training, other: Training) -> None:
+    assert one.state().keys() == other.state().keys()
+    for name, tensor in one.state().items():
+        assert torch.equal(tensor, other.state()[name]), name
+    assert one.scheduler.state_dict() == other.scheduler.state_dict()
+    for group, same in zip(one.optimizer.param_groups, other.optimizer.param_groups, strict=True):
+        assert {n: v for n, v in group.items() if n != "params"} == {n: v for n, v in same.items() if n != "params"}
+
+
+def trace(step: StaticStep) -> Callable[[], None]:
+    """Record the operations of one step, as a CUDA graph does: numbers of Python are frozen."""
+    unused = torch.zeros(1)
+
+    def run(_: Tensor) -> None:
+        step.run()
+
+    traced = make_fx(run)(unused)
+    return torch.no_grad()(lambda: traced(unused) and None)
+
+
+def batched_muon(network, recipe):
+    """Muon that never reads its learning rates on the CPU."""
+    groups = make_optimizer(network, replace(recipe, optimizer="muon")).param_groups
+    return Muon(groups, recipe.lr, batched=True)
+
+
+def batched_sgd(network, recipe):
+    """The same without orthogonal steps: SGD."""
+    return Muon(make_optimizer(network, recipe).param_groups, recipe.lr, batched=True)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_static_steps_run_eagerly_train_bit_for_bit_as_an_epoch_with_sgd(name):
+    expected, static = Training(augmentation=AUGMENTATIONS[name]), Training(augmentation=AUGMENTATIONS[name])
+    assert torch.equal(expected.train_eagerly(), static.train_captured(run_eagerly))
+    assert_equal(expected, static)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_static_steps_of_other_optimizers_are_equal_up_to_rounding(optimizer):
+    recipe = replace(RECIPE, optimizer=optimizer, lr=0.01)
+    expected, static = Training(recipe), Training(recipe)
+    torch.testing.assert_close(expected.train_eagerly(1), static.train_captured(run_eagerly, 1), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [batched_sgd, batched_muon])
+def test_a_traced_step_replayed_over_two_epochs_trains_as_the_step_run_eagerly(make):
+    """A learning rate, a batch or a mask of dropout that the trace has frozen fails it."""
+    expected, traced = Training(make=make), Training(make=make)
+    assert torch.equal(expected.train_captured(run_eagerly), traced.train_captured(trace))
+    assert_equal(expected, traced)
+    assert len(set(traced.step.rates.flatten().tolist())) > 4
+
+
+def test_a_frozen_learning_rate_is_noticed():
+    """The test above can fail: torch's plain SGD reads the learning rate, which a trace refuses."""
+    with pytest.raises(CaptureError):
+        Training().train_captured(trace)
+
+
+def test_addresses_stay_and_a_state_loaded_after_the_capture_is_refused():
+    training = Training()
+    training.train_captured(run_eagerly, 1)
+    before = [tensor.data_ptr() for tensor in training.step.tensors()]
+    state = copy.deepcopy(training.optimizer.state_dict())
+    training.captured.train_epoch(0, 1, training.scheduler)
+    assert [tensor.data_ptr() for tensor in training.step.tensors()] == before
+    training.optimizer.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="state was loaded after"):
+        training.captured.train_epoch(0, 1, training.scheduler)
+    assert all(isinstance(group["lr"], float) for group in training.optimizer.param_groups)
+
+
+def test_a_failed_capture_leaves_everything_as_it_was():
+    failed, untouched = Training(), Training()
+    torch.manual_seed(3)
+
+    def refuse(_):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    with pytest.raises(CaptureError, match=r"^operation not permitted when stream is capturing$"):
+        CapturedTraining(failed.step, refuse).train_epoch(0, 0, failed.scheduler)
+    after = torch.rand(3)
+    torch.manual_seed(3)
+    assert torch.equal(after, torch.rand(3))
+    assert torch.equal(failed.train_eagerly(), untouched.train_eagerly())
+    for name, tensor in untouched.network.state_dict().items():
+        assert torch.equal(tensor, failed.network.state_dict()[name])
+
+
+def test_a_training_continues_with_a_new_capture():
+    whole, first, second = Training(), Training(), Training()
+    whole.train_captured(run_eagerly)
+    first.train_captured(run_eagerly, 1)
+    second.network.load_state_dict(first.network.state_dict())
+    second.optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
+    second.scheduler.load_state_dict(first.scheduler.state_dict())
+    torch.manual_seed(derive_seed(0, 1))
+    CapturedTraining(second.step, run_eagerly).train_epoch(0, 1, second.scheduler)
+    assert_equal(whole, second)
+
+
+class OwnBatches(Batches):
+    def shuffled(self, *arguments, **options):
+        return super().shuffled(*arguments, **options)
+
+
+def test_what_cannot_be_captured_is_said():
+    cuda = torch.device("cuda")
+    assert reason_against_capture(RECIPE, cuda) is None
+    for reason, words in (
+        (reason_against_capture(RECIPE, CPU), "only a GPU"),
+        (reason_against_capture(RECIPE, cuda, 2), "several workers"),
+        (reason_against_capture(replace(RECIPE, ema=0.9), cuda), "ema"),
+        (reason_against_capture(replace(RECIPE, alignment=AlignmentSettings(1.0)), cuda), "alignment"),
+        (reason_against_capture(RECIPE, cuda, 1, OwnBatches), "OwnBatches"),
+    ):
+        assert words in (reason or "")
+    training = Training()
+    arguments = training.network, training.optimizer, training.batches
+    captured, reason = captured_training(*arguments, RECIPE, precision=torch.float32)
+    assert captured is None and "only a GPU" in reason
+    with pytest.raises(ValueError, match="capture: on given, but only a GPU"):
+        captured_training(*arguments, replace(RECIPE, capture="on"), precision=torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a CUDA graph is captured")
+@pytest.mark.parametrize("optimizer", ["sgd", "muon", "adamw"])
+def test_a_graph_trains_as_eager_steps(optimizer):
+    cuda, recipe = torch.device("cuda"), replace(RECIPE, optimizer=optimizer, lr=0.01)
+    eager, graph = Training(recipe, dropout=0.0, device=cuda), Training(recipe, dropout=0.0, device=cuda)
+    torch.testing.assert_close(eager.train_eagerly(), graph.train_captured(capture_graph), rtol=1e-3, atol=1e-3)
