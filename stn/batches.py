@@ -19,6 +19,8 @@ from stn.mixup import mix_labels
 from stn.pixels import DeviceStore, HostStore, Pixels, PixelStore, Residency
 from stn.settings import Normalization
 
+LARGEST_BATCH = 2**24  # values; the activations of a network are several times as large
+
 
 class Batches:
     """Batches of a data set on ``device``.
@@ -49,7 +51,7 @@ class Batches:
         self.labels = labels.to(device, copy=True)
         self.classes = int(labels.max()) + 1 if classes is None and augmentation.mixup else classes
         parts = [images] if isinstance(images, Tensor) else list(images)
-        self.height, self.width = parts[0].shape[-2:]
+        self.channels, self.height, self.width = parts[0].shape[1:]
         margin, mirrored = augmentation.shift, augmentation.flip and residency.mirrored
         self.store: PixelStore = HostStore(parts, device, margin)
         if residency.on_device:
@@ -139,6 +141,11 @@ class Batches:
         """Convert normalized images (b, C, H, W) to pixel values in [0, 255]."""
         channels = images.shape[1]
         return images * self.std_row[:channels, None, None] + self.mean_row[:channels, None, None]
+
+
+def limit_batch(batches: Batches, batch_size: int) -> int:
+    """Lower a batch size for :meth:`Batches.ordered` to one with at most :data:`LARGEST_BATCH` values in its images."""
+    return max(1, min(batch_size, LARGEST_BATCH // (batches.height * batches.width * batches.channels)))
 
 
 def derive_seed(*numbers: int) -> int:
