@@ -107,11 +107,11 @@ bench: $(READY)  ## run the benchmarks on the prepared CIFAR-10; [ONLY="scaling 
 		python -m "benchmarks.$$name"; done
 
 paper: $(READY)  ## train what is missing in the paper's table on MNIST; [ONLY=R, R-ST-CNN, addition or colocalization]
-	@file=experiments/paper/dvc.yaml; ln -sf stages.yaml $$file; trap "rm -f $$file" EXIT; stages=$$(dvc stage list --name-only $$file | awk '{ only = ENVIRON["ONLY"]; name = $$0; \
-			sub(/.*:(train@)?/, "", name); sub(/@/, "-", name); if (!only || index(name "-", only "-") == 1) print }'); \
+	@cd experiments/paper; stages=$$(dvc stage list --name-only | awk '{ only = ENVIRON["ONLY"]; name = $$0; \
+			sub(/^train@/, "", name); sub(/@/, "-", name); if (!only || index(name "-", only "-") == 1) print }'); \
 		[ -n "$$stages" ] || { echo "error: ONLY: '$${ONLY:-}' given; a distortion or addition, and a network: R, R-ST-CNN; or colocalization" >&2; exit 2; }; \
 		dvc repro $$stages; \
-		dvc repro --single-item $$file:table
+		dvc repro --single-item code@table table
 
 doctor: $(READY)  ## show what this machine offers, and what is wrong
 	@python -m pipelines.commands.doctor

@@ -118,7 +118,9 @@ def measure_parts() -> dict[str, list[float]]:
     run_steps(trainer, batches, Clock)  # warm up
     seconds.clear()
     run_steps(trainer, batches, Clock)
-    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda) as profiler:
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
+    # With a GPU, the backward pass runs in another thread, outside the part "backward".
+    with torch.autograd.set_multithreading_enabled(False), profile(activities=activities) as profiler:
         run_steps(trainer, batches, record_function)
     kernels: dict[str, float] = defaultdict(float)
 

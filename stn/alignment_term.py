@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from stn.alignment import map_by_heads
-from stn.batches import Batches, derive_seed
+from stn.batches import Batches
 from stn.classifiers import INPUT, SECOND_VIEW, Network
 from stn.distortions import distort, map_points, sampling_matrix
+from stn.seeds import derive_seed
 from stn.settings import Recipe
 from stn.transforms.coordinates import pixel_centers
 
@@ -37,7 +38,8 @@ SMALLEST = 1e-4  # smaller maps count as this size
 class AlignmentTerm:
     """The term for this rank's share of the batches of one epoch.
 
-    Motions are drawn for all N images from (seed, epoch), apart from the augmentation, and are then indexed by image.
+    Motions are drawn for all N draws of an epoch (:class:`stn.batches.Epoch`) from (seed, epoch), apart from the
+    augmentation, and are then indexed by draw.
 
     Args:
         network: has a transformer in front of the classifier.
@@ -69,8 +71,7 @@ class AlignmentTerm:
         self.rank, self.world_size, self.batch_size = rank, world_size, recipe.batch_size
         steps = len(batches) // recipe.batch_size
         self.steps_before, self.rising = epoch * steps, self.settings.warmup * recipe.epochs * steps
-        order, draws = batches.draw(seed, epoch)
-        self.order, self.draws = order.to(batches.device), draws.to(batches.device)
+        self.order, _, self.draws = batches.draw(seed, epoch).to(batches.device)
         self.motions = torch.empty(0)
         if self.settings.to == "itself":
             generator = torch.Generator().manual_seed(derive_seed(seed, epoch, 0, 1))
@@ -134,7 +135,7 @@ class AlignmentTerm:
         return 1.0 if done >= self.rising else done / self.rising
 
     def _index(self, step: int) -> Tensor:
-        """The images (b,) of this rank in a step."""
+        """This rank's draws (b,) in a step."""
         start = step * self.batch_size
         return self.order[start + self.rank : start + self.batch_size : self.world_size]
 

@@ -12,6 +12,7 @@ from stn.colors import draw_factors
 from stn.crops import draw_windows, map_to_windows
 from stn.distortions import Distortion, map_points
 from stn.mixup import draw_partners
+from stn.transforms.coordinates import constant
 
 
 class Draws(NamedTuple):
@@ -39,12 +40,6 @@ class Draws(NamedTuple):
     def to(self, device: torch.device) -> "Draws":
         """Copy all tensors to a device."""
         return Draws(*(None if drawn is None else drawn.to(device) for drawn in self))  # pyright: ignore[reportArgumentType]
-
-    def sources(self, index: Tensor) -> Tensor:
-        """Return the indices (n,) of all images that the changed images with the indices (b,) are made from."""
-        if self.partners is not None:
-            index = torch.cat((index, self.partners[index]))
-        return index if self.clutter is None else torch.cat((index, self.clutter[index][..., 0].flatten()))
 
     def select(self, index: Tensor) -> "Draws":
         """Select images by their indices (b,)."""
@@ -108,7 +103,8 @@ class Augmentation:
         if draws.motions is not None:
             points = map_points(draws.motions, points)
         height, width = size
-        moved = (draws.corners - self.shift).to(points) * points.new_tensor([[2 / height], [2 / width]])
+        pixel = constant(((2 / height,), (2 / width,)), points)
+        moved = (draws.corners - self.shift).to(points) * pixel
         return points + moved.flip(0).T[:, None]
 
     def frame_of_original(self, points: Tensor, size: tuple[int, int]) -> Tensor:
@@ -121,4 +117,5 @@ class Augmentation:
         for whole, pixels in zip(size, self.distortion.frame(*size), strict=True):
             window.append(((whole - pixels) // 2, pixels))
         (top, height), (left, width) = window
-        return map_to_windows(points.new_tensor([[top, left, height, width]]), size, points[None])[0]
+        frame = constant(((top, left, height, width),), points)
+        return map_to_windows(frame, size, points[None])[0]

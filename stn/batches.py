@@ -5,8 +5,8 @@ are kept is the concern of :mod:`stn.pixels`.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +16,38 @@ from stn.colors import jitter_colors
 from stn.crops import window_points
 from stn.distortions import distort
 from stn.mixup import mix_labels
-from stn.pixels import DeviceStore, HostStore, Pixels, PixelStore, Residency
+from stn.pixels import Pixels, Residency, make_store
+from stn.sampling import sample_images
+from stn.seeds import derive_seed
 from stn.settings import Normalization
 
 LARGEST_BATCH = 2**24  # values; the activations of a network are several times as large
+
+
+class Epoch(NamedTuple):
+    """What one epoch shows: N draws of an image, each with changes of its own, also where an image is drawn twice.
+
+    Args:
+        order: the draws in the order of training, (N,).
+        images: index of the image of each draw, (N,).
+        draws: the changes of each draw.
+    """
+
+    order: Tensor
+    images: Tensor
+    draws: Draws
+
+    def needed(self, index: Tensor) -> Tensor:
+        """Return the indices (n,) of all images that some draws (b,) are made from."""
+        partners, clutter = self.draws.partners, self.draws.clutter
+        if partners is not None:
+            index = torch.cat((index, partners[index]))
+        images = self.images[index]
+        return images if clutter is None else torch.cat((images, clutter[index][..., 0].flatten()))
+
+    def to(self, device: torch.device) -> "Epoch":
+        """Copy all tensors to a device."""
+        return Epoch(self.order.to(device), self.images.to(device), self.draws.to(device))
 
 
 class Batches:
@@ -31,7 +59,8 @@ class Batches:
         normalization: mean and standard deviation of each channel.
         device: device of the batches.
         augmentation: applies to :meth:`shuffled`. :meth:`ordered` never augments.
-        classes: number of classes, for mixup. None: one more than the largest label.
+        classes: number of classes. None: one more than the largest label.
+        sampler: which images :meth:`shuffled` shows in an epoch, see :func:`stn.sampling.sample_images`.
         residency: where the images are kept. It changes no pixel of any batch.
     """
 
@@ -44,20 +73,18 @@ class Batches:
         augmentation: Augmentation = Augmentation(),
         *,
         classes: int | None = None,
+        sampler: str = "uniform",
         residency: Residency = Residency(),
     ):
         self.augmentation = augmentation
         self.device = device
+        self.sampler = sampler
         self.labels = labels.to(device, copy=True)
-        self.classes = int(labels.max()) + 1 if classes is None and augmentation.mixup else classes
+        self.classes = int(labels.max()) + 1 if classes is None else classes
         parts = [images] if isinstance(images, Tensor) else list(images)
         self.channels, self.height, self.width = parts[0].shape[1:]
-        margin, mirrored = augmentation.shift, augmentation.flip and residency.mirrored
-        self.store: PixelStore = HostStore(parts, device, margin)
-        if residency.on_device:
-            self.store = DeviceStore(parts, device, margin, mirrored=mirrored)
-        # One value for each channel of each pixel of a row. Broadcasting over whole rows is faster than over the few
-        # channels of each pixel.
+        self.store = make_store(parts, device, residency, margin=augmentation.shift, mirrored=augmentation.flip)
+        # A value for each channel of each pixel of a row: broadcasting over rows is faster than over single pixels.
         self.mean_row = torch.tensor(normalization.mean, dtype=torch.float32, device=device).repeat(self.width) * 255
         self.std_row = torch.tensor(normalization.std, dtype=torch.float32, device=device).repeat(self.width) * 255
 
@@ -69,50 +96,53 @@ class Batches:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this rank's share of each full batch of one epoch: images fp32 (b, C, H, W) and labels (b,).
 
-        ``batch_size`` is global. Order and augmentation are drawn for all N images from (seed, epoch) only and are then
-        indexed by rank. A global batch therefore holds the same images with the same augmentation for any number of
-        workers. The images left over after the last full batch differ between epochs.
+        ``batch_size`` is global. The N images of an epoch, their order and augmentation are drawn from (seed, epoch)
+        only and are then indexed by rank. A global batch is therefore the same for any number of workers. The images
+        left over after the last full batch differ between epochs.
 
         With mixup, the labels are probabilities of the classes, fp32 (b, classes). The partner of an image may be any
-        image, also one of another rank's share or one that is left over. It has the augmentation of its own.
+        image of the epoch, also one of another rank's share. It has the augmentation of its own.
         """
-        order, drawn = self.draw(seed, epoch)
+        drawn = self.draw(seed, epoch)
         starts = range(0, len(self) - batch_size + 1, batch_size)
         shares = [slice(start + rank, start + batch_size, world_size) for start in starts]
-        stream = self.store.stream([order[share] for share in shares], drawn.sources)
-        order, draws = order.to(self.device), drawn.to(self.device)
+        stream = self.store.stream([drawn.order[share] for share in shares], drawn.needed)
+        order, images_of_draws, draws = drawn.to(self.device)
+        labels_of_draws = self.labels[images_of_draws]
         for share, pixels in zip(shares, stream, strict=True):
             index = order[share]
-            images, labels = self._augmented(pixels, index, draws), self.labels[index]
-            if draws.partners is not None and draws.shares is not None and self.classes is not None:
-                partners, shares = draws.partners[index], draws.shares[index]
-                images = self._augmented(pixels, partners, draws).lerp_(images, shares[:, None, None, None])
-                labels = mix_labels(labels, self.labels[partners], shares, self.classes)
+            images = self._augmented(pixels, images_of_draws[index], draws.select(index))
+            labels = labels_of_draws[index]
+            if draws.partners is not None and draws.shares is not None:
+                partners, shares_of_images = draws.partners[index], draws.shares[index]
+                others = self._augmented(pixels, images_of_draws[partners], draws.select(partners))
+                images = others.lerp_(images, shares_of_images[:, None, None, None])
+                labels = mix_labels(labels, labels_of_draws[partners], shares_of_images, self.classes)
             yield self.normalize(images), labels
 
-    def draw(self, seed: int, epoch: int) -> tuple[Tensor, Draws]:
-        """Draw the order of the images (N,) in one epoch and the changes of each image, on the CPU."""
+    def draw(self, seed: int, epoch: int) -> Epoch:
+        """Draw the images of one epoch, their order and the changes of each, on the CPU."""
+        images = sample_images(self.sampler, self.labels.cpu(), seed, epoch)
         generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
         order = torch.randperm(len(self), generator=generator)
-        return order, self.augmentation.draw(len(self), (self.height, self.width), generator)
+        return Epoch(order, images, self.augmentation.draw(len(self), (self.height, self.width), generator))
 
     def _augmented(self, pixels: Pixels, index: Tensor, draws: Draws) -> Tensor:
-        """Select images by their indices (b,) and augment them: pixel values in [0, 255], fp32 (b, H, W, C)."""
+        """Select images by their indices (b,) and apply the changes of each: in [0, 255], fp32 (b, H, W, C)."""
         distortion, size = self.augmentation.distortion, (self.height, self.width)
-        mirrored = draws.mirrored[index] if self.augmentation.flip else None
-        images = pixels.windows(pixels.rows(index), draws.corners[:, index], mirrored).float()
-        points = None if draws.windows is None else window_points(draws.windows[index], size)
+        mirrored = draws.mirrored if self.augmentation.flip else None
+        images = pixels.windows(pixels.rows(index), draws.corners, mirrored).float()
+        points = None if draws.windows is None else window_points(draws.windows, size)
         if draws.motions is not None or points is not None:
-            motions = None if draws.motions is None else draws.motions[index]
-            distorted = distort(images.permute(0, 3, 1, 2), motions, distortion.padding_mode, points)
+            distorted = distort(images.permute(0, 3, 1, 2), draws.motions, distortion.padding_mode, points)
             if draws.clutter is not None:
-                source, *corners = draws.clutter[index].unbind(2)
+                source, *corners = draws.clutter.unbind(2)
                 pieces = torch.stack((pixels.rows(source), *corners), 2)
                 distorted = add_clutter(
                     distorted, pieces, pixels.originals.permute(0, 3, 1, 2), distortion.frame(*size)
                 )
             images = distorted.permute(0, 2, 3, 1).contiguous()
-        return images if draws.colors is None else jitter_colors(images, draws.colors[index])
+        return images if draws.colors is None else jitter_colors(images, draws.colors)
 
     def ordered(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each image of this rank's share once, in order and without augmentation.
@@ -128,8 +158,7 @@ class Batches:
 
     def pixels(self, chosen: Sequence[int]) -> Tensor:
         """Return the chosen original images, uint8 (E, C, H, W)."""
-        index = torch.tensor(list(chosen))
-        pixels = next(iter(self.store.stream([index])))
+        (pixels,) = self.store.stream([index := torch.tensor(list(chosen))])
         return pixels.originals[pixels.rows(index.to(self.device))].permute(0, 3, 1, 2)
 
     def normalize(self, images_NHWC: Tensor) -> Tensor:
@@ -146,8 +175,3 @@ class Batches:
 def limit_batch(batches: Batches, batch_size: int) -> int:
     """Lower a batch size for :meth:`Batches.ordered` to one with at most :data:`LARGEST_BATCH` values in its images."""
     return max(1, min(batch_size, LARGEST_BATCH // (batches.height * batches.width * batches.channels)))
-
-
-def derive_seed(*numbers: int) -> int:
-    """Derive one 63-bit seed from several numbers. Their order matters: (0, 1) and (1, 0) give different seeds."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

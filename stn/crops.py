@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from stn.transforms.coordinates import constant
+
 ASPECTS = (3 / 4, 4 / 3)  # smallest and largest width / height of a window
 ATTEMPTS = 10
 
@@ -67,6 +69,7 @@ def map_to_windows(windows: Tensor, size: tuple[int, int], points: Tensor) -> Te
 
     ``windows`` and ``size`` are those of :func:`window_points`.
     """
-    pixels_2, (start_B2, extent_B2) = windows.new_tensor(size), windows.split(2, 1)
+    pixels_2 = constant(tuple(size), windows)
+    start_B2, extent_B2 = windows.split(2, 1)
     scale_B2, shift_B2 = extent_B2 / pixels_2, (2 * start_B2 + extent_B2) / pixels_2 - 1
     return points * scale_B2.flip(1)[:, None] + shift_B2.flip(1)[:, None]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stn.clutter import add_clutter, draw_clutter
 from stn.transforms import ALIGN_CORNERS, Affine, Projective, ThinPlateSpline, Transform
+from stn.transforms.coordinates import constant
 
 CONTROL_POINTS = 4
 CHUNK_IMAGES, CHUNK_VALUES = 1000, 2**24  # that are distorted at once, at most
@@ -225,7 +226,7 @@ def _homography_to_corners(moved_B42: Tensor) -> Tensor:
     g, h = (dx3 * dy2 - dx2 * dy3) / determinant, (dx1 * dy3 - dx3 * dy1) / determinant
     across, down = p1 - p0 + g[:, None] * p1, p3 - p0 + h[:, None] * p3
     of_square = torch.stack((_column(across, g), _column(down, h), _column(p0, torch.ones_like(g))), 2)
-    to_square = of_square.new_tensor([[0.5, 0.0, 0.5], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]])
+    to_square = constant(((0.5, 0.0, 0.5), (0.0, 0.5, 0.5), (0.0, 0.0, 1.0)), of_square)
     back = torch.linalg.inv(of_square @ to_square)
     return (back / back[:, 2:, 2:]).float()
 
@@ -236,7 +237,8 @@ def _column(xy_B2: Tensor, w: Tensor) -> Tensor:
 
 def _append_last_row(matrices: Tensor) -> Tensor:
     """Append the row (0, 0, 1) to matrices (B, 2, 3)."""
-    return torch.cat((matrices, matrices.new_tensor([[[0.0, 0.0, 1.0]]]).expand(len(matrices), 1, 3)), 1)
+    last_row = constant((((0.0, 0.0, 1.0),),), matrices)
+    return torch.cat((matrices, last_row.expand(len(matrices), 1, 3)), 1)
 
 
 @cache

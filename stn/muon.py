@@ -51,7 +51,10 @@ class Muon(Optimizer):
                 if group["orthogonal"]:
                     parameter.mul_(1 - lr * decay / (1 - momentum))
                     step = SCALE * orthogonalize(step.flatten(1)).view_as(step)
-                parameter.sub_(step, alpha=lr)
+                if isinstance(lr, Tensor):  # a number would have to be read from the GPU
+                    parameter.sub_(step * lr)
+                else:
+                    parameter.sub_(step, alpha=lr)
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:

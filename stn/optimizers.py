@@ -27,9 +27,13 @@ def make_optimizer(network: Network, recipe: Recipe) -> Optimizer:
     groups = parameter_groups(network, recipe)
     if recipe.optimizer == "muon":
         return Muon(groups, recipe.lr, recipe.momentum, recipe.weight_decay)
+    # One kernel for all parameters, which reads a learning rate that is a tensor; the others copy it to the CPU.
+    fused = next(network.parameters()).device.type == "cuda"
     if recipe.optimizer == "adamw":
-        return AdamW(groups, recipe.lr, betas=(recipe.momentum, ADAM_SQUARES), weight_decay=recipe.weight_decay)
-    return SGD(groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.momentum > 0)
+        betas = (recipe.momentum, ADAM_SQUARES)
+        return AdamW(groups, recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=fused)
+    nesterov = recipe.momentum > 0
+    return SGD(groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=nesterov, fused=fused)
 
 
 class GroupSettings(NamedTuple):

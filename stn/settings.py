@@ -138,6 +138,9 @@ class Recipe:
         decay_norms: whether biases and other parameters of one dimension have weight decay too.
         max_grad_norm: longer gradients are scaled down to this norm.
         label_smoothing: share of each label that is spread evenly over all classes, in the training objective alone.
+        class_weights: ``none``, or ``balanced``: an image counts in the training objective in inverse proportion to the
+            number of training images of its class, see :mod:`stn.class_weights`.
+        sampler: ``uniform`` or ``balanced``, see :func:`stn.sampling.sample_images`.
         flip, shift, crop, color_jitter, mixup: see :class:`stn.augmentation.Augmentation`.
         ema: decay of the average of the weights in each step, see :class:`stn.averaging.WeightAverage`. The averaged
             network is the result of the training. 0: no average.
@@ -159,6 +162,8 @@ class Recipe:
     decay_norms: bool = True
     max_grad_norm: float = float("inf")
     label_smoothing: float = 0.0
+    class_weights: str = "none"
+    sampler: str = "uniform"
     flip: bool = False
     shift: int = 0
     crop: Sequence[float] = (1.0, 1.0)

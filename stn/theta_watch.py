@@ -12,6 +12,7 @@ from stn.batches import Batches
 from stn.classifiers import Network
 from stn.distortions import distort, sampling_matrix
 from stn.spatial_transformer import SpatialTransformer
+from stn.tf32 import without_tf32
 from stn.theta_trouble import mirrored, one_color, spread
 
 # The largest motions of the stage evaluate, pipelines/outputs/motions.py.
@@ -43,6 +44,7 @@ class ThetaWatch:
         self.views = _move(images, watched)
 
     @torch.inference_mode()
+    @without_tf32()
     def measure(self, network: Network, theta: Tensor) -> dict[str, float]:
         """Return the metrics of one epoch.
 

@@ -17,8 +17,11 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from stn.alignment_term import AlignmentTerm
 from stn.averaging import WeightAverage
 from stn.batches import Batches
+from stn.class_weights import weighted_cross_entropy
 from stn.classifiers import INPUT, Network
 from stn.settings import Recipe
+from stn.tf32 import without_tf32
+from stn.transforms.coordinates import constant
 
 
 class NotFiniteError(RuntimeError):
@@ -41,6 +44,7 @@ def one_cycle(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
     return LambdaLR(optimizer, factor)
 
 
+@without_tf32()
 def train_epoch(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -52,6 +56,7 @@ def train_epoch(
     world_size: int = 1,
     average: WeightAverage | None = None,
     alignment: AlignmentTerm | None = None,
+    class_weights: Tensor | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Train one epoch on this rank's share of the global batches; return the loss of each step, (steps,).
@@ -61,8 +66,9 @@ def train_epoch(
     global batch.
 
     The returned losses are the cross-entropy alone, so that trainings with different recipes can be compared. The
-    training objective differs from it in three ways. ``recipe.label_smoothing`` replaces this share of each label by
-    the uniform distribution. ``recipe.theta_penalty`` times the squared distance of θ from the identity is added for
+    training objective differs from it in four ways. ``recipe.label_smoothing`` replaces this share of each label by
+    the uniform distribution. ``class_weights`` multiply the cross-entropy of each image by the weight of its class.
+    ``recipe.theta_penalty`` times the squared distance of θ from the identity is added for
     each transformer, and so is the term ``alignment``. For images mixed by :mod:`stn.mixup` all cross-entropies are
     computed for the labels of the mixture. They are higher than those of the images before mixing.
 
@@ -71,19 +77,20 @@ def train_epoch(
         batches: images (b, C, H, W) of each step, and their labels (b,) or probabilities of the classes (b, classes).
         optimizer, scheduler: both step once per batch.
         recipe: supplies ``batch_size``, ``label_smoothing``, ``max_grad_norm`` and ``theta_penalty``.
-        precision: dtype of autocast, bf16 or fp32.
+        precision: dtype of autocast, bf16 or fp32. Convolutions in fp32 are not rounded to TF32.
         world_size: number of ranks.
         average: updated after each step.
         alignment: the term of this epoch for undone motions.
+        class_weights: weight of each class in the training objective, fp32 (classes,) on the network's device, see
+            :mod:`stn.class_weights`. None: all classes have weight 1.
         on_step: called after each step with the number of finished steps.
     """
     batch_size = recipe.batch_size
     network = cast(Network, model.module if isinstance(model, DistributedDataParallel) else model)
     identities = {}
     if recipe.theta_penalty:
-        device = next(model.parameters()).device
         for place, transformer in network.transformers.items():
-            identities[place] = torch.tensor(transformer.transform.identity, device=device)
+            identities[place] = constant(transformer.transform.identity, next(model.parameters()))
     model.train()
     losses = []
     for step, (images, labels) in enumerate(batches):
@@ -92,8 +99,10 @@ def train_epoch(
             logits, thetas = model(images, with_theta=True, second_view=second_view)
         logits, share = logits.float(), world_size / batch_size
         loss = objective = F.cross_entropy(logits, labels, reduction="sum") * share
-        if recipe.label_smoothing:
-            smoothing = recipe.label_smoothing
+        smoothing = recipe.label_smoothing
+        if class_weights is not None:
+            objective = weighted_cross_entropy(logits, labels, class_weights, smoothing).sum() * share
+        elif smoothing:
             objective = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing) * share
         for place, identity in identities.items():
             distance = (thetas[place].float() - identity).square().sum()
@@ -143,10 +152,11 @@ class Outputs(NamedTuple):
 
 
 @torch.inference_mode()
+@without_tf32()
 def predict(
     network: Network, batches: Iterable[tuple[Tensor, Tensor]], precision: torch.dtype = torch.float32
 ) -> Outputs:
-    """Predict all batches, in evaluation mode."""
+    """Predict all batches, in evaluation mode. Convolutions in fp32 are not rounded to TF32."""
     network.eval()
     logits, labels = [], []
     thetas: dict[str, list[Tensor]] = {place: [] for place in network.transformers}

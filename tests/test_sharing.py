@@ -91,8 +91,12 @@ def test_experiments_are_shown_with_their_settings_and_metrics(committed, queued
                 data = revision["data"]
                 if revision["name"] in queued:
                     found[revision["name"]] = data["params"]["params.yaml"]["data"]["train"]["lr"]
-                    variants = data["metrics"]["metrics/evaluate.json"]["data"]["variants"]
-                    assert variants.keys() == {"plain"} and 0 < variants["plain"]["test_accuracy"] < 1
+                    metrics = data["metrics"]
+                    assert metrics.keys() == {
+                        f"metrics/{file}.json" for file in ("tune", "train/plain", "variants/plain")
+                    }
+                    assert all(len(of_file["data"]) <= 8 for of_file in metrics.values())  # each is a column of a table
+                    assert 0 < metrics["metrics/variants/plain.json"]["data"]["test_accuracy"] < 1
     assert found == {name: float(rate) for name, rate in queued.items()}
     table = list(csv.DictReader(committed.run("dvc", "exp", "show", "--csv").stdout.splitlines()))
     assert {row["Experiment"]: row["train.lr"] for row in table if row["Experiment"] in queued} == queued
@@ -102,7 +106,7 @@ def test_comparisons_name_what_differs(committed, queued):
     params = dvc_json(committed, "params", "diff", "slow", "fast")["params.yaml"]
     assert {name: (change["old"], change["new"]) for name, change in params.items()} == {"train.lr": (0.02, 0.08)}
     metrics = dvc_json(committed, "metrics", "diff", "HEAD", "slow")
-    assert metrics["metrics/evaluate.json"]["variants.plain.test_accuracy"]["diff"] < 0
+    assert metrics["metrics/variants/plain.json"]["test_accuracy"]["diff"] < 0
     committed.run("dvc", "plots", "diff", "slow", "fast", "--out", "../compared")
     assert "validation_accuracy" in (committed.folder.parent / "compared/index.html").read_text()
 

@@ -47,10 +47,11 @@ def modules() -> dict[str, Path]:
 @cache
 def imports_of(module: str) -> frozenset[str]:
     """The project's modules that ``module`` imports, at any place in its file."""
-    return frozenset(name for name in _imported(modules()[module]) if name in modules()) - {module}
+    return frozenset(name for name in imported_names(modules()[module]) if name in modules()) - {module}
 
 
-def _imported(file: Path) -> Iterator[str]:
+def imported_names(file: Path) -> Iterator[str]:
+    """Names of all modules that a file may import; of ``from a import b``, both ``a`` and ``a.b``."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -76,7 +77,9 @@ def needed_by(module: str) -> frozenset[str]:
 
 def external_imports_of(package: str) -> set[str]:
     """Top-level names of third-party packages that the modules of ``package`` import."""
-    names = {n.partition(".")[0] for m, file in modules().items() if package_of(m) == package for n in _imported(file)}
+    names = {
+        n.partition(".")[0] for m, file in modules().items() if package_of(m) == package for n in imported_names(file)
+    }
     return names - set(sys.stdlib_module_names) - {"stn", "pipelines"}
 
 

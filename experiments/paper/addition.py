@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pipelines.outputs.prepared_data import Labeled
-from stn.batches import Batches, derive_seed
+from stn.batches import Batches
+from stn.seeds import derive_seed
 
 SUMS = [str(number) for number in range(19)]
 

@@ -21,9 +21,9 @@ from pipelines.runtime.errors import ExternalError
 from pipelines.runtime.progress import progress
 from pipelines.training.recipe import recipe_of
 from pipelines.training.trainer import Trainer, TrainingData
-from stn.batches import derive_seed
 from stn.distortions import Distortion, distort_once
 from stn.localization import Localization
+from stn.seeds import derive_seed
 from stn.spatial_transformer import SpatialTransformer
 from stn.training import NotFiniteError, default_device
 from stn.transforms import Attention

@@ -4,6 +4,7 @@ python -m experiments.paper.prepare R
 """
 
 import argparse
+import os.path
 
 from experiments.paper.settings import FOLDER, load_params
 from pipelines.runtime.errors import run_main
@@ -19,9 +20,8 @@ def main() -> None:
     from pipelines.preparation.run import prepare_source, report
 
     distortion = DistortionParams(protocol=protocol, rotation=0, scale=[1.0, 1.0], shift=0, padding_mode="zeros")
-    data = DataParams(
-        dataset="mnist", source=params.prepare.source, size=28, channels=1, skip_broken=False, distortion=distortion
-    )
+    source = os.path.normpath(FOLDER / params.prepare.source)  # relative to params.yaml, as DVC reads it
+    data = DataParams(dataset="mnist", source=source, size=28, channels=1, skip_broken=False, distortion=distortion)
     # MNIST has a test split, so that the share of test images is not used.
     settings = PrepareParams(validation=params.prepare.validation, test=0.5, seed=params.prepare.seed)
     report(prepare_source(data, settings, FOLDER / "data" / protocol))

@@ -1,4 +1,4 @@
-"""table: write the paper's test errors and ours to table.md and table.png, from all results.
+"""table: write the paper's test errors and ours to table.md and table.png, from all results; ours to table.json, too.
 
 python -m experiments.paper.table
 """
@@ -14,6 +14,7 @@ from scipy.stats import t
 from experiments.paper.result_files import ColocalizationResult, Result, load_colocalization, load_results
 from experiments.paper.settings import ADDITION, FOLDER, load_params
 from pipelines.runtime.errors import run_main
+from pipelines.runtime.files import write_json
 
 # Test error in percent, Jaderberg et al. (2015), section 4.1 and appendix A.
 PAPER = {
@@ -30,7 +31,7 @@ PAPER = {
                "2xST-FCN-tps": 5.8},
 }  # fmt: skip
 NETWORKS = list(dict.fromkeys(name for row in (PAPER["R"], PAPER[ADDITION]) for name in row))
-TABLE, FIGURE = FOLDER / "table.md", FOLDER / "table.png"
+TABLE, FIGURE, METRICS = FOLDER / "table.md", FOLDER / "table.png", FOLDER / "table.json"
 OUR_COLOR, PAPER_COLOR = "#d1495b", "#2e86ab"
 
 
@@ -149,6 +150,11 @@ def draw_figure(results: list[Result]) -> Figure:
     return figure
 
 
+def make_metrics(results: list[Result]) -> dict[str, dict[str, float]]:
+    """DVC's metrics: task → network → mean test error in percent."""
+    return {task: {name: cell.mean for name, cell in cells.items()} for task, cells in _group(results).items()}
+
+
 def main() -> None:
     load_params()
     results = load_results()
@@ -157,6 +163,7 @@ def main() -> None:
         text += "\n" + make_colocalization_table(colocalization)
     TABLE.write_text(text, encoding="utf-8")
     draw_figure(results).savefig(FIGURE, dpi=110)
+    write_json(METRICS, make_metrics(results))
     print(text)
 
 

@@ -86,7 +86,7 @@ def _train_to_end(trainer: Trainer, checkpoint: Path, title: str) -> None:
         ExternalError: the loss became infinite or NaN.
     """
     if checkpoint.exists():
-        trainer.load_state_dict(torch.load(checkpoint, map_location=default_device(), weights_only=True))
+        trainer.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
     with progress(title, trainer.epochs) as reporter:
         reporter.update(trainer.done)
         while trainer.done < trainer.epochs:

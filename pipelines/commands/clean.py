@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 OUTPUTS = (
     "data/prepared", "data/.prepared", "data/.prepared-before", "models", "metrics", "plots", "reports",
     "registered.json", "variants/tuned.yaml", "variants/.tuned.yaml", "experiments/paper/data",
+    "experiments/paper/code",
 )  # fmt: skip
 CACHES = (".pytest_cache", ".ruff_cache", ".hypothesis", "stn_pipelines.egg-info", "dvc_plots")
 CODE = ("stn", "pipelines", "own_networks", "benchmarks", "experiments", "tests", "tools")

@@ -18,6 +18,7 @@ from stn.alignment import Poses, corner_errors, fit_poses, relative_to, slopes
 from stn.batches import Batches, limit_batch
 from stn.distortions import sampling_matrix
 from stn.spatial_transformer import SpatialTransformer
+from stn.tf32 import without_tf32
 from stn.training import default_device
 
 RESAMPLES = 1000  # bootstrap resamples for the interval of a slope
@@ -148,6 +149,7 @@ def undone_curve(motion: Motion, measurements: AlignmentMeasurements) -> UndoneC
 
 
 @torch.inference_mode()
+@without_tf32()
 def _predict_theta(transformer: SpatialTransformer, batches: Batches, batch_size: int) -> Tensor:
     """θ fp64 (N, P) of all images, on the CPU."""
     transformer.eval()

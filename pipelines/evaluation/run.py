@@ -25,6 +25,7 @@ from pipelines.outputs.evaluation_results import (
 from pipelines.outputs.motions import UNDONE_MOTIONS, Motion
 from pipelines.outputs.prepared_data import load_meta, load_split
 from pipelines.outputs.trained_models import load_trained
+from pipelines.outputs.variant_metrics import write_variant_metrics
 from pipelines.runtime.files import write_text
 from pipelines.settings.params import EvaluateParams
 from pipelines.tracking.client import connect, log_metrics, run_exists
@@ -53,6 +54,7 @@ def evaluate(variants: Sequence[str], settings: EvaluateParams) -> EvaluationRes
     )
 
     write_results(results)
+    write_variant_metrics(results.variants)
     for variant in variants:
         _write_plots(variant, chosen[variant], curves[variant], meta.classes)
     for motion in UNDONE_MOTIONS:

@@ -90,17 +90,16 @@ class DatasetMeta:
         return make_distortion(**self.distortion)
 
     def batches(
-        self,
-        split: Labeled | Sequence[Labeled],
-        device: torch.device,
-        augmentation: Augmentation = Augmentation(),
-        residency: Residency = Residency(),
-    ) -> Batches:
+        self, split: Labeled | Sequence[Labeled], device: torch.device, augmentation: Augmentation = Augmentation(), *,
+        sampler: str = "uniform", residency: Residency = Residency(),
+    ) -> Batches:  # fmt: skip
         """Batches of a split, or of several splits as one. ``residency`` says where the images are kept."""
         parts = [split] if isinstance(split, Labeled) else split
         images, labels = [part.images for part in parts], torch.cat([part.labels for part in parts])
-        classes = len(self.classes)
-        return Batches(images, labels, self.normalization, device, augmentation, classes=classes, residency=residency)
+        return Batches(
+            images, labels, self.normalization, device, augmentation, classes=len(self.classes), sampler=sampler,
+            residency=residency,
+        )  # fmt: skip
 
     def ordered_batches(self, split: Labeled, device: torch.device) -> Batches:
         """Batches of a split that are read in order only. Its images are copied to a GPU if it has room for them."""

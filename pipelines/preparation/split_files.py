@@ -12,8 +12,8 @@ from pipelines.outputs.labeled_files import LabeledWriter
 from pipelines.outputs.prepared_data import UNDISTORTED
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.splits import SplitRows
-from stn.batches import derive_seed
 from stn.distortions import Distortion, distort_in_chunks
+from stn.seeds import derive_seed
 from stn.settings import Normalization
 
 MIN_STD = 1 / 255  # for a channel with one value everywhere, so that nothing is divided by zero

@@ -10,21 +10,26 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """The user's project: DVC_ROOT if it is set, else the nearest folder with ``.dvc``, else git's top folder.
+    """The user's project: the nearest folder upward, from DVC_ROOT or here, that has ``.dvc`` and ``variants``.
 
-    The project can be a folder of a larger git repository. Without DVC and git it is the current folder.
+    ``experiments/paper`` is a DVC project without ``variants``: its home is the project that it lies in. The project
+    can be a folder of a larger git repository. If there is none, the home is DVC_ROOT, else git's top folder, else the
+    current folder.
     """
-    if "DVC_ROOT" in os.environ:
-        return Path(os.environ["DVC_ROOT"]).resolve()
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / ".dvc").is_dir():
+    root = os.environ.get("DVC_ROOT")
+    start = Path(root).resolve() if root else Path.cwd()
+    for folder in (start, *start.parents):
+        if (folder / ".dvc").is_dir() and (folder / "variants").is_dir():
             return folder
+    return start if root else _git_top() or start
+
+
+def _git_top() -> Path | None:
     try:
         top = subprocess.run(["git", "rev-parse", "--show-toplevel"], capture_output=True, text=True)
     except FileNotFoundError:  # the tracking server's image has no git
-        return Path.cwd()
-    return Path(top.stdout.strip()).resolve() if top.returncode == 0 else Path.cwd()
+        return None
+    return Path(top.stdout.strip()).resolve() if top.returncode == 0 else None
 
 
 def state_dir(*parts: str) -> Path:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 
 from pipelines.settings.data_params import DataParams, Name, PrepareParams, Seed
+from pipelines.settings.metric import Metric
 from pipelines.settings.nulls import replace_nulls
 from pipelines.settings.ranges import FloatDomain, IntDomain, each
 from pipelines.settings.recipe import RecipeParams
@@ -114,8 +115,9 @@ class TrainParams(RecipeParams):
 
 
 class EvaluateParams(Section):
-    """Batch size, bootstrap and robustness measurement of the evaluation."""
+    """The metric that selects, and batch size, bootstrap and robustness measurement of the evaluation."""
 
+    metric: Annotated[Metric, Field(strict=False)] = Metric.ACCURACY
     batch_size: Count
     resamples: int = Field(ge=100, le=1_000_000)
     confidence: float = Field(gt=0, lt=1)

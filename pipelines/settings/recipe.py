@@ -34,6 +34,8 @@ class RecipeParams(Section):
     max_grad_norm: float = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    sampler: Literal["uniform", "balanced"] = "uniform"
     flip: bool
     shift: int = Field(ge=0, le=64)
     crop: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[1.0, 1.0], min_length=2, max_length=2)
@@ -47,6 +49,15 @@ class RecipeParams(Section):
     def _crop_is_a_range(self):
         if self.crop[0] > self.crop[1]:
             raise ValueError(f"crop: {self.crop} given; the smaller share comes first")
+        return self
+
+    @model_validator(mode="after")
+    def _rare_classes_are_raised_once(self):
+        if self.class_weights == self.sampler == "balanced":
+            raise ValueError(
+                "class_weights: balanced given with sampler: balanced; each alone makes up for the classes' numbers of "
+                "images; set class_weights: none or sampler: uniform"
+            )
         return self
 
     @model_validator(mode="after")

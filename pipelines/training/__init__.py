@@ -1,6 +1,6 @@
 """Training of one variant: one worker in the driver's process, or several on Ray.
 
-Importing this package sets Ray's environment variables, which Ray reads when it is imported.
+Importing this package sets environment variables of Ray, which reads them when it is imported, and of NCCL.
 """
 
 import os
@@ -18,5 +18,7 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_worker_niceness": "0",  # with the default of 15, training would stall beside any other program
 }
-for name, value in RAY_ENVIRONMENT.items():
+# NCCL then says in the log of a worker why it failed.
+NCCL_ENVIRONMENT = {"NCCL_DEBUG": "WARN"}
+for name, value in (RAY_ENVIRONMENT | NCCL_ENVIRONMENT).items():
     os.environ.setdefault(name, value)

@@ -7,7 +7,7 @@ import ray
 
 
 def use_cluster_interface() -> None:
-    """Set GLOO_SOCKET_IFNAME, if it is not set, to the interface with this node's address in the cluster.
+    """Set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME, if not set, to the interface with this node's cluster address.
 
     By default gloo takes the interface that the host's name resolves to. On Debian and Ubuntu that is loopback, and
     workers on other hosts would wait for it until they time out.
@@ -15,4 +15,6 @@ def use_cluster_interface() -> None:
     address = ray.util.get_node_ip_address()
     for name, addresses in psutil.net_if_addrs().items():
         if any(candidate.address == address for candidate in addresses):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+                os.environ.setdefault(variable, name)
+    os.environ.setdefault("NCCL_DEBUG", "WARN")

@@ -16,7 +16,8 @@ def distribute(network: Network, device: torch.device) -> DistributedDataParalle
     """
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # replaces the layers inside the network
-    return DistributedDataParallel(network, broadcast_buffers=False)
+    on_gpu = device.type == "cuda"
+    return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=on_gpu)
 
 
 def average_buffers(network: nn.Module, world_size: int) -> None:

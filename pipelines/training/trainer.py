@@ -14,9 +14,12 @@ import torch
 from pipelines.training.ranks import all_reduce, average_buffers, distribute, gather_rows
 from stn.alignment_term import AlignmentTerm
 from stn.averaging import WeightAverage
-from stn.batches import Batches, derive_seed, limit_batch
+from stn.batches import Batches, limit_batch
+from stn.class_scores import class_counts, class_scores
+from stn.class_weights import balanced_weights
 from stn.classifiers import INPUT, Network
 from stn.optimizers import make_optimizer
+from stn.seeds import derive_seed
 from stn.settings import Recipe
 from stn.theta_watch import watch_theta
 from stn.training import NotFiniteError, check_finite, metric_sums, one_cycle, predict, train_epoch
@@ -62,6 +65,7 @@ class Trainer:
         self.network.to(self.training.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.average = WeightAverage(self.network, recipe.ema) if recipe.ema else None
         self.optimizer = make_optimizer(self.network, recipe)
+        self.class_weights = class_weights(recipe.class_weights, self.training)
         self.steps = len(self.training) // recipe.batch_size
         self.scheduler = one_cycle(self.optimizer, self.steps * recipe.epochs, recipe.warmup)
         self.history: list[dict[str, float]] = []
@@ -150,7 +154,7 @@ def train_batches(trainer: Trainer, epoch: int, on_step: Callable[[int], None] |
     losses = train_epoch(
         trainer.model, batches, trainer.optimizer, trainer.scheduler, trainer.recipe,
         precision=trainer.precision, world_size=trainer.world_size, average=trainer.average, alignment=alignment,
-        on_step=on_step,
+        class_weights=trainer.class_weights, on_step=on_step,
     )  # fmt: skip
     losses = all_reduce(losses) / trainer.world_size
     check_finite(losses)
@@ -161,6 +165,17 @@ def train_batches(trainer: Trainer, epoch: int, on_step: Callable[[int], None] |
     if alignment is not None:
         trained["alignment_loss"] = all_reduce(alignment.total).item() / (trainer.steps * trainer.recipe.batch_size)
     return trained
+
+
+def class_weights(setting: str, training: Batches) -> torch.Tensor | None:
+    """The weight of each class (classes,) by ``train.class_weights``, from the training images; None: no weights.
+
+    Raises:
+        ValueError: the setting is unknown.
+    """
+    if setting not in ("none", "balanced"):
+        raise ValueError(f"class_weights: {setting!r} is not one of none, balanced")
+    return balanced_weights(training.labels, training.classes) if setting == "balanced" else None
 
 
 def term_of_epoch(trainer: Trainer, epoch: int) -> AlignmentTerm | None:
@@ -185,6 +200,9 @@ def validate(
     means = {
         name if name.startswith("theta_") else f"validation_{name}": value / count for name, value in total.items()
     }
+    scores = class_scores(all_reduce(class_counts(outputs.logits.argmax(1), outputs.labels, outputs.logits.shape[1])))
+    means["validation_balanced_accuracy"] = scores.recall.nanmean().item()
+    means["validation_macro_f1"] = scores.f1.nanmean().item()
     return means, outputs.thetas
 
 

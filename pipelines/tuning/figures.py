@@ -10,6 +10,7 @@ mpl.use("Agg")
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as optuna_plots
 
@@ -47,3 +48,12 @@ def save_figures(study: optuna.Study, folder: Path) -> list[Path]:
                 figure.savefig(beside, dpi=100, bbox_inches="tight")
         plt.close("all")
     return paths
+
+
+def save_note(text: str, folder: Path) -> None:
+    """Save a picture of ``text`` into ``folder``, where there are no trials to plot: DVC warns of an empty folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(5, 1))
+    figure.text(0.5, 0.5, text, ha="center", va="center")
+    with replace_atomically(folder / "no-trials.png") as beside:
+        figure.savefig(beside, dpi=100)

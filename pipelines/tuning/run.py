@@ -22,7 +22,7 @@ from pipelines.training.cluster import connected
 from pipelines.training.precision import load_precision, store_precision
 from pipelines.training.recipe import recipe_of
 from pipelines.training.shared_data import share_data
-from pipelines.tuning.figures import save_figures
+from pipelines.tuning.figures import save_figures, save_note
 from pipelines.tuning.final_training import train_finalists
 from pipelines.tuning.finalists import Finals
 from pipelines.tuning.heartbeat import Heartbeat
@@ -63,6 +63,7 @@ def tune(params: Params, baseline: VariantParams) -> TuningResults:
     if not params.tune.trials:
         results = TuningResults(winner=BASELINE)
         write_winner(baseline, ["The baseline network: no trials were run (tune.trials: 0)."], results)
+        save_note("no trials were run (tune.trials: 0)", PICTURES)
         return results
     check_space(params.tune.search_space, baseline.classifier, setup.meta, setup.max_parameters)
     name, parts = study_name(params, baseline, setup.meta)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stn.transforms.coordinates import at_least_fp32, pixel_centers
+from stn.transforms.coordinates import at_least_fp32, constant, pixel_centers
 
 
 class Transform(nn.Module):
@@ -80,7 +80,7 @@ class Transform(nn.Module):
         The slope is a central difference of two points that are 1/64 of the image apart.
         """
         step = 1 / 64  # in units of half the image, to either side
-        probes = theta.new_tensor([[0.0, 0.0], [-step, 0.0], [step, 0.0], [0.0, -step], [0.0, step]])
+        probes = constant(((0, 0), (-step, 0), (step, 0), (0, -step), (0, step)), theta)
         center, left, right, above, below = self.map(theta, probes).unbind(1)
         return torch.stack(((right - left) / (2 * step), (below - above) / (2 * step), center), 2)
 

@@ -6,9 +6,10 @@ therefore means the same at every resolution. x points right, y points down, and
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ALIGN_CORNERS = False
 PADDING_MODES = ("zeros", "border", "reflection")
@@ -44,6 +45,30 @@ def apply_matrices(points: Tensor, matrices: Tensor) -> Tensor:
 def homogeneous(points: Tensor) -> Tensor:
     """Append a coordinate of 1 to points (..., dims): (..., dims + 1)."""
     return torch.cat((points, torch.ones_like(points[..., :1])), -1)
+
+
+def constant(values: tuple, like: Tensor) -> Tensor:
+    """Return numbers, or nested tuples of numbers, as a tensor with the dtype and the device of ``like``, made once.
+
+    Copying numbers from Python to a GPU would make each training step wait, and cannot be captured in a CUDA graph.
+    """
+    if is_real(like):
+        return _constant(values, like.dtype, like.device)
+    return torch.tensor(values, dtype=like.dtype, device=like.device)
+
+
+@cache
+def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
+def is_real(tensor: Tensor) -> bool:
+    """Whether results that have the dtype and device of ``tensor`` may be kept for later calls.
+
+    Those of a program that is being exported may not: they have no values.
+    """
+    return type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta and not torch.compiler.is_compiling()
 
 
 def at_least_fp32(theta: Tensor) -> Tensor:

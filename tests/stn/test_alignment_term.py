@@ -97,7 +97,7 @@ def test_the_distance_is_scale_free_and_an_unknown_rotation_rewards_no_zoom(angl
 def test_upright_is_zero_for_the_inverse_of_the_distortion_and_positive_for_the_identity():
     batches = make_batches(Augmentation(distortion=MOTION))
     term = AlignmentTerm(make_network(Affine()), batches, replace(RECIPE, alignment=UPRIGHT), seed=3, epoch=1)
-    order, draws = batches.draw(3, 1)
+    order, _, draws = batches.draw(3, 1)
     assert draws.motions is not None
     undone = invert(draws.motions[order[:8]])
     assert value_of(term, {"input": undone}) == pytest.approx(0, abs=1e-6)
@@ -115,7 +115,7 @@ def test_a_step_against_the_gradient_leads_to_what_undoes(target):
     theta = torch.tensor([Similarity.identity]).repeat(8, 1).requires_grad_()
     other = torch.tensor([Similarity.identity]).repeat(8, 1).requires_grad_()
     term.loss(0, {"input": theta, "second view": other}).backward()
-    order, draws = batches.draw(0, 0)
+    order, _, draws = batches.draw(0, 0)
     assert theta.grad is not None and draws.motions is not None
     if target.to == "upright":
         undone, moved = invert(draws.motions[order[:8]]), theta.grad
@@ -128,7 +128,7 @@ def test_a_step_against_the_gradient_leads_to_what_undoes(target):
 
 def test_itself_is_zero_for_what_undoes_both_motions_and_zooming_to_a_point_is_not_rewarded():
     term = AlignmentTerm(make_network(Affine()), make_batches(), RECIPE, seed=0, epoch=0)
-    order, _ = make_batches().draw(0, 0)
+    order = make_batches().draw(0, 0).order
     undone = invert(term.motions[order[:8]])
     assert value_of(term, {"input": identity(8), "second view": undone}) == pytest.approx(0, abs=1e-6)
     nothing = value_of(term, {"input": identity(8), "second view": identity(8)})
@@ -171,7 +171,7 @@ def test_points_are_traced_to_where_the_augmentation_takes_them_from(protocol, c
     batches = Batches(pixels, torch.arange(8), Normalization([0.0, 0.0], [1.0, 1.0]), CPU, augmentation)
     ((images, order),) = batches.shuffled(8, 0, 0)
     shown = (images * 255 - 128) / 127
-    draws = batches.draw(0, 0)[1].select(order)
+    draws = batches.draw(0, 0).draws.select(order)
     traced = augmentation.trace(pixel_centers(size, shown).expand(8, -1, -1), draws, size).view(8, *size, 2)
     inside = (traced.abs() < reach).all(-1)
     assert inside.float().mean() > 0.1
@@ -181,7 +181,7 @@ def test_points_are_traced_to_where_the_augmentation_takes_them_from(protocol, c
 
 def test_the_mirrored_original_is_upright_and_the_frame_on_a_canvas_is_that_of_the_original():
     batches = make_batches(Augmentation(flip=True, distortion=MOTION))
-    _, draws = batches.draw(0, 0)
+    draws = batches.draw(0, 0).draws
     points = POINTS.expand(24, -1, -1)
     traced = batches.augmentation.trace(points, draws, (16, 16))
     unmirrored = draws._replace(mirrored=torch.zeros_like(draws.mirrored))

@@ -10,9 +10,10 @@ from torchvision.transforms.v2.functional import resized_crop
 
 import stn.batches
 from stn.augmentation import Augmentation
-from stn.batches import Batches, derive_seed
+from stn.batches import Batches
 from stn.clutter import add_clutter
 from stn.distortions import PROTOCOLS, Distortion, make_distortion
+from stn.seeds import derive_seed
 from stn.settings import Normalization
 
 CPU = torch.device("cpu")
@@ -106,6 +107,46 @@ def test_epochs_and_seeds_differ_and_a_repeat_is_exact():
     for other in [(0, 2), (1, 1), (1, 0)]:
         assert not torch.equal(epoch(*other), first), other
     assert len({derive_seed(seed, number) for seed in range(30) for number in range(30)}) == 900
+
+
+IMBALANCED = torch.tensor([0] * 20 + [1] * 3 + [2] * 1)
+
+
+def balanced_batches(augmentation: Augmentation) -> Batches:
+    """Make batches of images that differ in all pixels; there are 20, 3 and 1 of the classes."""
+    return Batches(random_images(24), IMBALANCED, Normalization(MEAN, STD), CPU, augmentation, sampler="balanced")
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+def test_balanced_batches_are_the_same_for_any_number_of_workers(mixup):
+    batches = balanced_batches(replace(EVERYTHING, mixup=mixup))
+    alone = list(batches.shuffled(6, 5, 2))
+    shares = [list(batches.shuffled(6, 5, 2, rank, 3)) for rank in range(3)]
+    assert len(alone) == 4
+    for step, (images, labels) in enumerate(alone):
+        for rank, share in enumerate(shares):
+            assert torch.equal(share[step][1], labels[rank::3])
+            torch.testing.assert_close(share[step][0], images[rank::3], atol=1e-5, rtol=0)
+    labels = torch.cat([labels for _, labels in alone])
+    assert (labels.sum(0).max() < 16) if mixup else (labels.bincount().tolist() == [8, 8, 8])
+
+
+def test_an_image_that_is_drawn_again_in_an_epoch_is_augmented_anew():
+    batches = balanced_batches(EVERYTHING)
+    ((images, labels),) = batches.shuffled(24, 0, 0)
+    same = images[labels == 2]
+    assert len(same) == 8, "the only image of its class"
+    assert (torch.cdist(same.flatten(1), same.flatten(1)) + 10 * torch.eye(8) > 1).all()
+
+
+def test_unaugmented_balanced_batches_show_the_images_of_their_labels():
+    batches = balanced_batches(Augmentation())
+    ((images, labels),) = batches.shuffled(24, 0, 1)
+    originals = normalized(random_images(24))
+    found = torch.cdist(images.flatten(1), originals.flatten(1)).argmin(1)
+    torch.testing.assert_close(images, originals[found])
+    assert torch.equal(IMBALANCED[found], labels)
+    assert found.bincount(minlength=24)[20:].tolist() in ([3, 3, 2, 8], [3, 2, 3, 8], [2, 3, 3, 8])
 
 
 def test_each_image_occurs_at_most_once_an_epoch_and_the_left_over_images_vary():

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stn.muon import SCALE, Muon, orthogonalize
 
@@ -88,3 +89,25 @@ def test_training_continues_from_a_saved_state():
             optimizer.step()
         weights[saved] = torch.stack((parameter.detach(), vector.detach()))
     assert torch.equal(weights[True], weights[False])
+
+
+@pytest.mark.parametrize("orthogonal", [True, False])
+def test_a_learning_rate_may_be_a_tensor_and_is_never_read_by_python(orthogonal):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(6, 20), torch.randn(3, 6, 20)
+    ends = []
+    for lr in (0.1, torch.tensor(0.1)):
+        parameter = nn.Parameter(start.clone())
+        muon = Muon([{"params": [parameter], "orthogonal": orthogonal}], 0.1, 0.9, 0.01)
+        muon.param_groups[0]["lr"] = lr
+        for gradient in gradients:
+            parameter.grad = gradient.clone()
+            muon.step()
+        ends.append(parameter.detach())
+    torch.testing.assert_close(ends[0], ends[1])
+    with FakeTensorMode():  # its tensors have no values: reading one raises
+        parameter = nn.Parameter(torch.zeros(6, 20))
+        parameter.grad = torch.zeros(6, 20)
+        muon = Muon([{"params": [parameter], "orthogonal": orthogonal}], 0.1, 0.9, 0.01)
+        muon.param_groups[0]["lr"] = torch.tensor(0.1)
+        muon.step()

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stn import Localization, Network, Recipe, SpatialTransformer
 from stn.optimizers import make_optimizer, parameter_groups
@@ -96,3 +97,11 @@ def test_layers_closer_to_the_input_learn_more_slowly():
             part, name, *_ = names[parameter].split(".")
             expected = 0.1 * 0.5 ** (2 - layers[name]) if part == "classifier" else 0.05
             assert group["lr"] == pytest.approx(expected), names[parameter]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_optimizers_are_fused_on_gpus_alone(optimizer):
+    recipe = replace(RECIPE, optimizer=optimizer)
+    assert not make_optimizer(make_network(), recipe).defaults.get("fused")
+    with FakeTensorMode(), torch.device("cuda"):
+        assert make_optimizer(make_network(), recipe).defaults.get("fused", True)

@@ -70,6 +70,27 @@ def one_step(network, batches, batch_size, rank=0, world_size=1) -> torch.Tensor
     return losses[0]
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_weighted_gradients_averaged_over_ranks_are_those_of_the_global_batch(world_size):
+    """The weighted loss is divided by the number of images, not by the sum of their weights, which ranks differ in."""
+    batches, network, weights = random_batches(20), moved_network(), torch.tensor([0.2, 0.5, 1.0, 3.0])
+    images, labels = next(batches.shuffled(8, 0, 0))
+    costs = F.cross_entropy(network(images), labels, reduction="none")
+    expected = torch.autograd.grad((weights[labels] * costs).mean(), list(network.parameters()), retain_graph=True)
+    gradients, losses = [], []
+    for rank in range(world_size):
+        copied = copy.deepcopy(network)
+        optimizer = torch.optim.SGD(copied.parameters(), lr=0.0)
+        losses += train_epoch(
+            copied, [next(batches.shuffled(8, 0, 0, rank, world_size))], optimizer, one_cycle(optimizer, 1, 0.0),
+            Recipe(1, 8), precision=torch.float32, world_size=world_size, class_weights=weights,
+        )  # fmt: skip
+        gradients.append([parameter.grad for parameter in copied.parameters()])
+    averaged = [torch.stack(of_ranks).mean(0) for of_ranks in zip(*gradients, strict=True)]
+    torch.testing.assert_close(averaged, list(expected), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(torch.stack(losses).mean(), costs.mean().detach(), msg="reported without weights")
+
+
 @pytest.mark.parametrize(("batch_size", "world_size"), [(8, 1), (8, 2), (7, 2), (7, 3)])
 def test_gradients_averaged_over_ranks_are_those_of_the_global_batch(batch_size, world_size):
     batches, network = random_batches(20, augmentation=Augmentation(flip=True, shift=2)), moved_network()

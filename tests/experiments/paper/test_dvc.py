@@ -1,85 +1,100 @@
-"""The experiment's stages.yaml: each stage depends on the code that it imports. Also, what make paper selects."""
+"""The experiment's dvc.yaml: stages depend on the digests of the code that they import. What make paper selects."""
 
-import ast
+import hashlib
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from experiments.paper.accept_results import find_stages
+from experiments.paper.code_digest import MODULES, find_code
 from experiments.paper.settings import load_params
-from tools.imports import modules, needed_by
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "experiments/paper"
-STAGES = YAML(typ="safe").load((FOLDER / "stages.yaml").read_text())["stages"]
-EXPERIMENT = {f"experiments.paper.{file.stem}": file for file in FOLDER.glob("*.py")}
-# Imported code that a stage does not depend on, with the reason.
-LEFT_OUT = {
-    "pipelines/runtime": "messages, locks and files: it changes no result",
-    "pipelines/__init__.py": "a docstring",
-    "pipelines/networks/__init__.py": "a docstring",
-    "pipelines/outputs/__init__.py": "a docstring",
-    "pipelines/preparation/__init__.py": "a docstring",
-    "pipelines/settings/__init__.py": "a docstring",
-    "pipelines/training/__init__.py": "settings of Ray, which the experiment does not use",
-    "experiments/paper/__init__.py": "a docstring",
-}
+STAGES = YAML(typ="safe").load((FOLDER / "dvc.yaml").read_text())["stages"]
 
 
-def imported_by(file: Path) -> set[str]:
-    """The names of all modules that a file imports, inside functions too."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "code"])
+def test_a_stage_depends_on_the_code_of_its_module(stage):
+    module = STAGES[stage]["cmd"].split("experiments.paper.")[1].split()[0]
+    assert [dep for dep in STAGES[stage]["deps"] if dep.startswith("code/")] == [f"code/{module}.json"]
+    assert module in MODULES and STAGES["code"]["matrix"]["module"] == list(MODULES)
 
 
-def code_of(module: str) -> set[str]:
-    """The project's files that a module of the experiment imports, directly or indirectly; itself included."""
-    found: set[str] = set()
-    waiting = {"experiments.paper.__init__", module}
-    while waiting:
-        name = waiting.pop()
-        found.add(name)
-        for imported in imported_by(EXPERIMENT[name]):
-            if imported in modules():
-                found |= needed_by(imported)
-            elif imported in EXPERIMENT and imported not in found:
-                waiting.add(imported)
-    files = {EXPERIMENT[name] if name in EXPERIMENT else modules()[name] for name in found}
-    return {file.relative_to(ROOT).as_posix() for file in files}
+@pytest.mark.parametrize("module", MODULES)
+def test_the_code_of_a_module_is_what_it_loads(module):
+    """All files that Python loads for it are found, but those that change no result."""
+    loads = {
+        "prepare": "import pipelines.preparation.run",
+        "train": "import experiments.paper.training",
+        "colocalize": "import experiments.paper.colocalization",
+        "table": "",
+    }[module]  # what main imports
+    printed = "print(*(getattr(module, '__file__', 0) for module in sys.modules.values()))"
+    code = f"import sys, experiments.paper.{module}\n{loads}\n{printed}"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = {Path(file) for file in loaded.split() if Path(file).is_relative_to(ROOT) and ".venv" not in file}
+    files = {
+        file for file in files if "runtime" not in file.parts and (file.name != "__init__.py" or "stn" in file.parts)
+    }
+    assert files <= set(find_code(module))
+    assert not any("runtime" in file.parts for file in find_code(module))
 
 
-def is_within(file: str, places: Iterable[str]) -> bool:
-    return any(file == place or file.startswith(f"{place}/") for place in places)
+def test_an_edit_reruns_the_stages_whose_code_it_is(project):
+    folder = project.folder / "experiments/paper"
+
+    def digests() -> dict[str, str]:
+        for module in MODULES:
+            project.run(sys.executable, "-m", "experiments.paper.code_digest", module)
+        return {module: (folder / f"code/{module}.json").read_text() for module in MODULES}
+
+    before = digests()
+    (project.folder / "pipelines/runtime/progress.py").write_text("# changes no result\n")
+    (project.folder / "stn/__pycache__").mkdir(exist_ok=True)
+    (project.folder / "stn/__pycache__/x.pyc").write_text("x")
+    with (project.folder / "experiments/paper/training.py").open("a") as file:
+        file.write("# changes results\n")
+    after = digests()
+    assert [module for module in MODULES if before[module] != after[module]] == ["train"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stages_code_is_what_it_imports(stage):
-    """An edit of a missing dependency would not run the stage; an edit of an unused one would run it for nothing."""
-    files = code_of(STAGES[stage]["cmd"].split()[2])
-    deps = [dep for dep in STAGES[stage]["deps"] if dep.endswith(".py") or is_within(dep, ("pipelines", "stn"))]
-    assert [file for file in sorted(files) if not is_within(file, (*deps, *LEFT_OUT))] == []
-    assert [dep for dep in deps if not any(is_within(file, [dep]) for file in files)] == []
-    assert [dep for dep in deps if is_within(dep, LEFT_OUT)] == []
+def test_the_main_pipeline_does_not_read_the_papers_stages(project):
+    assert "paper" not in project.run("dvc", "stage", "list").stdout
+    status = json.loads(project.run("dvc", "status", "--json").stdout)
+    assert status and not any("paper" in stage for stage in status)
+    inside = project.run("dvc", "--cd", "experiments/paper", "stage", "list", "--name-only").stdout.split()
+    params = load_params()
+    trainings = len(params.distortions) * len(params.networks) * len(params.seeds)
+    assert sum(stage.startswith("train@") for stage in inside) == trainings
 
 
-def test_what_is_left_out_is_imported():
-    files = set().union(*(code_of(stage["cmd"].split()[2]) for stage in STAGES.values()))
-    assert [place for place in LEFT_OUT if not any(is_within(file, [place]) for file in files)] == []
+def test_its_stages_run_in_the_repositorys_root(project):
+    project.run("dvc", "--cd", "experiments/paper", "repro", "--single-item", "code@table", "table")
+    table = project.folder / "experiments/paper/table.json"
+    assert json.loads(table.read_text())["R"]["CNN"] == pytest.approx(1.4, abs=0.3)
+    assert project.run("git", "diff", "--stat", "--", "experiments/paper/table.md").stdout == ""
+    assert not (project.folder / "experiments/paper/state").exists()
 
 
 def test_the_matrices_are_the_settings():
     assert list(STAGES["train"]["matrix"].values()) == ["${distortions}", "${networks}", "${seeds}"]
     assert list(STAGES["addition"]["matrix"].values()) == ["${addition}", "${seeds}"]
     assert list(STAGES["colocalization"]["matrix"].values()) == ["${digits}"]
+
+
+def test_the_results_in_git_are_recorded():
+    """A clone does not train again what is trained: dvc.lock has a stage for each result, and no other training."""
+    locked = YAML(typ="safe").load((FOLDER / "dvc.lock").read_text())["stages"]
+    trainings = [name for name in locked if name.partition("@")[0] not in ("code", "prepare", "table")]
+    assert sorted(find_stages()) == sorted(trainings)
+    (name,) = locked["train@R-CNN-0"]["outs"]
+    assert name["md5"] == hashlib.md5((FOLDER / name["path"]).read_bytes()).hexdigest()
 
 
 @pytest.fixture
@@ -94,7 +109,7 @@ def make_paper(tmp_path):
         command = ["make", "-o", ".venv/.ready", "paper", f"ONLY={only}", f"PATH={tmp_path}:{os.environ['PATH']}"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
         lines = calls.read_text().splitlines() if calls.exists() else []
-        return [line.replace("experiments/paper/dvc.yaml:", "") for line in lines], done
+        return lines, done
 
     return run
 
@@ -111,8 +126,7 @@ def make_paper(tmp_path):
 def test_a_part_and_then_the_table_is_made(make_paper, only, stages):
     calls, done = make_paper(only)
     assert done.returncode == 0, done.stderr
-    assert calls == [f"repro {stages}", "repro --single-item table"]
-    assert not (FOLDER / "dvc.yaml").exists()  # every other command of DVC would read it
+    assert calls == [f"repro {stages}", "repro --single-item code@table table"]
 
 
 def test_only_r_does_not_select_rts(make_paper):

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.paper import result_files
 from experiments.paper.result_files import ColocalizationResult, Result
-from experiments.paper.table import draw_figure, make_cell, make_colocalization_table, make_table
+from experiments.paper.table import draw_figure, make_cell, make_colocalization_table, make_metrics, make_table
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.files import write_json
 
@@ -44,6 +44,10 @@ def test_our_errors_are_beside_the_papers():
     }
     line = "5 trainings over 60,000 images, 10,000 test images; epochs: R 7, TC 7, addition 7; CPU, float32; 12 to 12 s"
     assert line in make_table(RESULTS)
+
+
+def test_the_metrics_are_mean_errors():
+    assert make_metrics(RESULTS) == {"R": {"CNN": 2.0}, "TC": {"FCN": 20.0}, "addition": {"2xST-FCN-tps": 7.5}}
 
 
 def test_the_figure_has_a_point_for_each_network():

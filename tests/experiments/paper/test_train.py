@@ -68,7 +68,10 @@ def test_a_killed_training_continues_and_ends_with_the_same_error(params, folder
     with pytest.raises(KeyboardInterrupt):
         train("RTS", "ST-FCN-tps", 1, params)
     assert not path.exists() and len(list((folder / "state/paper").iterdir())) == 1
+    places, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **options: places.append(options) or load(*args, **options))
     again = train("RTS", "ST-FCN-tps", 1, params)
+    assert places == [{"map_location": "cpu", "weights_only": True}], "θ of the epochs is kept on the CPU"
     assert epochs == [0, 1, 1, 2]
     assert replace(again, seconds=0) == replace(whole, seconds=0)
     assert train("RTS", "ST-FCN-tps", 2, params).validation_error != whole.validation_error

@@ -183,6 +183,9 @@ def test_every_misspelled_name_is_refused_with_the_right_one():
         ("train.layer_decay", 0, "greater than 0"),
         ("train.layer_decay", 1.5, "less than or equal to 1"),
         ("train.label_smoothing", 1.0, "less than 1"),
+        ("train.class_weights", "inverse", "balanced"),
+        ("train.sampler", "random", "uniform"),
+        ("evaluate.metric", "f1", "macro_f1"),
         ("train.crop", [1.0, 0.5], "first"),
         ("train.crop", [0.0, 1.0], "greater than 0"),
         ("train.crop", [0.5], "2"),
@@ -230,6 +233,14 @@ def test_a_term_for_undone_motions_is_refused_where_there_is_no_motion():
     assert len(said.splitlines()) == 1 and "alignment.weight: 1.0 given with mixup: 0.2" in said
     edit("train.alignment.weight", 0.0)
     assert load_params().train.mixup == 0.2
+
+
+def test_rare_classes_are_raised_once():
+    edit("train.sampler", "balanced")
+    load_params()
+    edit("train.class_weights", "balanced")
+    said = refusal()
+    assert len(said.splitlines()) == 1 and "train.class_weights: balanced given with sampler: balanced" in said
 
 
 def test_each_mistake_has_its_own_line():

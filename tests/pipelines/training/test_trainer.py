@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, f1_score
 from torch import nn
 
 from pipelines.training import ranks
@@ -44,10 +45,13 @@ EVERYTHING = replace(
 )  # fmt: skip
 
 
-def batches(augmentation: Augmentation = Augmentation()) -> Batches:
+def batches(augmentation: Augmentation = Augmentation(), sampler: str = "uniform") -> Batches:
+    """Batches of 31 images: 12, 12 and 7 of the classes."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (31, 1, 16, 16), dtype=torch.uint8, generator=generator)
-    return Batches(images, torch.arange(31) // 4 % 3, Normalization([0.5], [0.25]), torch.device("cpu"), augmentation)
+    normalization = Normalization([0.5], [0.25])
+    labels = torch.arange(31) // 4 % 3
+    return Batches(images, labels, normalization, torch.device("cpu"), augmentation, sampler=sampler)
 
 
 def make_trainer(
@@ -60,7 +64,7 @@ def make_trainer(
     settings = NetworkSettings((1, 16, 16), 3, TRANSFORMER if transformer else None, dropout=dropout)
     names = ("flip", "shift", "crop", "color_jitter", "mixup")
     augmentation = Augmentation(**{name: getattr(recipe, name) for name in names})
-    data = TrainingData(batches(augmentation), batches())
+    data = TrainingData(batches(augmentation, recipe.sampler), batches())
     make_network = make_network or partial(build_network, settings)
     return Trainer(make_network, recipe, data, seed=0, precision=torch.float32, **rank)
 
@@ -100,6 +104,39 @@ def test_a_resumed_trainer_has_the_theta_history_of_an_undisturbed_one():
     second.train_epoch()
     second.train_epoch()
     assert torch.equal(torch.stack(second.theta_history), torch.stack(whole.theta_history))
+
+
+@pytest.mark.parametrize("change", [{"sampler": "balanced"}, {"class_weights": "balanced"}], ids=str)
+def test_a_training_that_makes_up_for_rare_classes_is_resumed_bit_for_bit(change):
+    recipe = replace(EVERYTHING, **change)
+    usual, whole, first, second = (make_trainer(recipe=each) for each in (EVERYTHING, recipe, recipe, recipe))
+    for _ in range(3):
+        whole.train_epoch()
+        usual.train_epoch()
+    first.train_epoch()
+    second.load_state_dict(first.state_dict())
+    second.train_epoch()
+    second.train_epoch()
+    resumed = second.weights()
+    for name, weights in whole.weights().items():
+        assert torch.equal(weights, resumed[name]), name
+    assert any(not torch.equal(weights, resumed[name]) for name, weights in usual.weights().items())
+    assert second.history[-1]["train_loss"] == whole.history[-1]["train_loss"] != usual.history[-1]["train_loss"]
+
+
+def test_an_unknown_weighting_is_refused():
+    with pytest.raises(ValueError, match="class_weights: 'inverse' is not one of none, balanced"):
+        make_trainer(recipe=replace(RECIPE, class_weights="inverse"))
+
+
+def test_the_balanced_scores_of_the_validation_images_are_those_of_scikit_learn():
+    trainer = make_trainer()
+    metrics = trainer.train_epoch()
+    outputs = predict(trainer.network, trainer.validation.ordered(31))
+    predicted = outputs.logits.argmax(1)
+    expected = balanced_accuracy_score(outputs.labels, predicted)
+    assert metrics["validation_balanced_accuracy"] == pytest.approx(expected) != metrics["validation_accuracy"]
+    assert metrics["validation_macro_f1"] == pytest.approx(f1_score(outputs.labels, predicted, average="macro"))
 
 
 def test_without_a_transformer_there_is_no_theta_history():

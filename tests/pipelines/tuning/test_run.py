@@ -16,6 +16,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from PIL import Image
 from ruamel.yaml import YAML
 
 from pipelines.runtime.files import read_json
@@ -217,6 +218,8 @@ def test_without_trials_the_baseline_network_is_the_winner(small):
     assert tuned(small) == VariantParams.model_validate(baseline)
     tables = [small.command("summary", name).stdout.splitlines()[1:] for name in ("tuned", "stn")]
     assert tables[0] == tables[1]
+    (picture,) = (small.folder / "plots/tune").iterdir()  # of an empty folder DVC would warn each time
+    assert Image.open(picture).size == (500, 100)
 
 
 def test_a_space_in_which_nothing_fits_is_refused(small):
