@@ -7,7 +7,10 @@
 #   MLFLOW_WORKERS                  number of processes that answer requests             1
 #   MLFLOW_STORE                    database of runs, registry and accounts              sqlite in state/ of this repository
 #   MLFLOW_ARTIFACT_ROOT            folder or s3:// of new artifacts                     state/artifacts of this repository
-#   MLFLOW_ALLOWED_HOSTS            host names that clients may use                      MLflow's own: localhost and private networks
+#   MLFLOW_PUBLIC_URL               address of a proxy in front, as browsers and         none
+#                                   clients use it: https://host or https://host/path
+#   MLFLOW_ALLOWED_HOSTS            host names that clients may use, besides that of     MLflow's own: localhost and private networks
+#                                   MLFLOW_PUBLIC_URL
 #   MLFLOW_AUTH                     basic: accounts; none: everybody may write           none on loopback
 # With accounts also:
 #   MLFLOW_AUTH_ADMIN_USERNAME      first administrator                                  admin
@@ -16,6 +19,7 @@
 #   MLFLOW_DEFAULT_PERMISSION       permission without a grant: READ, USE, EDIT,         READ
 #                                   MANAGE, NO_PERMISSIONS
 set -euo pipefail
+set -f # a * in MLFLOW_ALLOWED_HOSTS is no file name
 
 refuse() {
   echo "error: $1" >&2
@@ -28,6 +32,22 @@ host=${MLFLOW_HOST:-127.0.0.1}
 port=${MLFLOW_PORT:-5000}
 path=${root//%/%25} # as in pipelines/tracking/relocation.py
 export MLFLOW_BACKEND_STORE_URI=${MLFLOW_STORE:-sqlite:///${path//\?/%3F}/state/mlflow.db}
+hosts=${MLFLOW_ALLOWED_HOSTS:-}
+prefix=
+if [ -n "${MLFLOW_PUBLIC_URL:-}" ]; then
+  [[ $MLFLOW_PUBLIC_URL =~ ^(https?://([A-Za-z0-9.-]+)(:[0-9]+)?)((/[A-Za-z0-9._~-]+)*)/?$ ]] ||
+    refuse "MLFLOW_PUBLIC_URL: '$MLFLOW_PUBLIC_URL' given; must be http:// or https://, a host name, and optionally a port and a path"
+  hosts=${hosts:-localhost,127.0.0.1},${BASH_REMATCH[2]}
+  prefix=${BASH_REMATCH[4]}
+  # The browser names this origin in each request that changes something, while the proxy connects to another address.
+  export MLFLOW_SERVER_CORS_ALLOWED_ORIGINS=${MLFLOW_SERVER_CORS_ALLOWED_ORIGINS:+$MLFLOW_SERVER_CORS_ALLOWED_ORIGINS,}${BASH_REMATCH[1]}
+fi
+# MLflow compares the header Host with its port: a name alone would refuse every port but 80 and 443.
+allowed=
+for name in ${hosts//,/ }; do
+  allowed+=${allowed:+,}$name
+  case $name in *:* | *\**) ;; *) allowed+=,$name:* ;; esac
+done
 auth=()
 case ${MLFLOW_AUTH:-} in
   basic)
@@ -72,7 +92,8 @@ fi
 # The job runner serves MLflow's language-model tools; without it the server starts in 5 s instead of 35 s.
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=${MLFLOW_SERVER_ENABLE_JOB_EXECUTION:-false}
 # Without workflowType, MLflow opens its pages for language models.
-echo "MLflow on http://$host:$port/#/experiments?workflowType=machine_learning"
+address=${MLFLOW_PUBLIC_URL:-http://$host:$port}
+echo "MLflow on ${address%/}/#/experiments?workflowType=machine_learning"
 exec mlflow server --host "$host" --port "$port" --workers "${MLFLOW_WORKERS:-1}" "${auth[@]}" \
   --serve-artifacts --artifacts-destination "${MLFLOW_ARTIFACT_ROOT:-$root/state/artifacts}" \
-  ${MLFLOW_ALLOWED_HOSTS:+--allowed-hosts "$MLFLOW_ALLOWED_HOSTS"}
+  ${allowed:+--allowed-hosts "$allowed"} ${prefix:+--static-prefix "$prefix"}

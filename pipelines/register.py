@@ -11,6 +11,7 @@ from pipelines.settings.params import load_params
 def main() -> None:
     params = load_params()
     # Importing torch and MLflow takes seconds, so the settings are checked first.
+    from pipelines.outputs.evaluation_results import read_results
     from pipelines.registry.registration import register
     from pipelines.runtime.progress import print_duration
     from pipelines.tracking.client import store_errors_explained
@@ -19,7 +20,8 @@ def main() -> None:
         registered = register(params.variants, params.register_.tags)
     versions = ", ".join(f"{variant} is version {version}" for variant, version in registered.versions.items())
     print(
-        f"{registered.model}: {versions}; challenger is version {registered.challenger}, "
+        f"{registered.model}: {versions}; challenger, by validation {read_results().metric.label}, is version "
+        f"{registered.challenger}, "
         + (f"champion is version {registered.champion}" if registered.champion else "there is no champion")
     )
     print_duration("register")

@@ -21,6 +21,7 @@ def main() -> None:
     metrics = train(name, params, variant)
     print(
         f"{name}: validation accuracy {metrics['validation_accuracy']:.2%}, "
+        f"balanced accuracy {metrics['validation_balanced_accuracy']:.2%}, "
         f"{metrics['images_per_second']:,.0f} images/s"
     )
 

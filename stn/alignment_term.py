@@ -8,7 +8,8 @@ T(A(p)), where A is the sampling map of θ. The term is a robust distance betwee
   constraint of Lenc and Vedaldi, "Learning Covariant Feature Detectors" (2016), section 2. It holds as well if all A
   are followed by the same map. :data:`GAUGE` therefore pulls the mean of A over a batch to the identity.
 
-Maps are compared at points of the output frame, so that all families of transforms can be trained.
+Maps are compared at points of the output frame, so that all families of transforms can be trained. Distances are
+measured in pixels, up to a factor, so that x and y count alike on images that are not square.
 """
 
 import math
@@ -78,6 +79,8 @@ class AlignmentTerm:
             aspect = batches.width / batches.height
             self.motions = draw_motions(len(batches), aspect, generator).to(batches.device)
         self.points = pixel_centers((POINTS, POINTS), torch.empty(0, device=batches.device))
+        side = math.sqrt(batches.width * batches.height)
+        self.pixels = torch.tensor([batches.width / side, batches.height / side], device=batches.device)
         self.total = torch.zeros((), device=batches.device)
 
     def second_view(self, step: int, images: Tensor) -> Tensor | None:
@@ -115,7 +118,7 @@ class AlignmentTerm:
             motions = self.motions[index].repeat_interleave(self.transform.heads, 0)
             second = map_points(motions, map_by_heads(self.transform, thetas[SECOND_VIEW].float(), self.points))
             gauge = self._gauge(first)
-        distance = distances(first, second).view(len(index), -1).mean(1).sum()
+        distance = distances(first * self.pixels, second * self.pixels).view(len(index), -1).mean(1).sum()
         self.total += distance.detach()
         return self.settings.weight * self._ramp(step) * (distance + gauge)
 
@@ -127,7 +130,8 @@ class AlignmentTerm:
         """
         heads = self.transform.heads
         mean = self.all_reduce(mapped.detach().sum(0)) / (self.batch_size * heads)
-        return 2 * GAUGE * ((mean - self.points) * mapped.sum(0) / heads).sum(1).mean()
+        difference = (mean - self.points) * self.pixels.square()
+        return 2 * GAUGE * (difference * mapped.sum(0) / heads).sum(1).mean()
 
     def _ramp(self, step: int) -> float:
         """The share of the weight at a step, in (0, 1]."""

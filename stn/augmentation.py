@@ -42,7 +42,7 @@ class Draws(NamedTuple):
         return Draws(*(None if drawn is None else drawn.to(device) for drawn in self))  # pyright: ignore[reportArgumentType]
 
     def select(self, index: Tensor) -> "Draws":
-        """Select images by their indices (b,)."""
+        """Select draws by their indices (b,)."""
         corners, *others = self
         return Draws(corners[:, index], *(None if drawn is None else drawn[index] for drawn in others))  # pyright: ignore[reportArgumentType]
 

@@ -37,17 +37,17 @@ class Epoch(NamedTuple):
     images: Tensor
     draws: Draws
 
-    def needed(self, index: Tensor) -> Tensor:
-        """Return the indices (n,) of all images that some draws (b,) are made from."""
+    def to(self, device: torch.device) -> "Epoch":
+        """Copy all tensors to a device."""
+        return Epoch(self.order.to(device), self.images.to(device), self.draws.to(device))
+
+    def sources(self, index: Tensor) -> Tensor:
+        """Return the indices (n,) of all images that the draws ``index`` (b,) are made from."""
         partners, clutter = self.draws.partners, self.draws.clutter
         if partners is not None:
             index = torch.cat((index, partners[index]))
         images = self.images[index]
         return images if clutter is None else torch.cat((images, clutter[index][..., 0].flatten()))
-
-    def to(self, device: torch.device) -> "Epoch":
-        """Copy all tensors to a device."""
-        return Epoch(self.order.to(device), self.images.to(device), self.draws.to(device))
 
 
 class Batches:
@@ -106,7 +106,7 @@ class Batches:
         drawn = self.draw(seed, epoch)
         starts = range(0, len(self) - batch_size + 1, batch_size)
         shares = [slice(start + rank, start + batch_size, world_size) for start in starts]
-        stream = self.store.stream([drawn.order[share] for share in shares], drawn.needed)
+        stream = self.store.stream([drawn.order[share] for share in shares], drawn.sources)
         order, images_of_draws, draws = drawn.to(self.device)
         labels_of_draws = self.labels[images_of_draws]
         for share, pixels in zip(shares, stream, strict=True):
@@ -114,10 +114,10 @@ class Batches:
             images = self._augmented(pixels, images_of_draws[index], draws.select(index))
             labels = labels_of_draws[index]
             if draws.partners is not None and draws.shares is not None:
-                partners, shares_of_images = draws.partners[index], draws.shares[index]
+                partners, weights = draws.partners[index], draws.shares[index]
                 others = self._augmented(pixels, images_of_draws[partners], draws.select(partners))
-                images = others.lerp_(images, shares_of_images[:, None, None, None])
-                labels = mix_labels(labels, labels_of_draws[partners], shares_of_images, self.classes)
+                images = others.lerp_(images, weights[:, None, None, None])
+                labels = mix_labels(labels, labels_of_draws[partners], weights, self.classes)
             yield self.normalize(images), labels
 
     def draw(self, seed: int, epoch: int) -> Epoch:

@@ -1,6 +1,7 @@
 """Random resized crops: a window of the image, enlarged to the size of the image.
 
 Szegedy et al., "Going Deeper with Convolutions" (2015), section 6, in the form of torchvision's ``RandomResizedCrop``.
+The aspect ratio of a window is relative to that of the image, so that windows of words are words wide.
 """
 
 import math
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from stn.transforms.coordinates import constant
 
-ASPECTS = (3 / 4, 4 / 3)  # smallest and largest width / height of a window
+ASPECTS = (3 / 4, 4 / 3)  # smallest and largest aspect ratio of a window, relative to that of the image
 ATTEMPTS = 10
 
 
@@ -20,7 +21,7 @@ def draw_windows(count: int, size: tuple[int, int], shares: Sequence[float], gen
 
     The last dimension holds the top, left, height and width in pixels. The window's share of the area is uniform, the
     logarithm of its aspect ratio is uniform between those of :data:`ASPECTS`, and so is its position. Windows that do
-    not fit into the image are drawn again; after ten attempts the window is the largest with an allowed aspect ratio.
+    not fit into the image are drawn again; after ten attempts the window is the whole image.
 
     Args:
         count: number of images.
@@ -32,14 +33,13 @@ def draw_windows(count: int, size: tuple[int, int], shares: Sequence[float], gen
     low, high = (math.log(aspect) for aspect in ASPECTS)
     share_AN, aspect_AN = torch.rand(2, ATTEMPTS, count, generator=generator)
     area_AN = height * width * (shares[0] + share_AN * (shares[1] - shares[0]))
-    aspect_AN = torch.exp(low + aspect_AN * (high - low))
+    aspect_AN = torch.exp(low + aspect_AN * (high - low)) * (width / height)
     tall_AN, wide_AN = (area_AN / aspect_AN).sqrt().round(), (area_AN * aspect_AN).sqrt().round()
     fits_AN = (tall_AN >= 1) & (tall_AN <= height) & (wide_AN >= 1) & (wide_AN <= width)
     first = fits_AN.int().argmax(0, keepdim=True)
-    tallest, widest = min(height, round(width / ASPECTS[0])), min(width, round(height * ASPECTS[1]))
     fits = fits_AN.any(0)
-    tall = torch.where(fits, tall_AN.gather(0, first)[0], tallest)
-    wide = torch.where(fits, wide_AN.gather(0, first)[0], widest)
+    tall = torch.where(fits, tall_AN.gather(0, first)[0], height)
+    wide = torch.where(fits, wide_AN.gather(0, first)[0], width)
     top, left = torch.rand(2, count, generator=generator)
     return torch.stack(((top * (height - tall + 1)).floor(), (left * (width - wide + 1)).floor(), tall, wide), 1)
 
@@ -64,7 +64,7 @@ def window_points(windows: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack((x_BW[:, None].expand(-1, height, -1), y_BH[:, :, None].expand(-1, -1, width)), -1)
 
 
-def map_to_windows(windows: Tensor, size: tuple[int, int], points: Tensor) -> Tensor:
+def map_to_windows(windows: Tensor, size: Sequence[float], points: Tensor) -> Tensor:
     """Map points (B, N, 2) of crops to points of the images, (B, N, 2). None is moved inward.
 
     ``windows`` and ``size`` are those of :func:`window_points`.

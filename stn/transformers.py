@@ -26,7 +26,8 @@ def build_transformer(
     for name, family in (("scale", "attention"), ("control_points", "tps")):
         if (value := getattr(settings, name)) is not None and family not in settings.transform:
             raise ValueError(f"{name}: {value} given; only {family} has it, not {', '.join(settings.transform)}")
-    transforms = [_build_transform(name, settings) for name in settings.transform]
+    _, height, width = image_shape
+    transforms = [_build_transform(name, settings, width / height) for name in settings.transform]
     if settings.parallel > 1:
         if len(transforms) > 1:
             names = list(settings.transform)
@@ -51,10 +52,12 @@ def _build_localization(
     return settings.localization(image_shape, transform.identity, classifier)
 
 
-def _build_transform(name: str, settings: TransformerSettings) -> Transform:
+def _build_transform(name: str, settings: TransformerSettings, aspect: float) -> Transform:
     if name not in TRANSFORMS:
         raise ValueError(f"transform: {name!r} is not one of {', '.join(TRANSFORMS)}")
     options: dict[str, Any] = {"bound": settings.bound}
+    if name == "similarity":
+        options["aspect"] = aspect
     if name == "attention":
         options["scale"] = settings.scale
     if name == "tps" and settings.control_points is not None:

@@ -25,6 +25,7 @@ from pipelines.outputs.motions import ROTATION
 from pipelines.outputs.prepared_data import Labeled, load_meta, load_split
 from pipelines.outputs.trained_models import best_on_validation, load_trained
 from pipelines.preparation.run import prepare_source
+from pipelines.settings.metric import Metric
 from pipelines.settings.params import load_params
 from stn.training import predict
 from stn.transforms import Affine
@@ -206,7 +207,7 @@ def test_the_registered_model_answers_as_the_trained_network_does(client, applie
     meta, test = load_meta(), load_split("test")
     for variant in VARIANTS:
         version = next(v for v in client.search_model_versions("name = 'stn-digits'") if v.tags["variant"] == variant)
-        model = best_on_validation(load_trained(variant, meta))
+        model = best_on_validation(load_trained(variant, meta), Metric.ACCURACY)
         assert version.tags["seed"] == str(model.seed)
         served = mlflow.pyfunc.load_model(f"models:/stn-digits/{version.version}")
         batches = meta.batches(test, torch.device("cpu"))

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.slow
 
 
 @contextmanager
-def served(project):
-    """Run ``make ui`` in a project; yields its process and its address as soon as it answers."""
+def served(project, path: str = ""):
+    """Run ``make ui`` in a project; yields its process and its address as soon as it answers, below ``path``."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -33,7 +33,7 @@ def served(project):
         address = f"http://127.0.0.1:{port}"
         for _ in range(1800):
             try:
-                assert urllib.request.urlopen(f"{address}/health", timeout=1).status == 200
+                assert urllib.request.urlopen(f"{address}{path}/health", timeout=1).status == 200
                 break
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 assert server.poll() is None, server.communicate()[0]

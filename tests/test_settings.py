@@ -451,6 +451,30 @@ def _(bench: Bench) -> None:
     assert bench.prepare({})[1]["test"].images.shape == (24, 1, 28, 28)
     meta, splits = bench.prepare({"data.size": 30})
     assert splits["test"].images.shape == (24, 1, 30, 30) and meta.image_shape == (1, 30, 30)
+    meta, splits = bench.prepare({"data.size": [24, 40]})
+    assert splits["test"].images.shape == (24, 1, 24, 40) and meta.image_shape == (1, 24, 40)
+
+
+@check("data.fit")
+def _(bench: Bench) -> None:
+    wide = {"data.size": [28, 56], "data.distortion.rotation": 0, "data.distortion.scale": [1.0, 1.0],
+            "data.distortion.shift": 0.0}  # fmt: skip
+    square = bench.prepare(wide | {"data.size": 28})[1]["train"].images
+    meta, splits = bench.prepare(wide | {"data.fit": "pad"})
+    assert meta.fit == "pad" and torch.equal(splits["train"].images[..., 14:42], square)
+    assert splits["train"].images[..., :14].count_nonzero() == 0
+    cropped = bench.prepare(wide | {"data.fit": "crop"})[1]["train"].images
+    stretched = bench.prepare(wide)[1]["train"].images
+    assert not torch.equal(cropped, stretched) and cropped.shape == stretched.shape
+
+
+@check("data.fill")
+def _(bench: Bench) -> None:
+    padded = {"data.size": [28, 56], "data.fit": "pad"}
+    meta, splits = bench.prepare(padded | {"data.fill": 99})
+    assert meta.fill == 99 and (splits["train"].images[..., :14] == 99).all()
+    before = bench.prepare(padded)[0]
+    assert before.digest != meta.digest
 
 
 @check("data.skip_broken")
@@ -817,6 +841,21 @@ frees_one_more("clean.experiments", 1)
 frees_one_more("clean.superseded", 0)
 
 
+@check("evaluate.metric")
+def _(bench: Bench) -> None:
+    """The metric of the differences, of the table, and of the objective of the study."""
+    metric = {"evaluate.metric": "balanced_accuracy"}
+    before, _, _ = bench.evaluate({})
+    after, _, table = bench.evaluate(metric)
+    assert before["variants"]["stn"] == after["variants"]["stn"], "one seed, nothing to choose from"
+    chosen = [after["variants"][name]["test_balanced_accuracy"] for name in ("plain", "stn")]
+    assert after["pairs"]["stn vs plain"]["difference"] == pytest.approx(chosen[1] - chosen[0])
+    assert "validation balanced accuracy" in table and "paired bootstrap p" in table
+    first, second = bench.tuned(), bench.tune(metric)
+    assert first.results.study != second.results.study and second.results.metric == "balanced_accuracy"
+    assert first.trials[0].value != second.trials[0].value, "the baseline, trained alike"
+
+
 @check("evaluate.batch_size")
 def _(bench: Bench) -> None:
     before, sizes, _ = bench.evaluate({})
@@ -910,11 +949,15 @@ def changes_a_gate(leaf: str, passing: Any, refusing: Any, lost: int = 20) -> No
     @check(f"promote.{leaf}")
     def _(bench: Bench) -> None:
         truth = GroundTruth(np.arange(200) % 4, list("abcd"))
-        before = Candidate("1", "plain", 100, np.arange(200) < 150, 0.5, 1.0)
+
+        def answers(correct: np.ndarray) -> np.ndarray:
+            return np.where(correct, truth.labels, (truth.labels + 1) % 4)
+
+        before = Candidate("1", "plain", 100, answers(np.arange(200) < 150), 0.5, 1.0)
         better = np.ones(200, dtype=bool)
         better[: 4 * lost : 4] = False
         theta = ThetaTags(True, undone=0.4, outside=0.3)
-        challenger = Candidate("2", "stn", 200, better, 0.4, 1.0, theta)
+        challenger = Candidate("2", "stn", 200, answers(better), 0.4, 1.0, theta)
 
         def passed(value: Any) -> bool:
             params = bench.settings({f"promote.{leaf}": value})

@@ -38,6 +38,8 @@ LOADS = (
     [
         ({"MLFLOW_HOST": "0.0.0.0"}, "MLFLOW_HOST: '0.0.0.0'"),
         ({"MLFLOW_AUTH": "yes"}, "MLFLOW_AUTH: 'yes'"),
+        ({"MLFLOW_PUBLIC_URL": "mlflow.example.com"}, "MLFLOW_PUBLIC_URL: 'mlflow.example.com'"),
+        ({"MLFLOW_PUBLIC_URL": "https://a/b c"}, "MLFLOW_PUBLIC_URL: 'https://a/b c'"),
         ({"MLFLOW_AUTH": "basic"}, "MLFLOW_AUTH_ADMIN_PASSWORD: 0 characters"),
         ({"MLFLOW_AUTH": "basic", **SECRETS, "MLFLOW_AUTH_ADMIN_PASSWORD": "short"}, "MLFLOW_AUTH_ADMIN_PASSWORD: 5"),
         ({"MLFLOW_AUTH": "basic", **SECRETS, "MLFLOW_FLASK_SERVER_SECRET_KEY": ""}, "MLFLOW_FLASK_SERVER_SECRET_KEY"),

@@ -4,6 +4,7 @@ python -m pipelines.commands.doctor
 """
 
 import argparse
+import getpass
 import platform
 import shutil
 import sys
@@ -41,6 +42,7 @@ def check_machine() -> Iterator[Finding]:
     cores = usable_cores()
     yield Finding("machine", f"{platform.machine()}, {cores.number} cores, {memory.total / 2**30:.0f} GiB of memory")
     yield Finding("python", f"{platform.python_version()} in {sys.prefix}", _describe_move(Path(sys.prefix)))
+    yield Finding("user", getpass.getuser(), environment.describe_nameless_user())
     free = shutil.disk_usage(home()).free / 2**30
     yield Finding("disk", f"{free:.0f} GiB free at {home()}", "" if free > 2 else "less than 2 GiB free")
 

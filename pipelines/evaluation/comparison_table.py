@@ -5,9 +5,10 @@ from itertools import combinations
 
 from pipelines.evaluation.significance import compare_seeds
 from pipelines.outputs.alignment_results import Alignment
-from pipelines.outputs.evaluation_results import Difference, EvaluationResults, VariantResults
+from pipelines.outputs.evaluation_results import EvaluationResults, VariantResults
 from pipelines.outputs.motions import MOTIONS, UNDONE_MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta
+from pipelines.settings.metric import Metric
 
 
 def comparison_table(results: EvaluationResults, meta: DatasetMeta, confidence: float) -> str:
@@ -22,10 +23,12 @@ def comparison_table(results: EvaluationResults, meta: DatasetMeta, confidence: 
     lines = [
         f"{meta.dataset}: {meta.counts['test']} test images, {seeds} training seed(s){spread}.",
         *(f"\n**Trouble**: {line}." for line in results.trouble),
+        *(f"\n**No right answer**: {line}." for line in results.never_right),
         "",
-        "| variant | parameters | multiply-adds | validation accuracy | test accuracy | test loss |",
-        "|---|---:|---:|---:|---:|---:|",
-        *(_accuracy_row(name, variant) for name, variant in variants.items()),
+        f"| variant | parameters | multiply-adds | validation {results.metric.label} "
+        f"| {' | '.join(f'test {metric.label}' for metric in Metric)} | test loss |",
+        f"|---|{'---:|' * (4 + len(Metric))}",
+        *(_metrics_row(name, variant, results.metric) for name, variant in variants.items()),
         "",
         "Mean accuracy over a range of motions of the test images, and calibration error:",
         "",
@@ -35,19 +38,25 @@ def comparison_table(results: EvaluationResults, meta: DatasetMeta, confidence: 
     ]
     lines += _alignment_lines({name: v.alignment for name, v in variants.items() if v.alignment}, confidence)
     if any(variant.final_fit for variant in variants.values()):
-        lines += ["", "Validation accuracy is meaningless: models trained on the validation images (train.final_fit)."]
-    lines += _seed_lines(variants, confidence)
+        reason = "models trained on the validation images (train.final_fit)"
+        lines += ["", f"Validation {results.metric.label} is meaningless: {reason}."]
+    lines += _seed_lines(results, confidence)
     if results.pairs:
-        lines += ["", "Paired tests on the same test images, between each variant's best model on validation:", ""]
-        lines += [_pair_line(pair, difference, confidence) for pair, difference in results.pairs.items()]
+        label = results.metric.label
+        title = (
+            f"Difference in test {label} on the same images, between each variant's best model by validation {label}:"
+        )
+        lines += ["", title, ""]
+        lines += [_pair_line(pair, results, confidence) for pair in results.pairs]
     return "\n".join(lines) + "\n"
 
 
-def _accuracy_row(name: str, variant: VariantResults) -> str:
-    std = "" if variant.test_accuracy_std is None else f" ± {variant.test_accuracy_std * 100:.2f}"
+def _metrics_row(name: str, variant: VariantResults, metric: Metric) -> str:
+    validation = variant.on_validation(metric)
+    on_test = " | ".join(str(variant.on_test(each)) for each in Metric)
     return (
-        f"| {name} | {variant.parameters:,} | {variant.multiply_adds:,} | {variant.validation_accuracy:.2%} "
-        f"| {variant.test_accuracy * 100:.2f}{std} % | {variant.test_loss:.4f} |"
+        f"| {name} | {variant.parameters:,} | {variant.multiply_adds:,} "
+        f"| {'not measured' if validation is None else f'{validation:.2%}'} | {on_test} | {variant.test_loss:.4f} |"
     )
 
 
@@ -56,9 +65,10 @@ def _robustness_row(name: str, variant: VariantResults) -> str:
     return f"| {name} | {' | '.join(means)} | {variant.calibration_error:.2%} |"
 
 
-def _seed_lines(variants: Mapping[str, VariantResults], confidence: float) -> list[str]:
+def _seed_lines(results: EvaluationResults, confidence: float) -> list[str]:
+    variants, metric = results.variants, results.metric
     compared = {
-        f"{second} vs {first}": compare_seeds(variants[first].seeds, variants[second].seeds, confidence)
+        f"{second} vs {first}": compare_seeds(variants[first].seeds, variants[second].seeds, metric, confidence)
         for first, second in combinations(variants, 2)
     }
     lines = [
@@ -67,7 +77,7 @@ def _seed_lines(variants: Mapping[str, VariantResults], confidence: float) -> li
         for pair, difference in compared.items()
         if difference is not None
     ]
-    title = f"Difference in test accuracy, paired by training seed, with its {confidence * 100:g}% t-interval:"
+    title = f"Difference in test {metric.label}, paired by training seed, with its {confidence * 100:g}% t-interval:"
     return ["", title, "", *lines] if lines else []
 
 
@@ -94,11 +104,12 @@ def _alignment_row(name: str, alignment: Alignment) -> str:
     )
 
 
-def _pair_line(pair: str, difference: Difference, confidence: float) -> str:
-    second, first = pair.split(" vs ")
+def _pair_line(pair: str, results: EvaluationResults, confidence: float) -> str:
+    difference, (second, first) = results.pairs[pair], pair.split(" vs ")
     return (
         f"- {pair}: {difference.difference * 100:+.2f} points, {confidence * 100:g}% interval "
-        f"{difference.low * 100:+.2f} to {difference.high * 100:+.2f}; McNemar's exact p = {difference.p_value:.2g} "
+        f"{difference.low * 100:+.2f} to {difference.high * 100:+.2f}; "
+        f"{results.p_value_name} = {difference.p_value:.2g} "
         f"({difference.only_second} images classified correctly by {second} alone, "
         f"{difference.only_first} by {first} alone)"
     )

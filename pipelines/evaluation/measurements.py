@@ -2,21 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
+from sklearn.metrics import confusion_matrix
 
 from pipelines.evaluation.alignment import AlignmentMeasurements, summarize
 from pipelines.evaluation.calibration import calibration_error, reliability_bins
+from pipelines.evaluation.class_scores import score_classes, score_predictions
 from pipelines.evaluation.layer_table import layers
 from pipelines.evaluation.robustness import Curves, area, choose_images
 from pipelines.evaluation.theta_symptoms import measure_symptoms
 from pipelines.outputs.alignment_results import ThetaResults
+from pipelines.outputs.class_results import ClassScores
 from pipelines.outputs.evaluation_results import ReliabilityBin, SeedResults, VariantResults
 from pipelines.outputs.motions import MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled
 from pipelines.outputs.trained_models import Trained, best_on_validation
 from pipelines.runtime.progress import track
+from pipelines.settings.metric import Metric
 from pipelines.settings.params import EvaluateParams
 from stn.batches import limit_batch
 from stn.classifiers import INPUT
@@ -32,6 +38,7 @@ class Predictions:
 
     Args:
         model: the model, on :func:`~stn.training.default_device`.
+        classes: names of all classes, in the order of the labels.
         truth, predicted: actual and predicted labels (N,).
         confidences: probability of the predicted class (N,), in [0, 1].
         losses: cross-entropy (N,).
@@ -39,6 +46,7 @@ class Predictions:
     """
 
     model: Trained
+    classes: Sequence[str]
     truth: np.ndarray
     predicted: np.ndarray
     confidences: np.ndarray
@@ -51,11 +59,6 @@ class Predictions:
         return self.predicted == self.truth
 
     @property
-    def accuracy(self) -> float:
-        """Share of correct predictions, in [0, 1]."""
-        return float(self.correct.mean())
-
-    @property
     def loss(self) -> float:
         """Mean cross-entropy."""
         return float(self.losses.mean())
@@ -65,13 +68,20 @@ class Predictions:
         """Bins of the reliability diagram."""
         return reliability_bins(self.confidences, self.correct)
 
-    def class_accuracy(self, classes: Sequence[str]) -> dict[str, float]:
-        """Accuracy on the images of each class, by class name."""
-        return {name: float(self.correct[self.truth == label].mean()) for label, name in enumerate(classes)}
+    @cached_property
+    def class_scores(self) -> list[ClassScores]:
+        """Scores of each class."""
+        return score_classes(self.truth, self.predicted, self.classes)
 
-    def confusion(self, classes: int) -> np.ndarray:
-        """Count the images by actual class (row) and predicted class (column), (classes, classes)."""
-        return np.bincount(self.truth * classes + self.predicted, minlength=classes**2).reshape(classes, classes)
+    @cached_property
+    def scores(self) -> dict[Metric, float]:
+        """Each metric, in [0, 1]."""
+        return score_predictions(self.truth, self.predicted, len(self.classes))
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Images by actual class (row) and predicted class (column), (classes, classes)."""
+        return confusion_matrix(self.truth, self.predicted, labels=range(len(self.classes)))
 
 
 def predict_test_images(
@@ -93,13 +103,13 @@ def predict_test_images(
         confidences, predicted = logits.softmax(1).max(1)
         arrays = (values.cpu().numpy() for values in (labels, predicted, confidences, losses))
         symptoms = measure_symptoms(network, thetas.get(INPUT), sample)
-        predictions[model.variant].append(Predictions(model, *arrays, symptoms=symptoms))
+        predictions[model.variant].append(Predictions(model, meta.classes, *arrays, symptoms=symptoms))
     return predictions
 
 
-def choose(of_seeds: Sequence[Predictions]) -> Predictions:
+def choose(of_seeds: Sequence[Predictions], metric: Metric) -> Predictions:
     """Select the predictions of the chosen model, see :func:`~pipelines.outputs.trained_models.best_on_validation`."""
-    best = best_on_validation([predictions.model for predictions in of_seeds])
+    best = best_on_validation([predictions.model for predictions in of_seeds], metric)
     return next(predictions for predictions in of_seeds if predictions.model is best)
 
 
@@ -108,7 +118,7 @@ def measure_variant(
     curves: Curves,
     meta: DatasetMeta,
     alignment: AlignmentMeasurements | None,
-    confidence: float,
+    settings: EvaluateParams,
 ) -> VariantResults:
     """Compute the results of one variant from the measurements of its training seeds.
 
@@ -116,35 +126,49 @@ def measure_variant(
         of_seeds: predictions of the model of each seed.
         curves: their robustness.
         alignment: what their transformers undo; None without a transformer.
-        confidence: confidence level of intervals, in (0, 1).
+        settings: the metric that chooses the model, and the confidence level of intervals.
     """
-    chosen = choose(of_seeds)
-    accuracies = [predictions.accuracy for predictions in of_seeds]
-    validation = [predictions.model.validation["validation_accuracy"] for predictions in of_seeds]
+    chosen = choose(of_seeds, settings.metric)
     table = layers(chosen.model.network, meta.image_shape)
     return VariantResults(
-        test_accuracy=float(np.mean(accuracies)),
-        test_accuracy_std=float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
+        **_over_seeds(of_seeds),
         test_loss=float(np.mean([predictions.loss for predictions in of_seeds])),
         calibration_error=float(np.mean([calibration_error(predictions.reliability) for predictions in of_seeds])),
-        validation_accuracy=float(np.mean(validation)),
         seeds={predictions.model.seed: _seed_results(predictions, alignment) for predictions in of_seeds},
         final_fit=chosen.model.record.train.final_fit,
         chosen_seed=chosen.model.seed,
-        chosen_test_accuracy=chosen.accuracy,
-        class_accuracy=chosen.class_accuracy(meta.classes),
+        chosen_test_accuracy=chosen.scores[Metric.ACCURACY],
+        classes=chosen.class_scores,
         parameters=sum(layer.parameters for layer in table),
         multiply_adds=sum(layer.multiply_adds for layer in table),
         robustness={
             motion.name: float(np.mean([area(motion.amounts, curve) for curve in curves[motion].values()]))
             for motion in MOTIONS
         },
-        alignment=None if alignment is None else summarize(alignment, confidence),
+        alignment=None if alignment is None else summarize(alignment, settings.confidence),
     )
+
+
+def _over_seeds(of_seeds: Sequence[Predictions]) -> dict[str, Any]:
+    """Each metric over training seeds: mean and standard deviation on the test images, mean on validation."""
+    values: dict[str, Any] = {}
+    for metric in Metric:
+        on_test = [predictions.scores[metric] for predictions in of_seeds]
+        values[f"test_{metric}"] = float(np.mean(on_test))
+        values[f"test_{metric}_std"] = float(np.std(on_test, ddof=1)) if len(on_test) > 1 else None
+        histories = [predictions.model.validation for predictions in of_seeds]
+        measured = [history[metric.on_validation] for history in histories if metric.on_validation in history]
+        values[metric.on_validation] = float(np.mean(measured)) if len(measured) == len(histories) else None
+    return values
 
 
 def _seed_results(predictions: Predictions, alignment: AlignmentMeasurements | None) -> SeedResults:
     theta = None
     if alignment is not None and predictions.symptoms is not None:
         theta = ThetaResults(alignment.undone_of(predictions.model.seed), *predictions.symptoms)
-    return SeedResults(predictions.accuracy, predictions.loss, theta)
+    return SeedResults(
+        **{f"test_{metric}": value for metric, value in predictions.scores.items()},
+        test_loss=predictions.loss,
+        never_right=[scores.name for scores in predictions.class_scores if scores.recall == 0],
+        theta=theta,
+    )

@@ -1,6 +1,7 @@
 """Evaluates all models of all variants on the test images and writes the results."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
@@ -13,11 +14,10 @@ from pipelines.evaluation.measurements import Predictions, choose, measure_varia
 from pipelines.evaluation.robustness import Curves, area, measure_robustness
 from pipelines.evaluation.significance import compare
 from pipelines.outputs.alignment_results import write_undone
+from pipelines.outputs.class_results import condense, write_class_scores, write_confusion
 from pipelines.outputs.evaluation_results import (
     COMPARISON,
     EvaluationResults,
-    write_class_accuracy,
-    write_confusion,
     write_curve,
     write_reliability,
     write_results,
@@ -39,37 +39,36 @@ def evaluate(variants: Sequence[str], settings: EvaluateParams) -> EvaluationRes
     curves = measure_robustness(models, test, meta, settings)
     alignment = measure_alignment(models, test, meta, settings)
 
-    chosen = {variant: choose(predictions[variant]) for variant in variants}
+    chosen = {variant: choose(predictions[variant], settings.metric) for variant in variants}
     results = EvaluationResults(
         variants={
-            variant: measure_variant(
-                predictions[variant], curves[variant], meta, alignment.get(variant), settings.confidence
-            )
+            variant: measure_variant(predictions[variant], curves[variant], meta, alignment.get(variant), settings)
             for variant in variants
         },
         pairs={
-            f"{second} vs {first}": compare(chosen[first].correct, chosen[second].correct, settings)
+            f"{second} vs {first}": compare(
+                test.labels.numpy(), chosen[first].predicted, chosen[second].predicted, settings
+            )
             for first, second in combinations(variants, 2)
         },
+        metric=settings.metric,
     )
 
     write_results(results)
     write_variant_metrics(results.variants)
     for variant in variants:
-        _write_plots(variant, chosen[variant], curves[variant], meta.classes)
+        _write_plots(variant, chosen[variant], curves[variant])
     for motion in UNDONE_MOTIONS:
         write_undone(motion, {variant: undone_curve(motion, measured) for variant, measured in alignment.items()})
     write_text(COMPARISON, comparison_table(results, meta, settings.confidence))
-    _log_to_runs(predictions, curves, alignment, meta.classes)
+    _log_to_runs(predictions, curves, alignment)
     return results
 
 
-def _write_plots(variant: str, chosen: Predictions, curves: Curves, classes: Sequence[str]) -> None:
+def _write_plots(variant: str, chosen: Predictions, curves: Curves) -> None:
     """Write the DVC plots of one variant."""
-    actual = [classes[int(label)] for label in chosen.truth]
-    predicted = [classes[int(label)] for label in chosen.predicted]
-    write_confusion(variant, actual, predicted)
-    write_class_accuracy(variant, chosen.class_accuracy(classes))
+    write_confusion(variant, condense(chosen.confusion, chosen.classes))
+    write_class_scores(variant, chosen.class_scores)
     write_reliability(variant, chosen.reliability)
     for motion, accuracies in curves.items():
         write_curve(motion, variant, accuracies)
@@ -79,7 +78,6 @@ def _log_to_runs(
     predictions: Mapping[str, Sequence[Predictions]],
     curves: Mapping[str, Curves],
     alignment: Mapping[str, AlignmentMeasurements],
-    classes: Sequence[str],
 ) -> None:
     """Log each model's metrics and confusion matrix to the model's own run, if the store has it."""
     client = connect()
@@ -94,13 +92,13 @@ def _log_to_runs(
                 log_metrics(client, run_id, metrics)
                 if of_seed.symptoms is not None:
                     client.set_tag(run_id, "test_theta_trouble", ", ".join(of_seed.symptoms.trouble) or "none")
-                client.log_dict(run_id, _run_artifact(of_seed, classes), "evaluation.json")
+                client.log_dict(run_id, _run_artifact(of_seed), "evaluation.json")
 
 
 def _run_metrics(predictions: Predictions, areas: Mapping[Motion, float]) -> dict[str, float]:
     """MLflow's metrics of one model. ``areas`` are its mean accuracies over the range of each motion."""
     return {
-        "test_accuracy": predictions.accuracy,
+        **{f"test_{metric}": value for metric, value in predictions.scores.items()},
         "test_loss": predictions.loss,
         "test_calibration_error": calibration_error(predictions.reliability),
         **{f"test_accuracy_over_{motion.name}": accuracy for motion, accuracy in areas.items()},
@@ -115,10 +113,14 @@ def _alignment_metrics(measured: AlignmentMeasurements, seed: int) -> dict[str, 
     }
 
 
-def _run_artifact(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+def _run_artifact(predictions: Predictions) -> dict[str, Any]:
     """Content of the artifact ``evaluation.json`` of one model."""
+    confusion = predictions.confusion
     return {
-        "classes": list(classes),
-        "class_accuracy": predictions.class_accuracy(classes),
-        "confusion": {"rows": "actual", "columns": "predicted", "counts": predictions.confusion(len(classes)).tolist()},
+        "classes": list(predictions.classes),
+        "class_scores": [asdict(scores) for scores in predictions.class_scores],
+        "confusion": {
+            "columns": ["actual", "predicted", "images"],
+            "rows": [[*map(int, pair), int(confusion[tuple(pair)])] for pair in np.argwhere(confusion)],
+        },
     }

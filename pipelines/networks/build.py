@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from pipelines.networks.backbones import Pretraining, make_classifier, make_localization
-from pipelines.networks.localization_head import height_and_width
 from pipelines.networks.own_networks import make_own_network
 from pipelines.networks.shared_layers import share_layers
 from pipelines.runtime.errors import UserError
+from pipelines.settings.image_form import height_and_width
 from pipelines.settings.variants import (
     BackboneLocalizationParams,
     BackboneParams,

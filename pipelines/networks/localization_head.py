@@ -6,16 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pipelines.settings.image_form import height_and_width
 from pipelines.settings.variants import LocalizationHeadParams, Size
 from stn.localization import ACTIVATIONS, identity_layer
-
-
-def height_and_width(size: Size) -> tuple[int, int]:
-    """Return height and width of a size in the settings: one number, or a list of both."""
-    if isinstance(size, int):
-        return size, size
-    height, width = size
-    return height, width
 
 
 class HeadedLocalization(nn.Module):

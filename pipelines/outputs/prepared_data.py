@@ -25,6 +25,7 @@ from pipelines.networks.build import network_settings
 from pipelines.outputs.labeled_files import Labeled, map_labeled
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import RECREATE, read_json
+from pipelines.settings.image_form import Fill, Fit, ImageForm
 from pipelines.settings.variants import VariantParams
 from stn.augmentation import Augmentation
 from stn.batches import Batches
@@ -51,6 +52,8 @@ class DatasetMeta:
         duplicates: for each split after the first, the number of images that are also in an earlier split.
         broken: each file that was skipped, with the reason.
         digest: SHA-256 of the pixels, the labels and their meaning, see :func:`start_digest`.
+        fit, fill: how images of another aspect ratio were converted, see
+            :class:`~pipelines.settings.image_form.ImageForm`. Earlier data were stretched.
         pixel_range: the values that are black and white in images with more than 8 bits; None without such images.
         groups: number of groups in each split; empty if images have no groups.
         shared_groups: for each split after the first, the number of groups that are also in an earlier split.
@@ -67,6 +70,8 @@ class DatasetMeta:
     duplicates: Mapping[str, int]
     broken: Mapping[str, str]
     digest: str
+    fit: Fit = "stretch"
+    fill: Fill = 0
     pixel_range: Sequence[float] | None = None
     groups: Mapping[str, int] = field(default_factory=dict)
     shared_groups: Mapping[str, int] = field(default_factory=dict)
@@ -85,14 +90,26 @@ class DatasetMeta:
         """Mean and standard deviation of each channel."""
         return Normalization(self.mean, self.std)
 
+    @property
+    def form(self) -> ImageForm:
+        """The form of the images before they were placed on a canvas."""
+        channels, *size = self.image_shape
+        height, width = self.make_distortion().frame(*size)
+        return ImageForm(height, width, channels, self.fit, self.fill)
+
     def make_distortion(self) -> Distortion:
         """The distortion that each epoch applies to the training images."""
         return make_distortion(**self.distortion)
 
     def batches(
-        self, split: Labeled | Sequence[Labeled], device: torch.device, augmentation: Augmentation = Augmentation(), *,
-        sampler: str = "uniform", residency: Residency = Residency(),
-    ) -> Batches:  # fmt: skip
+        self,
+        split: Labeled | Sequence[Labeled],
+        device: torch.device,
+        augmentation: Augmentation = Augmentation(),
+        residency: Residency = Residency(),
+        *,
+        sampler: str = "uniform",
+    ) -> Batches:
         """Batches of a split, or of several splits as one. ``residency`` says where the images are kept."""
         parts = [split] if isinstance(split, Labeled) else split
         images, labels = [part.images for part in parts], torch.cat([part.labels for part in parts])
@@ -199,9 +216,17 @@ def replace_prepared(folder: Path) -> Iterator[Path]:
     shutil.rmtree(before, ignore_errors=True)
 
 
-def start_digest(classes: Sequence[str], image_shape: Sequence[int], distortion: Mapping[str, Any]) -> Any:
-    """Start the digest of a data set: an object of hashlib, to be updated with the images and labels of each split.
+def start_digest(
+    classes: Sequence[str], image_shape: Sequence[int], distortion: Mapping[str, Any], form: ImageForm
+) -> Any:
+    """Start the SHA-256 of the class names, the image shape, the distortion, how images were fitted, and all images.
 
-    It does not depend on the form of the source: a folder and a zip of the same images have the same digest.
+    Update the returned object of hashlib with the images and then the labels of each split.
+
+    It does not depend on the form of the source: a folder and a zip of the same images have the same digest. Equal
+    pixels that were fitted differently differ, because a model trained on them converts other images differently.
     """
-    return hashlib.sha256(repr([list(classes), list(image_shape), dict(distortion)]).encode())
+    meaning: list[Any] = [list(classes), list(image_shape), dict(distortion)]
+    if form.fitting:  # data that were prepared before there was a choice keep their digest
+        meaning.append(form.fitting)
+    return hashlib.sha256(repr(meaning).encode())

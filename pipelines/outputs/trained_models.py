@@ -19,6 +19,7 @@ from pipelines.outputs.prepared_data import DatasetMeta, load_tensors
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.files import read_json, write_json
 from pipelines.settings.dotted_names import flatten
+from pipelines.settings.metric import Metric
 from pipelines.settings.params import TrainParams
 from pipelines.settings.variants import VariantParams
 from stn.classifiers import Network
@@ -188,15 +189,24 @@ def load_theta_history(model: Trained, folder: Path = MODELS) -> ThetaHistory:
     return ThetaHistory(**load_tensors(folder / model.variant / f"{model.seed}.theta_history.safetensors"))
 
 
-def best_on_validation(models: Sequence[Trained]) -> Trained:
-    """The model with the highest accuracy on the validation images; equal accuracies are ordered by loss.
+def best_on_validation(models: Sequence[Trained], metric: Metric) -> Trained:
+    """The model with the highest metric on the validation images; equal ones are ordered by loss.
 
     Validation metrics do not compare models that were also trained on the validation images (``train.final_fit``): the
     first model is returned then.
+
+    Raises:
+        UserError: models of earlier code have no such metric.
     """
     if any(model.record.train.final_fit for model in models):
         return models[0]
-    return max(models, key=lambda m: (m.validation["validation_accuracy"], -m.validation["validation_loss"]))
+    for model in models:
+        if metric.on_validation not in model.validation:
+            raise UserError(
+                f"evaluate.metric: {metric} given; the models of {model.variant} were trained by earlier code, which "
+                f"did not measure it on validation; run: dvc repro train@{model.variant}"
+            )
+    return max(models, key=lambda m: (m.validation[metric.on_validation], -m.validation["validation_loss"]))
 
 
 def write_result(
@@ -221,7 +231,8 @@ def write_result(
     rows = _mean_history([done.history for done in finished.values()])
     lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]
     (beside / "history.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    metrics = {name: rows[-1][name] for name in ("train_loss", "validation_loss", "validation_accuracy")}
+    names = ("train_loss", "validation_loss", *(metric.on_validation for metric in Metric))
+    metrics = {name: rows[-1][name] for name in names if name in rows[-1]}
     speed = float(np.mean([row["images_per_second"] for row in rows]))
     metrics |= {"images_per_second": speed, "workers": record.workers, "threads": record.threads}
     write_json(beside / "metrics.json", metrics)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.runtime.files import read_json, write_json
+from pipelines.settings.metric import Metric
 
 METRICS = Path("metrics/tune.json")
 PICTURES = Path("plots/tune")
@@ -19,7 +20,9 @@ class TuningResults:
         study: name of the study.
         finished, pruned, failed: numbers of trials by outcome.
         overhead_seconds: median over the trials of their time outside training.
-        finalists: mean validation accuracy in [0, 1] of each finalist after full-length training, by its name.
+        finalists: mean of ``metric`` on the validation images, in [0, 1], of each finalist after full-length training,
+            by its name.
+        metric: the objective of the study.
         winner: name of the best finalist.
     """
 
@@ -29,6 +32,7 @@ class TuningResults:
     failed: int = 0
     overhead_seconds: float | None = None
     finalists: Mapping[str, float] = field(default_factory=dict)
+    metric: Metric = Metric.ACCURACY
     winner: str
 
     def to_json(self) -> dict[str, Any]:
@@ -42,7 +46,8 @@ class TuningResults:
         Raises:
             ExternalError: the file is damaged.
         """
-        return cls(**read_json(path))
+        values = read_json(path)
+        return cls(**{**values, "metric": Metric(values["metric"])})
 
     def write(self, path: Path = METRICS) -> None:
         """Write the results as JSON."""

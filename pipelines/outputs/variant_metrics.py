@@ -19,6 +19,8 @@ def write_variant_metrics(variants: Mapping[str, VariantResults]) -> None:
         figures = {
             "test_accuracy": results.test_accuracy,
             "test_accuracy_std": results.test_accuracy_std,
+            "test_balanced_accuracy": results.test_balanced_accuracy,
+            "test_macro_f1": results.test_macro_f1,
             "test_loss": results.test_loss,
             "calibration_error": results.calibration_error,
             "parameters": results.parameters,

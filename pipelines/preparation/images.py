@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipelines.preparation.listing import Box
 from pipelines.preparation.pixel_range import Extrema, PixelRange, find_range, is_deep, measure, to_eight_bits
-from pipelines.settings.image_form import ImageForm
+from pipelines.settings.image_form import Fill, ImageForm
 
 # Raster formats only. PIL also opens others, among them EPS, which it passes to Ghostscript to execute.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "ICO", "PCX", "QOI")
@@ -137,14 +137,36 @@ def decode(
 def to_pixels(image: Image.Image, form: ImageForm, pixel_range: PixelRange | None = None) -> np.ndarray:
     """Convert a PIL image of any mode to uint8 (C, H, W), the shape of ``form``.
 
-    Width and height are scaled independently, with PIL's antialiased bilinear filter. The mode is converted by
-    :func:`to_mode`.
+    The image is placed by :meth:`~pipelines.settings.image_form.ImageForm.place` and scaled by PIL's antialiased
+    bilinear filter. The mode is converted by :func:`to_mode`.
     """
     image = to_mode(image, form.channels, pixel_range)
-    if image.size != (form.width, form.height):
-        image = image.resize((form.width, form.height), Image.Resampling.BILINEAR)
+    source, target = form.place(*image.size)
+    size = int(target.width), int(target.height)
+    if source != (0, 0, *size):
+        image = image.resize(size, Image.Resampling.BILINEAR, box=source)
     pixels = np.asarray(image)
-    return pixels[None] if form.channels == 1 else pixels.transpose(2, 0, 1)
+    pixels = pixels[None] if form.channels == 1 else pixels.transpose(2, 0, 1)
+    left, top = int(target.left), int(target.top)
+    return extend(pixels, (left, top, form.width - size[0] - left, form.height - size[1] - top), form.fill)
+
+
+def extend(pixels: np.ndarray, margins: tuple[int, int, int, int], fill: Fill) -> np.ndarray:
+    """Extend pixels (C, H, W) by margins on the left, top, right and bottom, which have the color ``fill``.
+
+    ``fill`` is that of :class:`~pipelines.settings.image_form.ImageForm`.
+    """
+    left, top, right, bottom = margins
+    if not any(margins):
+        return pixels
+    around = ((0, 0), (top, bottom), (left, right))
+    if isinstance(fill, str):
+        return np.pad(pixels, around, mode="edge")
+    channels, height, width = pixels.shape
+    extended = np.empty((channels, top + height + bottom, left + width + right), pixels.dtype)
+    extended[:] = np.reshape(fill, (-1, 1, 1))
+    extended[:, top : top + height, left : left + width] = pixels
+    return extended
 
 
 def to_mode(image: Image.Image, channels: int, pixel_range: PixelRange | None = None) -> Image.Image:

@@ -62,7 +62,7 @@ def prepare_source(data: DataParams, settings: PrepareParams, folder: Path = PRE
         # Without the default protocol: data that were prepared before protocols existed keep their digest.
         described = data.distortion.model_dump(exclude_defaults=True)
         shape = image_shape(raw, distortion)
-        digest = start_digest(raw.classes, shape, described)
+        digest = start_digest(raw.classes, shape, described, data.form)
         write_splits(raw, rows, distortion, settings.seed, new, digest=digest)
         normalization = measure_channels(load_split("train", new).images)
         meta = DatasetMeta(
@@ -77,6 +77,8 @@ def prepare_source(data: DataParams, settings: PrepareParams, folder: Path = PRE
             duplicates=count_duplicates(raw.hashes, rows),
             broken=dict(raw.broken),
             digest=digest.hexdigest(),
+            fit=data.fit,
+            fill=data.fill,
             pixel_range=None if raw.pixel_range is None else list(raw.pixel_range),
         )
         write_json(new / "meta.json", meta.to_json())
@@ -104,7 +106,7 @@ def report(meta: DatasetMeta) -> None:
     channels, height, width = meta.image_shape
     print(
         f"prepared {meta.dataset} from {meta.source}: {counts}; {len(meta.classes)} classes, "
-        f"{channels}×{height}×{width}, digest {meta.digest[:12]}"
+        f"{channels}×{height}×{width} (fit: {meta.fit}), digest {meta.digest[:12]}"
     )
     if meta.pixel_range is not None:
         low, high = meta.pixel_range

@@ -17,6 +17,7 @@ from pipelines.preparation.class_folders import contains_images, list_class_fold
 from pipelines.preparation.listing import Listing, Record
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.home import home
+from pipelines.runtime.locks import hold_lock
 from pipelines.settings.data_params import DataParams
 from pipelines.settings.dataset_defaults import DATASET_DEFAULTS
 
@@ -42,11 +43,15 @@ def list_images(data: DataParams) -> Listing:
     if path.is_file() or data.dataset not in torchvision_datasets.NAMES:
         return list_class_folders(data, path)
     found = torchvision_datasets.find(data, path)
-    if found is None and contains_images(path):
+    if found is not None:
+        return found
+    if contains_images(path):
         return list_class_folders(data, path)
-    if found is None:
-        torchvision_datasets.download(data, path)
+    with hold_lock(f"download-{data.dataset}"):  # another experiment may have downloaded it in the meantime
         found = torchvision_datasets.find(data, path)
+        if found is None:
+            torchvision_datasets.download(data, path)
+            found = torchvision_datasets.find(data, path)
     assert found is not None
     return found
 

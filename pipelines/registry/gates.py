@@ -5,7 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.evaluation.significance import Difference, compare, holm_rejections, mcnemar_p_value
+from pipelines.evaluation.significance import (
+    Difference,
+    better_p_value,
+    compare,
+    holm_rejections,
+    mcnemar_p_value,
+)
+from pipelines.outputs.class_results import list_names
 from pipelines.registry.theta_tags import NO_TRANSFORMER, ThetaTags
 from pipelines.settings.params import EvaluateParams, PromoteParams
 
@@ -17,7 +24,7 @@ class Candidate(NamedTuple):
         version: its number.
         variant: its variant.
         parameters: number of learned parameters.
-        correct: which of the test images it classifies correctly, boolean (N,).
+        predicted: predicted label of each test image, (N,).
         rotation_area: mean accuracy over rotations in [0, 1]; None if no gate needs it.
         latency_ms: median time of a prediction for one image, in milliseconds.
         theta: what its θ does on the test images, as measured by the stage evaluate.
@@ -26,7 +33,7 @@ class Candidate(NamedTuple):
     version: str
     variant: str
     parameters: int
-    correct: np.ndarray
+    predicted: np.ndarray
     rotation_area: float | None
     latency_ms: float
     theta: ThetaTags = ThetaTags(has_transformer=None)
@@ -76,20 +83,26 @@ def check_gates(
         champion: current champion, if there is one.
         truth: labels of the test images.
     """
-    gates = _check_alone(settings, challenger)
+    gates = _check_alone(settings, challenger, truth)
     if champion is None:
         return Verdict(gates, None)
-    difference = compare(champion.correct, challenger.correct, evaluate)
+    models = truth.labels, champion.predicted, challenger.predicted
+    difference, metric = compare(*models, evaluate), evaluate.metric.label
     if settings.margin != "none":
-        wanted = f"{evaluate.confidence:.0%} interval of the difference not below {-100 * settings.margin:+g} points"
+        wanted = (
+            f"{evaluate.confidence:.0%} interval of the difference in {metric} not below "
+            f"{-100 * settings.margin:+g} points"
+        )
         found = f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
         gates.append(Gate("margin", wanted, found, difference.low >= -settings.margin))
     if settings.level != "none":
-        p_value = mcnemar_p_value(champion.correct, challenger.correct)
+        p_value = better_p_value(*models, evaluate)
         found = f"{100 * difference.difference:+.2f} points, p = {p_value:.2g}"
-        gates.append(Gate("level", f"better, p at most {settings.level:g}", found, p_value <= settings.level))
+        gates.append(
+            Gate("level", f"better in {metric}, p at most {settings.level:g}", found, p_value <= settings.level)
+        )
     if settings.class_level != "none":
-        gates.append(_check_classes(settings.class_level, challenger.correct, champion.correct, truth))
+        gates.append(_check_classes(settings.class_level, challenger, champion, truth))
     if settings.rotation_margin != "none":
         assert challenger.rotation_area is not None and champion.rotation_area is not None
         loss = champion.rotation_area - challenger.rotation_area
@@ -99,10 +112,10 @@ def check_gates(
     return Verdict(gates, difference)
 
 
-def _check_alone(settings: PromoteParams, challenger: Candidate) -> list[Gate]:
+def _check_alone(settings: PromoteParams, challenger: Candidate, truth: GroundTruth) -> list[Gate]:
     """Check the gates that need no champion."""
     gates = []
-    accuracy = float(challenger.correct.mean())
+    accuracy = float((challenger.predicted == truth.labels).mean())
     if settings.minimum_accuracy != "none":
         wanted = f"at least {settings.minimum_accuracy:.2%}"
         gates.append(Gate("minimum_accuracy", wanted, f"{accuracy:.2%}", accuracy >= settings.minimum_accuracy))
@@ -131,13 +144,14 @@ def _theta_gate(name: str, wanted: str, found: str, passed: bool, theta: ThetaTa
     return Gate(name, wanted, found, passed) if theta.has_transformer else Gate(name, wanted, NO_TRANSFORMER, True)
 
 
-def _check_classes(level: float, challenger: np.ndarray, champion: np.ndarray, truth: GroundTruth) -> Gate:
+def _check_classes(level: float, challenger: Candidate, champion: Candidate, truth: GroundTruth) -> Gate:
     """Check that no class is significantly worse: one paired test per class, with Holm's correction."""
+    after, before = (candidate.predicted == truth.labels for candidate in (challenger, champion))
     masks = [truth.labels == label for label in range(len(truth.classes))]
-    p_values = [mcnemar_p_value(challenger[mask], champion[mask]) for mask in masks]
+    p_values = [mcnemar_p_value(after[mask], before[mask]) for mask in masks]
     worse = [
-        f"{name} {100 * (challenger[mask].mean() - champion[mask].mean()):+.1f} points"
+        f"{name} {100 * (after[mask].mean() - before[mask].mean()):+.1f} points"
         for name, mask, rejected in zip(truth.classes, masks, holm_rejections(p_values, level), strict=True)
         if rejected
     ]
-    return Gate("class_level", f"no class worse at {level:g}", ", ".join(worse) or "none", not worse)
+    return Gate("class_level", f"no class worse at {level:g}", list_names(worse) or "none", not worse)

@@ -1,12 +1,19 @@
 """Model cards: the descriptions of registered models and their versions in MLflow's UI, as Markdown."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pipelines.outputs.evaluation_results import EvaluationResults, VariantResults, describe_trouble
+from pipelines.outputs.class_results import ClassScores, list_names, shorten, weakest
+from pipelines.outputs.evaluation_results import (
+    EvaluationResults,
+    VariantResults,
+    describe_never_right,
+    describe_trouble,
+)
 from pipelines.outputs.motions import MOTIONS, UNDONE_MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.outputs.trained_models import Trained
+from pipelines.settings.metric import Metric
 from pipelines.settings.variants import (
     BackboneParams,
     ClassifierParams,
@@ -16,6 +23,7 @@ from pipelines.settings.variants import (
 )
 
 PLAIN = "plain"  # the variant without a transformer; the others are compared with it
+WEAKEST = 5  # classes in a card
 
 
 LONGEST = 5000  # characters of a description that every database accepts; PostgreSQL refuses longer ones
@@ -54,15 +62,17 @@ def version_card(links: VersionLinks, model: Trained, meta: DatasetMeta, results
         results: results of the stage evaluate.
     """
     own, transformer = results.variants[model.variant], model.record.variant.front
-    trouble = own.seeds[model.seed].trouble
+    trouble, never_right = own.seeds[model.seed].trouble, own.seeds[model.seed].never_right
     shape = ", ".join(map(str, meta.image_shape))
-    weakest = sorted(own.class_accuracy.items(), key=lambda item: item[1])[:3]
+    untested = [scores.name for scores in own.classes if not scores.images]
     lines = [
         f"{model.variant}, training seed {model.seed}: {own.chosen_test_accuracy:.2%} of the test images are "
-        f"classified correctly. {_describe_network(model.record.variant)} "
+        f"classified correctly; balanced accuracy {own.chosen.test_balanced_accuracy:.2%}, macro-F1 "
+        f"{own.chosen.test_macro_f1:.2%}. {_describe_network(model.record.variant)} "
         f"Input: uint8 images (B, {shape}). Output: class, probabilities of {len(meta.classes)} classes"
         f"{', θ' if model.record.variant.all_transformers else ''}.",
         *([f"\n**Trouble**: {describe_trouble(trouble)}."] if trouble else []),
+        *([f"\n**No right answer**: {describe_never_right(never_right, len(own.classes))}."] if never_right else []),
         "",
         f"**Data**: {meta.dataset}, from {meta.source}: {meta.counts['train']:,} training, "
         f"{meta.counts['validation']:,} validation and {meta.counts['test']:,} test images"
@@ -70,13 +80,14 @@ def version_card(links: VersionLinks, model: Trained, meta: DatasetMeta, results
         "",
         *_results_table(model.variant, meta, results),
         "",
-        "Pictures and tables of the run: "
-        + ", ".join(f"[{text}]({links.run}/artifacts/{file})" for text, file in _artifacts(transformer)),
+        *_class_table(own.classes),
         "",
-        f"**Limits**: images of another size must be resized to {meta.image_shape[1]}×{meta.image_shape[2]} as "
-        f"in training (`make predict` does). Weakest classes on the test images: "
-        + ", ".join(f"{label} {accuracy:.1%}" for label, accuracy in weakest)
-        + ". The accuracy on images from other sources is unknown.",
+        "Pictures and tables of the run: "
+        + ", ".join(f"[{text}]({links.run}/artifacts/{file})" for text, file in _artifacts(model.variant, transformer)),
+        "",
+        f"**Limits**: images of another size must be {_describe_form(meta)}, as in training (`make predict` does). The "
+        f"accuracy on images from other sources is unknown"
+        f"{f', and on classes without test images: {list_names(untested)}' if untested else ''}.",
         "",
         "**Use**: in an environment with mlflow, torch and numpy:",
         "",
@@ -91,20 +102,20 @@ def version_card(links: VersionLinks, model: Trained, meta: DatasetMeta, results
     return "\n".join(lines)
 
 
-def model_card(name: str, meta: DatasetMeta, comparison: str) -> str:
+def model_card(name: str, meta: DatasetMeta, comparison: str, metric: Metric) -> str:
     """Return the card of a registered model as a whole.
 
     Args:
         name: registered model.
         meta: its data.
         comparison: comparison of the variants by the stage evaluate, as Markdown.
+        metric: what selects the challenger.
     """
     return "\n".join(
         [
-            f"Classifiers of {meta.dataset} ({', '.join(meta.classes[:12])}"
-            f"{', …' if len(meta.classes) > 12 else ''}), with and without a spatial transformer. The alias "
-            f"`champion` is for use. `challenger` is the best model on validation of the last `dvc repro`; "
-            f"`make promote MODEL={name}` compares it with the champion.",
+            f"Classifiers of {meta.dataset} ({list_names(meta.classes)}), with and without a spatial transformer. The "
+            f"alias `champion` is for use. `challenger` is the best model of the last `dvc repro` by validation "
+            f"{metric.label}; `make promote MODEL={name}` compares it with the champion.",
             "",
             "```python",
             "import mlflow",
@@ -129,9 +140,15 @@ def _results_table(variant: str, meta: DatasetMeta, results: EvaluationResults) 
     table = [
         f"| on {meta.counts['test']:,} test images | {' | '.join(names)} |",
         f"|---|{'---:|' * len(names)}",
-        row("test accuracy of the chosen model", lambda values: f"{values.chosen_test_accuracy:.2%}"),
+        *(
+            row(f"test {metric.label} of the chosen model", lambda v, metric=metric: f"{v.chosen.on_test(metric):.2%}")
+            for metric in Metric
+        ),
         row("calibration error", lambda values: f"{values.calibration_error:.2%}"),
-        row("test accuracy over training seeds", _describe_seeds),
+        *(
+            row(f"test {metric.label} over training seeds", lambda v, metric=metric: _describe_seeds(v, metric))
+            for metric in Metric
+        ),
     ]
     for motion in MOTIONS:
         table.append(row(f"mean over {motion}", lambda values, name=motion.name: f"{values.robustness[name]:.2%}"))
@@ -145,17 +162,35 @@ def _results_table(variant: str, meta: DatasetMeta, results: EvaluationResults) 
     if (pair := results.pairs.get(f"{variant} vs {PLAIN}")) is not None:
         table += [
             "",
-            f"Against {PLAIN} on the same images: {pair.difference * 100:+.2f} points, interval "
-            f"{pair.low * 100:+.2f} to {pair.high * 100:+.2f}, McNemar's exact p = {pair.p_value:.2g}.",
+            f"Against {PLAIN} in {results.metric.label} on the same images: {pair.difference * 100:+.2f} points, "
+            f"interval {pair.low * 100:+.2f} to {pair.high * 100:+.2f}, {results.p_value_name} = {pair.p_value:.2g}.",
         ]
     return table
 
 
-def _describe_seeds(results: VariantResults) -> str:
-    """Return mean and standard deviation of the test accuracy over training seeds."""
-    if results.test_accuracy_std is None:
-        return "one seed"
-    return f"{results.test_accuracy * 100:.2f} ± {results.test_accuracy_std * 100:.2f} %"
+def _describe_seeds(results: VariantResults, metric: Metric) -> str:
+    """Return mean and standard deviation of a metric on the test images over training seeds."""
+    found = results.on_test(metric)
+    return "one seed" if found.std is None else str(found)
+
+
+def _class_table(classes: Sequence[ClassScores]) -> list[str]:
+    """Return a table of the classes with the lowest F1."""
+    shown = weakest(classes)[:WEAKEST]
+
+    def percent(value: float | None) -> str:
+        return "–" if value is None else f"{value:.1%}"
+
+    return [
+        f"Lowest F1 on the test images ({len(shown)} of {len(classes)} classes):",
+        "",
+        "| class | images | precision | recall | F1 |",
+        "|---|---:|---:|---:|---:|",
+        *(
+            f"| {shorten(c.name)} | {c.images:,} | {percent(c.precision)} | {percent(c.recall)} | {percent(c.f1)} |"
+            for c in shown
+        ),
+    ]
 
 
 def _describe_slope(results: VariantResults, motion: str) -> str:
@@ -163,11 +198,12 @@ def _describe_slope(results: VariantResults, motion: str) -> str:
     return "no transformer" if results.alignment is None else str(results.alignment.slopes[motion])
 
 
-def _artifacts(transformer: TransformerParams | None) -> list[tuple[str, str]]:
+def _artifacts(variant: str, transformer: TransformerParams | None) -> list[tuple[str, str]]:
     """Return link text and file of the run's artifacts."""
     artifacts = [
         ("accuracy under rotation, scale and shift", "evaluation/robustness.png"),
         ("reliability diagram", "evaluation/reliability.png"),
+        ("confusion matrix", f"evaluation/confusion-{variant}.png"),
         ("comparison of all variants", "evaluation/comparison.md"),
         ("report", "evaluation/report.html"),
     ]
@@ -206,6 +242,19 @@ def _describe_transformer(params: TransformerParams) -> str:
     families = params.transform
     kind = families if isinstance(families, str) else ", then ".join(families)
     return f"{kind}; padding {params.padding_mode}"
+
+
+def _describe_form(meta: DatasetMeta) -> str:
+    """Return what is done to images of another size."""
+    form, (height, width) = meta.form, meta.image_shape[1:]
+    fill = "the color of their edge" if form.fill == "edge" else f"color {form.fill}"
+    described = {
+        "stretch": f"resized to {form.height}×{form.width}",
+        "pad": f"scaled to fit into {form.height}×{form.width} with their aspect ratio, and padded with {fill}",
+        "crop": f"scaled to cover {form.height}×{form.width} with their aspect ratio, and cut to their middle",
+    }[form.fit]
+    on_canvas = (form.height, form.width) != (height, width)
+    return f"{described}, and placed in the middle of a black canvas of {height}×{width}" if on_canvas else described
 
 
 def _describe_distortion(meta: DatasetMeta) -> str:

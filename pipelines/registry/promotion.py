@@ -16,6 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.pyfunc import PyFuncModel
 from torch import Tensor
 
+from pipelines.evaluation.class_scores import score_predictions
 from pipelines.evaluation.robustness import area, move
 from pipelines.outputs.motions import ROTATION
 from pipelines.outputs.prepared_data import Labeled, load_meta, load_split
@@ -33,6 +34,7 @@ from pipelines.registry.theta_tags import ThetaTags
 from pipelines.registry.versions import aliases_of, fetch_files, find_version
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.progress import track
+from pipelines.settings.metric import Metric
 from pipelines.settings.params import Params
 from pipelines.tracking.client import connect
 
@@ -86,9 +88,9 @@ def promote(
             f"{gate.name} {'passed' if gate.passed else 'refused'}: {gate.found}" for gate in verdict.gates
         )
         decision = make_decision(outcome, before, after, reason=force, gates=gates)
-        report = _write_report(name, decision, verdict, candidates)
+        report = _write_report(name, decision, verdict, candidates, truth)
         if not dry_run:
-            metrics = _metrics(verdict, candidates) | {"challengers": met}
+            metrics = _metrics(verdict, candidates, truth) | {"challengers": met}
             apply_decision(client, name, decision, metrics=metrics, report=report, digest=digest)
     return Promotion(decision, report)
 
@@ -113,26 +115,31 @@ def _measure(versions: Sequence[ModelVersion], test: Labeled, params: Params) ->
     """Load each version from the registry and predict the test images, at each angle if a gate needs that."""
     labels, batch_size = test.labels.numpy(), params.evaluate.batch_size
     angles = (0,) if params.promote.rotation_margin == "none" else ROTATION.amounts
-    correct: list[list[np.ndarray]] = [[] for _ in versions]  # of each version, at each angle
+    predicted: list[list[np.ndarray]] = [[] for _ in versions]  # of each version, at each angle
     with tempfile.TemporaryDirectory() as folder:
         paths = [fetch_files(version, Path(folder) / str(version.version)) for version in versions]
         models = [mlflow.pyfunc.load_model(str(path)) for path in paths]
         for angle in track("promote", angles, len(angles)):
-            for model, correct_by_angle in zip(models, correct, strict=True):
-                correct_by_angle.append(_predict(model, test.images, batch_size, angle) == labels)
+            for model, by_angle in zip(models, predicted, strict=True):
+                by_angle.append(_predict(model, test.images, batch_size, angle))
         latencies = _measure_latencies(models, test.images[:1].numpy())
     return [
         Candidate(
             version=str(version.version),
             variant=version.tags["variant"],
             parameters=int(version.tags["parameters"]),
-            correct=by_angle[angles.index(0)],
-            rotation_area=area(angles, [float(each.mean()) for each in by_angle]) if len(angles) > 1 else None,
+            predicted=by_angle[angles.index(0)],
+            rotation_area=_rotation_area(by_angle, labels) if len(angles) > 1 else None,
             latency_ms=latency,
             theta=ThetaTags.from_tags(version.tags),
         )
-        for version, by_angle, latency in zip(versions, correct, latencies, strict=True)
+        for version, by_angle, latency in zip(versions, predicted, latencies, strict=True)
     ]
+
+
+def _rotation_area(by_angle: Sequence[np.ndarray], labels: np.ndarray) -> float:
+    """Mean accuracy over rotations, from the predictions (N,) at each angle."""
+    return area(ROTATION.amounts, [float((predicted == labels).mean()) for predicted in by_angle])
 
 
 def _predict(model: PyFuncModel, images: Tensor, batch_size: int, angle: float) -> np.ndarray:
@@ -159,11 +166,12 @@ def _note_challengers(verdict: Verdict, met: int) -> Verdict:
     return verdict._replace(gates=gates)
 
 
-def _metrics(verdict: Verdict, candidates: Sequence[Candidate]) -> dict[str, float]:
+def _metrics(verdict: Verdict, candidates: Sequence[Candidate], truth: GroundTruth) -> dict[str, float]:
     """Return the MLflow metrics of a promotion's run."""
     metrics = {"passed": float(verdict.passed)}
     for role, candidate in zip(("challenger", "champion"), candidates, strict=False):
-        metrics[f"{role}_test_accuracy"] = float(candidate.correct.mean())
+        scores = score_predictions(truth.labels, candidate.predicted, len(truth.classes))
+        metrics |= {f"{role}_test_{metric}": value for metric, value in scores.items()}
         metrics[f"{role}_latency_ms"] = candidate.latency_ms
         if candidate.rotation_area is not None:
             metrics[f"{role}_rotation_area"] = candidate.rotation_area
@@ -172,20 +180,20 @@ def _metrics(verdict: Verdict, candidates: Sequence[Candidate]) -> dict[str, flo
     return metrics
 
 
-def _write_report(name: str, decision: Decision, verdict: Verdict, candidates: Sequence[Candidate]) -> str:
+def _write_report(
+    name: str, decision: Decision, verdict: Verdict, candidates: Sequence[Candidate], truth: GroundTruth
+) -> str:
     """Return the decision as Markdown: a table of the versions and a table of the gates."""
-    images = len(candidates[0].correct)
     lines = [
-        f"{name}: version {decision.after}, champion so far: {decision.before}; {images:,} test images.",
+        f"{name}: version {decision.after}, champion so far: {decision.before}; {len(truth.labels):,} test images.",
         "",
-        "| | version | variant | parameters | test accuracy | one image |",
-        "|---|---:|---|---:|---:|---:|",
+        f"| | version | variant | parameters | {' | '.join(f'test {metric.label}' for metric in Metric)} | one image |",
+        f"|---|---:|---|{'---:|' * (2 + len(Metric))}",
     ]
     for role, c in zip(("challenger", "champion"), candidates, strict=False):
-        accuracy = c.correct.mean()
-        lines.append(
-            f"| {role} | {c.version} | {c.variant} | {c.parameters:,} | {accuracy:.2%} | {c.latency_ms:.1f} ms |"
-        )
+        scores = score_predictions(truth.labels, c.predicted, len(truth.classes))
+        cells = " | ".join(f"{scores[metric]:.2%}" for metric in Metric)
+        lines.append(f"| {role} | {c.version} | {c.variant} | {c.parameters:,} | {cells} | {c.latency_ms:.1f} ms |")
     lines += ["", "| gate | wanted | found | |", "|---|---|---|---|"]
     lines += [f"| {g.name} | {g.wanted} | {g.found} | {'passed' if g.passed else 'refused'} |" for g in verdict.gates]
     if candidates[0].theta.trouble != "none":

@@ -18,7 +18,7 @@ from pipelines.settings.dotted_names import flatten
 from pipelines.tracking.client import DIFF
 from pipelines.tracking.store_writer import KEY_TAG
 
-TRAINING_METRICS = ("test_accuracy", "validation_accuracy", "validation_loss", "train_loss", "images_per_second")
+TRAINING_METRICS = ("train_loss", "images_per_second")
 MACHINE_TAGS = ("workers", "threads", "gpu", "device", "precision")
 
 
@@ -115,6 +115,7 @@ def _data_section(data: Mapping[str, Any]) -> Section:
         "digest": data["digest"],
         "images": ", ".join(f"{count:,} {split}" for split, count in data["counts"].items()),
         "shape": "×".join(map(str, data["image_shape"])),
+        "fit": data.get("fit", "stretch"),
         "classes": str(len(data["classes"])),
         "distortion": _inline(data["distortion"]),
     }
@@ -142,7 +143,7 @@ def _metrics_section(run: Run) -> Section:
     entries = {
         key: f"{value:.4f}"
         for key, value in sorted(run.data.metrics.items())
-        if key in TRAINING_METRICS or key.startswith("test_")
+        if key in TRAINING_METRICS or key.startswith(("test_", "validation_"))
     }
     return Section("metrics", entries)
 

@@ -21,6 +21,8 @@ from pipelines.registry.theta_tags import ThetaTags
 from pipelines.registry.versions import aliases_of, list_versions
 from pipelines.runtime.files import replace_atomically
 from pipelines.runtime.home import state_dir
+from pipelines.runtime.locks import hold_lock
+from pipelines.settings.metric import Metric
 from pipelines.tracking.client import Dataset, TrainingRun, connect, experiment_id, log_files, run_exists
 from pipelines.tracking.outbox import Outbox
 from stn.theta_trouble import first_epochs
@@ -29,6 +31,7 @@ from stn.theta_trouble import first_epochs
 def register(variants: Sequence[str], tags: Mapping[str, str]) -> RegisteredVersions:
     """Register each variant's best model on validation, unless it is registered already, and set the aliases.
 
+    Models are compared by the metric of the results of the stage evaluate.
     ``challenger`` points to the best of these models. It becomes ``champion`` if there is none and if its θ has no
     trouble on the test images.
 
@@ -38,16 +41,22 @@ def register(variants: Sequence[str], tags: Mapping[str, str]) -> RegisteredVers
     """
     meta, results = load_meta(), read_results()
     registrar = Registrar(connect(), f"stn-{meta.dataset}", meta, results)
-    client, name = registrar.client, registrar.name
-    chosen = [best_on_validation(load_trained(variant, meta)) for variant in variants]
+    # Two experiments with a model in common would register it twice if they looked for it at the same moment.
+    with hold_lock(f"register-{registrar.name}"):
+        return _register(registrar, variants, tags)
+
+
+def _register(registrar: "Registrar", variants: Sequence[str], tags: Mapping[str, str]) -> RegisteredVersions:
+    client, name, meta, results = registrar.client, registrar.name, registrar.meta, registrar.results
+    chosen = [best_on_validation(load_trained(variant, meta), results.metric) for variant in variants]
     versions = {model.variant: registrar.register(model, tags) for model in chosen}
     for model in chosen:
         registrar.describe(versions[model.variant], model)
-    card = model_card(name, meta, COMPARISON.read_text(encoding="utf-8"))
+    card = model_card(name, meta, COMPARISON.read_text(encoding="utf-8"), results.metric)
     whole = f"evaluation/{COMPARISON.name} among the artifacts of each version's run"
     client.update_registered_model(name, fit_description(card, whole))
 
-    best = best_on_validation(chosen)
+    best = best_on_validation(chosen, results.metric)
     challenger, trouble = versions[best.variant], results.variants[best.variant].seeds[best.seed].trouble
     client.set_registered_model_alias(name, "challenger", challenger)
     with promotion_lock(client, name):
@@ -100,7 +109,7 @@ class Registrar:
         digest = digest_of(model.network.state_dict(), normalization, classes)
         for version in list_versions(self.client, self.name):
             if (version.tags.get("model_digest"), version.tags.get("trained_in")) == (digest, model.run_id):
-                for key, value in {**tags, **self._theta_tags(model)}.items():
+                for key, value in {**tags, **self._evaluation_tags(model)}.items():
                     self.client.set_model_version_tag(self.name, version.version, key, value)
                 return str(version.version)
         run_id = model.run_id if run_exists(self.client, model.run_id) else self._restore_run(model)
@@ -124,6 +133,7 @@ class Registrar:
         """Write the version's card, and the files that it links to into the version's run."""
         run = self.client.get_run(self.client.get_model_version(self.name, number).run_id or "")
         files = [REPORT, COMPARISON, PICTURES / "robustness.png", PICTURES / "reliability.png"]
+        files.append(PICTURES / f"confusion-{model.variant}.png")
         log_files(self.client, run.info.run_id, files, "evaluation")
         links = VersionLinks(self.name, number, f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}")
         card = version_card(links, model, self.meta, self.results)
@@ -138,8 +148,6 @@ class Registrar:
         tags = {
             "variant": model.variant,
             "seed": str(model.seed),
-            "validation_accuracy": f"{model.validation['validation_accuracy']:.4f}",
-            "test_accuracy": f"{results.seeds[model.seed].test_accuracy:.4f}",
             "parameters": str(results.parameters),
             "model_digest": digest,
             "data_digest": self.meta.digest,
@@ -149,11 +157,20 @@ class Registrar:
         }
         if (origin := model.record.variant.origin) is not None:
             tags |= {"study": origin.study, "trial": str(origin.trial)}
-        return tags | self._theta_tags(model)
+        return tags | self._evaluation_tags(model)
 
-    def _theta_tags(self, model: Trained) -> dict[str, str]:
-        """Return the tags that the gates of a promotion read, see :class:`~pipelines.registry.theta_tags.ThetaTags`."""
-        return ThetaTags.from_results(self.results.variants[model.variant].seeds[model.seed].theta).to_tags()
+    def _evaluation_tags(self, model: Trained) -> dict[str, str]:
+        """Return the tags that can change for a registered model: its metrics, what selected it, and its θ.
+
+        The gates of a promotion read those on θ, see :class:`~pipelines.registry.theta_tags.ThetaTags`.
+        """
+        results = self.results.variants[model.variant].seeds[model.seed]
+        metrics = {
+            name: model.validation[name] for metric in Metric if (name := metric.on_validation) in model.validation
+        }
+        metrics |= results.on_test_by_name
+        tags = {name: f"{value:.4f}" for name, value in metrics.items()}
+        return tags | {"selected_by": str(self.results.metric)} | ThetaTags.from_results(results.theta).to_tags()
 
     def _restore_run(self, model: Trained) -> str:
         """Recreate the run of a model that was trained with another store, and return its id.
@@ -172,7 +189,7 @@ class Registrar:
             for metrics in model.history:
                 run.log_epoch(metrics)
             results = self.results.variants[model.variant].seeds[seed]
-            run.log_summary_metrics({"test_accuracy": results.test_accuracy, "test_loss": results.test_loss})
+            run.log_summary_metrics({**results.on_test_by_name, "test_loss": results.test_loss})
             for picture in sorted((PICTURES / model.variant).glob("*.png")):
                 run.log_file(picture, "theta")
             run.end("FINISHED")

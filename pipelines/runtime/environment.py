@@ -16,6 +16,9 @@ from pipelines.runtime.home import home
 FILE = ".env"
 
 
+_nameless = False  # whether this process's user had no name
+
+
 class Variable(NamedTuple):
     """Allowed values, as a pattern and in words; whether the value is secret and must never be printed."""
 
@@ -44,10 +47,19 @@ PAIRS = (("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ("AWS_ACCESS_
 
 def _name_user() -> None:
     """Name a user who has no entry in the system's list of users, as in many containers. MLflow and DVC need a name."""
+    global _nameless
     try:
         getpass.getuser()
     except (KeyError, OSError):  # OSError since Python 3.13
         os.environ["USER"] = str(os.getuid())
+        _nameless = True
+
+
+def describe_nameless_user() -> str:
+    """What to do if this process's user had no name. Empty if there was one."""
+    number = os.getuid()
+    command = f"user id {number} has no name, without which dvc fails; run: export USER={number} (make does so itself)"
+    return command if _nameless else ""
 
 
 def read() -> str | None:
@@ -73,7 +85,18 @@ def read() -> str | None:
         for name, other in (pair, pair[::-1]):
             if get(name) and not get(other):
                 return f"{name} is set and {other} is not; set both or neither"
+    optuna, mlflow = get("OPTUNA_STORAGE"), get("MLFLOW_TRACKING_URI")
+    if optuna and mlflow and _database(optuna) == _database(mlflow):
+        return (
+            "OPTUNA_STORAGE and MLFLOW_TRACKING_URI name the same database; both keep the version of their tables in "
+            "alembic_version, so that neither could open it any more; give Optuna a database of its own"
+        )
     return None
+
+
+def _database(address: str) -> str:
+    """An address of a database without its driver and account, to compare it with another."""
+    return re.sub(r"^(\w+)(?:\+\w+)?://(?:[^/@]*@)?", r"\1://", address)
 
 
 def get(name: str) -> str | None:

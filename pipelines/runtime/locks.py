@@ -23,10 +23,8 @@ def hold_lock(name: str, wait: bool = True) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        try:
-            pid = holder.read_text().strip()
-        except FileNotFoundError:  # the holder has only just acquired the lock
-            pid = "unknown"
+        # Without its pid, the holder has only just acquired the lock.
+        pid = (holder.read_text().strip() if holder.exists() else "") or "unknown"
         if not wait:
             raise ExternalError(f"process {pid} is working on the same task ({name}); wait for it or stop it") from None
         print(f"process {pid} is working on the same task ({name}); waiting for it to finish", flush=True)

@@ -1,7 +1,7 @@
 """Predictions of a registered model for image files.
 
-Images are converted to the size and channels of the training images as in the stage prepare. If the training images
-have a canvas (protocols RTS and TC), each image is placed in the middle of one.
+Images are converted to the form of the training images as in the stage prepare. If the training images have a canvas
+(protocols RTS and TC), each image is placed in the middle of one.
 """
 
 import tempfile
@@ -24,11 +24,9 @@ from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.registry.versions import HOW_TO_REGISTER, fetch_files, find_version
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import replace_atomically
-from pipelines.serving.rectification import parse_theta, rectify
-from pipelines.settings.image_form import ImageForm
+from pipelines.serving.rectification import parse_theta, rectify, to_shown, view_of
 from pipelines.tracking.client import connect
-from stn.distortions import Distortion
-from stn.transforms import Transform
+from stn.transforms import Affine, Transform
 
 
 class RankedClass(NamedTuple):
@@ -115,7 +113,7 @@ def predict(name: str, version: str, files: Sequence[str], out: Path | None = No
         pictures = _rectify_each(images, transform, theta, metadata)
         rectified, not_written = _write_pictures(pictures, name_pictures(list(images), out))
         if transform.heads == 1:
-            summaries = [*_summarize(transform, theta, metadata)]
+            summaries = [*_summarize(images.values(), transform, theta, metadata)]
     ranked = (_rank(probabilities, metadata.classes) for probabilities in outputs["probabilities"])
     rows = [
         Prediction(path, first, second, summary, target)
@@ -182,12 +180,8 @@ def make_table(predictions: Predictions) -> Table:
 
 def _input_pixels(images: Iterable[Image.Image], metadata: ModelMetadata) -> np.ndarray:
     """Return images as the model's input, uint8 (B, C, H, W)."""
-    channels, *size = metadata.image_shape
-    distortion = Distortion(canvas=metadata.canvas)
-    height, width = distortion.frame(*size)
-    form = ImageForm(height, width, channels)
-    pixels = torch.from_numpy(np.stack([to_pixels(image, form) for image in images]))
-    return distortion.onto_canvas(pixels).numpy()
+    pixels = torch.from_numpy(np.stack([to_pixels(image, metadata.form) for image in images]))
+    return metadata.distortion.onto_canvas(pixels).numpy()
 
 
 def _rank(probabilities: np.ndarray, classes: Sequence[str]) -> tuple[RankedClass, RankedClass]:
@@ -197,12 +191,15 @@ def _rank(probabilities: np.ndarray, classes: Sequence[str]) -> tuple[RankedClas
     return first, second
 
 
-def _summarize(transform: Transform, theta: Tensor, metadata: ModelMetadata) -> list[ThetaSummary]:
-    """Return a summary of each θ in ``theta`` (B, P)."""
-    _, height, width = metadata.image_shape
-    described = transform.describe(theta, height, width)
-    columns = (described[key].tolist() for key in ("rotation", "scale", "shift_x", "shift_y"))
-    return [ThetaSummary(*values) for values in zip(*columns, strict=True)]
+def _summarize(
+    images: Iterable[Image.Image], transform: Transform, theta: Tensor, metadata: ModelMetadata
+) -> Iterator[ThetaSummary]:
+    """Yield a summary of each θ in ``theta`` (B, P), in the coordinates of the image's rectified picture."""
+    for image, own in zip(images, theta[:, None], strict=True):
+        view = view_of(image.width, image.height, metadata.form, metadata.distortion)
+        size = round(view.shown.height), round(view.shown.width)
+        described = Affine().describe(to_shown(transform, own, view), *size)
+        yield ThetaSummary(*(described[key].item() for key in ThetaSummary._fields))
 
 
 def _rectify_each(
@@ -213,7 +210,7 @@ def _rectify_each(
     for i, image in enumerate(images.values()):
         yield rectify(
             image, transform, theta[i : i + 1], metadata.mean,
-            padding_mode=metadata.padding_mode, distortion=Distortion(canvas=metadata.canvas),
+            padding_mode=metadata.padding_mode, form=metadata.form, distortion=metadata.distortion,
         )  # fmt: skip
 
 

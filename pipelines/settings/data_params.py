@@ -2,15 +2,28 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from pipelines.settings.data_source import check_as_dvc_reads_it
-from pipelines.settings.image_form import ImageForm
+from pipelines.settings.image_form import Fit, ImageForm, height_and_width
 from pipelines.settings.variants import PaddingMode
 from pipelines.settings.yaml_file import Section
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Side = Annotated[int, Field(ge=4, le=1024)]
+Level = Annotated[int, Field(ge=0, le=255)]
+# Discriminate by type, so that only one union member reports an error.
+_one_or_list = Discriminator(lambda value: "list" if isinstance(value, list) else "one")
+Size = Annotated[
+    Annotated[Side, Tag("one")] | Annotated[list[Side], Field(min_length=2, max_length=2), Tag("list")], _one_or_list
+]
+Fill = Annotated[
+    Annotated[Level, Tag("level")]
+    | Annotated[list[Level], Field(min_length=3, max_length=3), Tag("color")]
+    | Annotated[Literal["edge"], Tag("edge")],
+    Discriminator(lambda value: {list: "color", str: "edge"}.get(type(value), "level")),
+]
 
 
 class DistortionParams(Section):
@@ -40,8 +53,10 @@ class DataParams(Section):
 
     dataset: Name
     source: str = Field(min_length=1)
-    size: int = Field(ge=4, le=1024)
+    size: Size
     channels: Literal[1, 3]
+    fit: Fit = "stretch"
+    fill: Fill = 0
     skip_broken: bool
     distortion: DistortionParams
     pixel_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
@@ -57,10 +72,17 @@ class DataParams(Section):
         check_as_dvc_reads_it(self.source)
         return self
 
+    @model_validator(mode="after")
+    def _gray_images_have_a_gray_fill(self):
+        if isinstance(self.fill, list) and self.channels == 1:
+            raise ValueError(f"fill: {self.fill} given with channels: 1; one number, or edge")
+        return self
+
     @property
     def form(self) -> ImageForm:
         """The form that the images are converted to."""
-        return ImageForm(self.size, self.size, self.channels)
+        height, width = height_and_width(self.size)
+        return ImageForm(height, width, self.channels, self.fit, self.fill)
 
 
 class PrepareParams(Section):

@@ -180,7 +180,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _images_are_larger_than_their_shift(self):
-        if self.train.shift >= self.data.size:
+        if self.train.shift >= min(self.data.form.height, self.data.form.width):
             raise ValueError(
                 f"train.shift: {self.train.shift} given; images of data.size {self.data.size} can move by less"
             )

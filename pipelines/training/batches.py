@@ -28,6 +28,6 @@ def make_training_data(
     )  # fmt: skip
     chosen = choose_residency(residency, splits, augmentation, device, sharing)
     return TrainingData(
-        meta.batches(splits.training, device, augmentation, sampler=recipe.sampler, residency=chosen),
+        meta.batches(splits.training, device, augmentation, chosen, sampler=recipe.sampler),
         meta.batches(splits.validation, device, residency=chosen),
     )

@@ -90,7 +90,8 @@ class Listener:
                 self._show_progress(seed, epochs, images_per_second)
             case EpochDone(time, seed, metrics, trouble):
                 self.last_epoch = time
-                self.accuracy_note = f" · validation {metrics['validation_accuracy']:.2%}"
+                accuracy, balanced = metrics["validation_accuracy"], metrics["validation_balanced_accuracy"]
+                self.accuracy_note = f" · validation accuracy {accuracy:.2%}, balanced {balanced:.2%}"
                 self._show_progress(seed, metrics["epoch"], metrics["images_per_second"])
                 self.recorder.log_epoch(seed, metrics)
                 self._show_trouble(seed, int(metrics["epoch"]), trouble)

@@ -24,8 +24,10 @@ PLOTS = {
 }
 
 
-def save_figures(study: optuna.Study, folder: Path) -> list[Path]:
+def save_figures(study: optuna.Study, objective: str, folder: Path) -> list[Path]:
     """Plot the finished trials into ``folder`` and return the paths of the pictures.
+
+    ``objective`` is the name of the objective on the axes.
 
     Without a finished trial there are no pictures. The importance of settings is left out unless two trials differ in
     their result.
@@ -37,7 +39,7 @@ def save_figures(study: optuna.Study, folder: Path) -> list[Path]:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna's plots are experimental, and some labels overlap
-            axes = np.ravel(np.asarray(plot(study)))
+            axes = np.ravel(np.asarray(plot(study, target_name=objective)))
             figure = axes[0].figure
             if name == "slices":
                 figure.set_size_inches(3 * len(axes), 4)

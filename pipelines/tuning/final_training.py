@@ -38,6 +38,7 @@ class FinalTraining(TaskHandler):
 
     def __init__(self, finals: Finals, waiting: list[Final], runs: StudyRuns, reporter: Reporter):
         self.finals, self.waiting, self.runs, self.reporter = finals, list(waiting), runs, reporter
+        self.metric = finals.setup.params.evaluate.metric
         self.running: dict[str, RunningFinal] = {}
         self.epochs = 0
 
@@ -61,15 +62,16 @@ class FinalTraining(TaskHandler):
     def on_epoch(self, task: Task, epoch: Epoch) -> None:
         running = self.running[task.key]
         self.epochs += 1
-        self.reporter.update(self.epochs, f"{running.final.finalist.name} · validation {epoch.accuracy:.2%}")
+        name, score = running.final.finalist.name, f"{epoch.score(self.metric):.2%}"
+        self.reporter.update(self.epochs, f"{name} · validation {self.metric.label} {score}")
         running.run.log_epoch(epoch.metrics)
 
     def on_end(self, task: Task, epoch: Epoch) -> None:
         final, run = self.running.pop(task.key)
         run.end("finished")
-        self.finals.store_accuracy(final, epoch.accuracy)
-        name = final.finalist.name
-        print(f"tune: {name}, training seed {final.seed}: validation {epoch.accuracy:.2%}", flush=True)
+        name, score = final.finalist.name, epoch.score(self.metric)
+        self.finals.store_score(final, score)
+        print(f"tune: {name}, training seed {final.seed}: validation {self.metric.label} {score:.2%}", flush=True)
 
     def on_failure(self, task: Task, failure: Failure) -> None:
         final, run = self.running.pop(task.key)

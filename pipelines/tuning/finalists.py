@@ -59,20 +59,24 @@ class Finals:
         """Name of the study's attribute that holds the result."""
         return f"final {final.finalist.name} {self.setup.params.train.epochs} {final.seed}"
 
-    def store_accuracy(self, final: Final, accuracy: float) -> None:
-        """Store the validation accuracy of a training in the study."""
-        self.study.set_user_attr(self.key(final), {"validation_accuracy": accuracy})
+    def store_score(self, final: Final, score: float) -> None:
+        """Store ``evaluate.metric`` of a training on the validation images in the study."""
+        self.study.set_user_attr(self.key(final), {self._metric: score})
 
     def store_failure(self, final: Final, reason: str) -> None:
         """Store in the study that a training failed; it is not tried again."""
         self.study.set_user_attr(self.key(final), {"reason": reason})
 
-    def accuracies(self) -> dict[str, float]:
-        """Mean validation accuracy of each finalist without a failure, by its name; the baseline comes first."""
+    def scores(self) -> dict[str, float]:
+        """Mean of ``evaluate.metric`` of each finalist without a failure, by its name; the baseline comes first."""
         means: dict[str, float] = {}
         for finalist in self.finalists():
             keys = [self.key(Final(finalist, seed)) for seed in self.setup.params.tune.final_seeds]
             results: list[dict[str, Any]] = [self.study.user_attrs[key] for key in keys]
-            if all("validation_accuracy" in result for result in results):
-                means[finalist.name] = statistics.fmean(result["validation_accuracy"] for result in results)
+            if all(self._metric in result for result in results):
+                means[finalist.name] = statistics.fmean(result[self._metric] for result in results)
         return means
+
+    @property
+    def _metric(self) -> str:
+        return self.setup.params.evaluate.metric.on_validation

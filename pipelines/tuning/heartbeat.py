@@ -1,4 +1,4 @@
-"""Heartbeat of the driver that runs a study, kept in the study: a second driver on another machine refuses to start.
+"""Heartbeat of the driver that runs a study, kept in the study: a second driver on another machine waits for its end.
 
 On one machine a lock does the same, see :func:`pipelines.tuning.study.open_study`.
 """
@@ -14,6 +14,7 @@ import psutil
 from pipelines.runtime.errors import ExternalError
 
 HEARTBEAT_EVERY_S = 10.0
+LOOK_EVERY_S = 5.0
 DEAD_AFTER_S = 120.0
 DRIVER = "driver"  # the study's attribute
 
@@ -47,6 +48,33 @@ class Driver(NamedTuple):
 THIS_PROCESS = (socket.gethostname(), os.getpid(), psutil.Process().create_time())
 
 
+def take_over(study: optuna.Study, shared: bool) -> None:
+    """Wait until no other driver runs the study, and mark it as run by this process.
+
+    Args:
+        shared: whether drivers on other machines use the study's storage. If two start at the same moment, the one that
+            wrote last keeps the study, and the other one waits.
+    """
+    printed = False
+    while True:
+        while (driver := _current_driver(study)) is not None and not driver.is_this_process() and driver.is_alive():
+            if not printed:
+                print(
+                    f"tune: process {driver.pid} on {driver.host} is running the study {study.study_name}; waiting "
+                    f"for it to finish",
+                    flush=True,
+                )
+                printed = True
+            time.sleep(LOOK_EVERY_S)
+        _mark(study)
+        if not shared:
+            return
+        time.sleep(1)
+        driver = _current_driver(study)
+        if driver is not None and driver.is_this_process():
+            return
+
+
 def send_heartbeat(study: optuna.Study) -> None:
     """Mark the study as run by this process; due every ``HEARTBEAT_EVERY_S``.
 
@@ -59,6 +87,10 @@ def send_heartbeat(study: optuna.Study) -> None:
             f"tune: process {driver.pid} on {driver.host} is running the study {study.study_name}; wait for it, or "
             f"stop it and try again in {DEAD_AFTER_S:.0f} s"
         )
+    _mark(study)
+
+
+def _mark(study: optuna.Study) -> None:
     study.set_user_attr(DRIVER, Driver(*THIS_PROCESS, time.time())._asdict())
 
 

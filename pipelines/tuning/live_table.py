@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.settings.metric import Metric
 from pipelines.tuning.study import failure_reason
 
 BEST = 5
@@ -22,10 +23,11 @@ class TrialsTable:
         total: number of trials to finish.
         epochs: epochs of a trial.
         finished: trials that earlier starts finished.
+        metric: the objective.
     """
 
-    def __init__(self, title: str, total: int, epochs: int, finished: list[FrozenTrial]):
-        self.title, self.total, self.epochs = title, total, epochs
+    def __init__(self, title: str, total: int, epochs: int, finished: list[FrozenTrial], metric: Metric):
+        self.title, self.total, self.epochs, self.metric = title, total, epochs, metric
         self.finished, self.finished_before = list(finished), len(finished)
         self.started = time.monotonic()
         console = Console()
@@ -43,20 +45,20 @@ class TrialsTable:
     def add_finished(self, trial: FrozenTrial) -> None:
         """Add a trial that has just finished."""
         self.finished.append(trial)
-        line = f"{self.title}: trial {trial.number} {describe_outcome(trial)}"
+        line = f"{self.title}: trial {trial.number} {describe_outcome(trial, self.metric)}"
         if self.live is None:
             print(f"{line}; {self._summary()}", flush=True)
         elif trial.state == TrialState.FAIL:  # the table has no column for reasons
             self.live.console.print(line, highlight=False)
 
     def show(self, running: Mapping[int, Sequence[float]]) -> None:
-        """Update the table; ``running`` maps each running trial's number to its accuracy after each epoch."""
+        """Update the table; ``running`` maps each running trial's number to its objective after each epoch."""
         if self.live is None:
             return
-        table = Table("trial", "state", "epochs", "validation accuracy")
-        for number, accuracies in running.items():
-            accuracy = f"{accuracies[-1]:.2%}" if accuracies else ""
-            table.add_row(str(number), "running", f"{len(accuracies)}/{self.epochs}", accuracy)
+        table = Table("trial", "state", "epochs", f"validation {self.metric.label}")
+        for number, scores in running.items():
+            score = f"{scores[-1]:.2%}" if scores else ""
+            table.add_row(str(number), "running", f"{len(scores)}/{self.epochs}", score)
         table.add_section()
         for trial in self._best():
             table.add_row(str(trial.number), "finished", f"{self.epochs}/{self.epochs}", f"{trial.value:.2%}")
@@ -74,11 +76,11 @@ class TrialsTable:
         return f"{done}/{self.total}{leader}{left}"
 
 
-def describe_outcome(trial: FrozenTrial) -> str:
-    """Describe how a trial finished, as the predicate of a sentence."""
+def describe_outcome(trial: FrozenTrial, metric: Metric) -> str:
+    """Describe how a trial finished, as the predicate of a sentence; ``metric`` is the objective."""
     if trial.state == TrialState.COMPLETE:
-        return f"reached {trial.value:.2%}"
+        return f"reached {trial.value:.2%} validation {metric.label}"
     if trial.state == TrialState.PRUNED:
         last = max(trial.intermediate_values)
-        return f"was pruned after epoch {last} at {trial.intermediate_values[last]:.2%}"
+        return f"was pruned after epoch {last} at {trial.intermediate_values[last]:.2%} validation {metric.label}"
     return f"failed: {failure_reason(trial)}"

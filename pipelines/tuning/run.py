@@ -14,6 +14,7 @@ from pipelines.runtime.files import read_json, write_json
 from pipelines.runtime.home import state_dir
 from pipelines.runtime.keys import digest_code, key_of
 from pipelines.runtime.progress import Timeline
+from pipelines.settings.metric import Metric
 from pipelines.settings.params import Params
 from pipelines.settings.variants import BASELINE, VariantParams, variant_file
 from pipelines.tracking.client import connect, store_errors_explained
@@ -61,7 +62,7 @@ def tune(params: Params, baseline: VariantParams) -> TuningResults:
     setup = TuningSetup(params, baseline, load_meta())
     check_setup(setup)
     if not params.tune.trials:
-        results = TuningResults(winner=BASELINE)
+        results = TuningResults(metric=params.evaluate.metric, winner=BASELINE)
         write_winner(baseline, ["The baseline network: no trials were run (tune.trials: 0)."], results)
         save_note("no trials were run (tune.trials: 0)", PICTURES)
         return results
@@ -88,7 +89,8 @@ def tune(params: Params, baseline: VariantParams) -> TuningResults:
                     timeline.mark("finalists")
                 timeline.mark("end of Ray")
             winner = choose_winner(finals)
-            runs.finish(save_figures(study, PICTURES), winner.accuracies)
+            objective = f"validation {winner.metric.label}"
+            runs.finish(save_figures(study, objective, PICTURES), winner.scores)
             results, comment = summarize(study, winner), describe_winner(study, winner, params.train.epochs)
             write_winner(make_tuned_variant(study, winner), comment, results)
             timeline.mark("winner")
@@ -109,6 +111,8 @@ def study_name(params: Params, baseline: VariantParams, meta: DatasetMeta) -> tu
         "the prepared data": meta.digest,
         "the code of a trial": digest_code(*TRIAL_CODE, *own_code(baseline.classifier)),
     }
+    if params.evaluate.metric != Metric.ACCURACY:  # left out so that studies of earlier code keep their names
+        parts["evaluate.metric"] = params.evaluate.metric
     return f"stn-{meta.dataset}-{key_of(parts)}", parts
 
 
@@ -116,7 +120,7 @@ def _print_changes(dataset: str, name: str, parts: dict[str, str]) -> None:
     """Print which parts differ from those of the last study of this data set, and keep the new ones."""
     path = state_dir("tuning") / f"{dataset}.json"
     last = read_json(path) if path.exists() else {}
-    changed = [part for part, digest in parts.items() if last and last.get(part) != digest]
+    changed = [part for part in {**parts, **last} if last and last.get(part) != parts.get(part)]
     if changed:
         print(f"tune: {' and '.join(changed)} changed since the last study: this study is {name}", flush=True)
     write_json(path, parts)

@@ -65,6 +65,7 @@ class StudyRuns:
         recipe = trial_recipe(setup.params).model_dump(exclude={"epochs"})  # logged as tune.epochs
         changeable = flatten({"tune": setup.params.tune.model_dump(exclude=FIXED)})
         tags = {name: str(value) for name, value in changeable.items()}
+        tags["evaluate.metric"] = str(setup.params.evaluate.metric)
         tags |= commit.tags | {"data_digest": meta.digest, "study": study_name}
         dataset = Dataset(meta.dataset, meta.digest, meta.source)
         self.parent.describe_now(flatten({"tune": fixed, "train": recipe}), tags, dataset, commit.diff)
@@ -83,9 +84,10 @@ class StudyRuns:
         run = Run(self.outbox, self.experiment, f"{self.study_name}/{key}")
         return ChildRun(run, name, self.parent.run_id, params)
 
-    def finish(self, pictures: list[Path], accuracies: Mapping[str, float]) -> None:
-        """Log the study's pictures and the finalists' accuracies to the parent run and end it."""
+    def finish(self, pictures: list[Path], scores: Mapping[str, float]) -> None:
+        """Log the study's pictures and the finalists' ``evaluate.metric`` to the parent run and end it."""
         for picture in pictures:
             self.parent.log_file(picture, "study")
-        self.parent.log_summary_metrics({f"final_accuracy_{name}": value for name, value in accuracies.items()})
+        metric = self.setup.params.evaluate.metric
+        self.parent.log_summary_metrics({f"final_{metric}_{name}": value for name, value in scores.items()})
         self.parent.end("FINISHED")

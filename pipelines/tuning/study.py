@@ -3,7 +3,6 @@
 Optuna's own recovery by heartbeats does not cover studies that use ``ask`` and ``tell``.
 """
 
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.home import state_dir
 from pipelines.runtime.locks import hold_lock
 from pipelines.settings.params import TuneParams
-from pipelines.tuning.heartbeat import clear_heartbeat, send_heartbeat
+from pipelines.tuning.heartbeat import clear_heartbeat, take_over
 
 MAX_RETRIES = 2
 # Attributes of a trial.
@@ -43,13 +42,13 @@ def location(name: str) -> str:
 
 @contextmanager
 def open_study(name: str, settings: TuneParams) -> Iterator[optuna.Study]:
-    """Open the study ``name``, or create it, for this process alone.
+    """Open the study ``name``, or create it, for this process alone. If another driver runs it, wait for its end.
 
     Raises:
-        ExternalError: the storage does not answer or is damaged, or another driver runs the study.
+        ExternalError: the storage does not answer or is damaged.
         UserError: OPTUNA_STORAGE is not the address of a database.
     """
-    with hold_lock(name, wait=False):
+    with hold_lock(name):
         try:
             study = optuna.create_study(
                 study_name=name, storage=_storage(name), direction="maximize", load_if_exists=True,
@@ -60,13 +59,10 @@ def open_study(name: str, settings: TuneParams) -> Iterator[optuna.Study]:
                 f"{location(name)}: damaged ({error}); move it away to start the study again: the results of its "
                 f"trials stay in MLflow"
             ) from None
-        # With the seed of the first start, a resumed sampler would draw the same values again.
-        study.sampler = _sampler(settings, settings.seed + len(study.trials))
         try:
-            send_heartbeat(study)
-            if environment.get("OPTUNA_STORAGE"):
-                time.sleep(1)  # if two drivers start at the same moment, the one that wrote last keeps the study
-                send_heartbeat(study)
+            take_over(study, shared=bool(environment.get("OPTUNA_STORAGE")))
+            # With the seed of the first start, a resumed sampler would draw the same values again.
+            study.sampler = _sampler(settings, settings.seed + len(study.trials))
             yield study
         except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError) as error:
             reason = str(getattr(error, "orig", error)).partition("\n")[0]
@@ -141,18 +137,27 @@ def _storage(name: str) -> BaseStorage:
     if environment.get("OPTUNA_STORAGE"):
         try:
             return RDBStorage(place, engine_kwargs={"pool_pre_ping": True})
+        except RuntimeError as error:  # the tables are those of another version, or of another program
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"OPTUNA_STORAGE: Optuna cannot use this database ({reason}); give it one of its own, that MLflow "
+                f"does not use"
+            ) from None
         except (sqlalchemy.exc.ArgumentError, ImportError, ValueError) as error:
             # The address may contain a password: the message does not repeat it.
             raise UserError(f"OPTUNA_STORAGE: not the address of a supported database: {error}") from None
         except sqlalchemy.exc.DatabaseError as error:
             reason = str(error.orig).partition("\n")[0]
             raise ExternalError(f"OPTUNA_STORAGE: the database does not answer: {reason}") from None
-    # No other process uses the study: a lock and an incomplete last line are left over from a killed driver.
+    # No other process uses the study: a lock and an incomplete last line are left over from a killed driver. Network
+    # file systems may leave blank lines or zeros after it.
     for left in state_dir("tuning").glob(f"{name}.log.lock*"):
         left.unlink()
     with Path(place).open("ab+") as journal:
         journal.seek(0)
-        journal.truncate(journal.read().rfind(b"\n") + 1)
+        whole = journal.read()
+        end = len(whole[: whole.rfind(b"\n") + 1].rstrip(b"\n\0"))
+        journal.truncate(end + 1 if end else 0)
     return JournalStorage(JournalFileBackend(place))
 
 

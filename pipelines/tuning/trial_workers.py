@@ -14,6 +14,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from pipelines.outputs.prepared_data import DatasetMeta
+from pipelines.settings.metric import Metric
 from pipelines.training.batches import make_training_data
 from pipelines.training.cluster import room_for_trials
 from pipelines.training.precision import Precision, measure_precision
@@ -56,10 +57,9 @@ class Epoch(NamedTuple):
     metrics: dict[str, float]
     seconds: float
 
-    @property
-    def accuracy(self) -> float:
-        """Validation accuracy in [0, 1]."""
-        return self.metrics["validation_accuracy"]
+    def score(self, metric: Metric) -> float:
+        """A metric on the validation images, in [0, 1]."""
+        return self.metrics[metric.on_validation]
 
     @property
     def number(self) -> int:

@@ -43,7 +43,8 @@ def run_trials(study: optuna.Study, setup: TuningSetup, runs: StudyRuns, pool: P
         ExternalError: all of them failed.
     """
     settings = setup.params.tune
-    with TrialsTable("tune", settings.trials, settings.epochs, finished_trials(study)) as table:
+    metric = setup.params.evaluate.metric
+    with TrialsTable("tune", settings.trials, settings.epochs, finished_trials(study), metric) as table:
         run_tasks(pool, Trials(study, setup, runs, table), heartbeat)
     finished = finished_trials(study)
     if finished and all(trial.state == TrialState.FAIL for trial in finished):
@@ -76,7 +77,7 @@ class RunningTrial:
     Args:
         trial: the trial in the study.
         run: its run in MLflow.
-        accuracies: validation accuracy after each epoch.
+        scores: ``evaluate.metric`` on the validation images after each epoch.
         training_seconds: time that the worker has spent in epochs.
         started: value of ``time.monotonic()``.
         pruned: whether the pruner has stopped it.
@@ -84,7 +85,7 @@ class RunningTrial:
 
     trial: optuna.Trial
     run: ChildRun
-    accuracies: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
     training_seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)
     pruned: bool = False
@@ -98,6 +99,7 @@ class Trials(TaskHandler):
 
     def __init__(self, study: optuna.Study, setup: TuningSetup, runs: StudyRuns, table: TrialsTable):
         self.study, self.setup, self.runs, self.table = study, setup, runs, table
+        self.metric = setup.params.evaluate.metric
         self.running: dict[str, RunningTrial] = {}
 
     def is_unfinished(self) -> bool:
@@ -119,9 +121,9 @@ class Trials(TaskHandler):
 
     def should_continue(self, task: Task, epoch: Epoch) -> bool:
         running = self.running[task.key]
-        running.accuracies.append(epoch.accuracy)
+        running.scores.append(epoch.score(self.metric))
         running.training_seconds += epoch.seconds
-        running.trial.report(epoch.accuracy, step=epoch.number)
+        running.trial.report(running.scores[-1], step=epoch.number)
         if epoch.number == task.recipe.epochs:
             return False
         running.pruned = running.trial.should_prune()
@@ -139,7 +141,7 @@ class Trials(TaskHandler):
             self.study.tell(running.trial, state=TrialState.PRUNED)
         else:
             running.run.end("finished")
-            self.study.tell(running.trial, epoch.accuracy)
+            self.study.tell(running.trial, epoch.score(self.metric))
         self.table.add_finished(self.study.trials[running.trial.number])
 
     def on_failure(self, task: Task, failure: Failure) -> None:
@@ -150,4 +152,4 @@ class Trials(TaskHandler):
         self.table.add_finished(self.study.trials[running.trial.number])
 
     def refresh(self) -> None:
-        self.table.show({running.trial.number: running.accuracies for running in self.running.values()})
+        self.table.show({running.trial.number: running.scores for running in self.running.values()})

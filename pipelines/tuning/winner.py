@@ -11,23 +11,26 @@ from ruamel.yaml import YAML
 
 from pipelines.outputs.tuning_results import PICTURES, TuningResults
 from pipelines.runtime.files import write_text
+from pipelines.settings.metric import Metric
 from pipelines.settings.variants import TUNED, Origin, VariantParams, variant_file
 from pipelines.tuning.finalists import Finalist, Finals
 from pipelines.tuning.study import OVERHEAD, finished_trials
 
 
 class Winner(NamedTuple):
-    """The best finalist, and the mean validation accuracy of all finalists by their names."""
+    """The best finalist, and the mean of the metric on validation of all finalists by their names."""
 
     finalist: Finalist
-    accuracies: Mapping[str, float]
+    scores: Mapping[str, float]
+    metric: Metric
 
 
 def choose_winner(finals: Finals) -> Winner:
-    """Choose the finalist with the best mean accuracy; of equal ones the first, and the baseline comes first."""
+    """Choose the finalist with the best mean score; of equal ones the first, and the baseline comes first."""
     finalists = {finalist.name: finalist for finalist in finals.finalists()}
-    accuracies = finals.accuracies()
-    return Winner(finalists[max(accuracies, key=lambda name: accuracies[name])], accuracies)
+    scores = finals.scores()
+    best = max(scores, key=lambda name: scores[name])
+    return Winner(finalists[best], scores, finals.setup.params.evaluate.metric)
 
 
 def summarize(study: optuna.Study, winner: Winner) -> TuningResults:
@@ -40,7 +43,7 @@ def summarize(study: optuna.Study, winner: Winner) -> TuningResults:
         overhead_seconds=statistics.median(
             trial.user_attrs[OVERHEAD] for trial in trials if OVERHEAD in trial.user_attrs
         ),
-        finalists=winner.accuracies, winner=winner.finalist.name,
+        finalists=winner.scores, metric=winner.metric, winner=winner.finalist.name,
     )  # fmt: skip
 
 
@@ -51,10 +54,12 @@ def describe_winner(study: optuna.Study, winner: Winner, epochs: int) -> list[st
         lines = [f"The baseline network: no trial of the study {study.study_name} was better at full length."]
     else:
         trial = study.trials[number]
-        lines = [f"Trial {number} of the study {study.study_name}, {trial.value:.2%} in its trial:"]
+        lines = [
+            f"Trial {number} of the study {study.study_name}, {trial.value:.2%} {winner.metric.label} in its trial:"
+        ]
         lines += [f"  {name}: {value}" for name, value in trial.params.items()]
-    accuracies = ", ".join(f"{name} {value:.2%}" for name, value in winner.accuracies.items())
-    return [*lines, f"Validation accuracy after {epochs} epochs: {accuracies}."]
+    scores = ", ".join(f"{name} {value:.2%}" for name, value in winner.scores.items())
+    return [*lines, f"Validation {winner.metric.label} after {epochs} epochs: {scores}."]
 
 
 def make_tuned_variant(study: optuna.Study, winner: Winner) -> VariantParams:

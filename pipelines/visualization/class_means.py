@@ -7,9 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipelines.visualization.figures import CELL, show, to_uint8
-
-COLUMNS = 8
+from pipelines.visualization.figures import lay_out_cells, show, to_uint8
 
 
 class ClassMeans(NamedTuple):
@@ -58,16 +56,18 @@ class ClassSums:
         return ClassMeans(255 * means.nan_to_num().float(), variances, within.item() if varies else math.nan)
 
 
-def draw_class_means(before: ClassMeans, after: ClassMeans, classes: list[str]) -> Figure:
+def draw_class_means(before: ClassMeans, after: ClassMeans, classes: list[str], total: int) -> Figure:
     """Draw the mean image of each class before the transformer and, below it, after it, each with its variance.
 
     Args:
         classes: name of each class, K.
+        total: number of all classes; a larger one than K is named in the title.
     """
-    rows = math.ceil(len(classes) / COLUMNS)
-    columns = math.ceil(len(classes) / rows)
     height, width = (max(means.images.shape[side] for means in (before, after)) for side in (2, 3))
-    size = (columns * CELL * 1.1, rows * CELL * 2 * max(1.0, height / width) + 0.9)
+    columns, cell_height, cell_width = lay_out_cells(len(classes), height, width)
+    rows = math.ceil(len(classes) / columns)
+    columns = math.ceil(len(classes) / rows)
+    size = (columns * cell_width * 1.1, rows * cell_height * 2 + 0.9)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(2 * rows, columns, squeeze=False)
     for ax in axes.flat:
@@ -79,5 +79,7 @@ def draw_class_means(before: ClassMeans, after: ClassMeans, classes: list[str]) 
             variance = f"variance {means.variances[i]:.4f}"
             ax.set_title(variance if row else f"{name}\n{variance}", fontsize=7)
     shares = ("all images are equal" if math.isnan(w) else f"{w:.1%}" for w in (before.within, after.within))
-    figure.suptitle("share of the variance within classes: input {}, rectified {}".format(*shares), fontsize=9)
+    shown = f"the first {len(classes)} of {total} classes; " if total > len(classes) else ""
+    title = "share of the variance within classes: input {}, rectified {}".format(*shares)
+    figure.suptitle(shown + title, fontsize=9)
     return figure

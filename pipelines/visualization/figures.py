@@ -9,7 +9,9 @@ from torch import Tensor
 
 HEAD_COLORS = ("#d1495b", "#2e86ab", "#e09f3e", "#3a7d44")  # of parallel transformers, repeated for more of them
 GRID_LINES = 7  # drawn lines of a sampling grid, per direction
+COLUMNS = 8  # images in a row
 CELL = 1.25  # inches
+WIDE = 1.5  # width / height from which an image has two cells
 TEXT_LINE = 0.1  # inches
 
 
@@ -19,10 +21,13 @@ def draw_rectified_batch(images: Tensor, rectified: Tensor) -> Figure:
     Args:
         images, rectified: pixel values in [0, 255], (B, C, H, W).
     """
-    columns = math.ceil(math.sqrt(len(images)))
-    figure = Figure(figsize=(10, 5.3), layout="constrained")
-    for axes, batch, title in zip(figure.subplots(1, 2), (images, rectified), ("input", "rectified"), strict=True):
-        show(axes, _mosaic(batch, columns))
+    height, width = images.shape[-2:]
+    columns = min(len(images), math.ceil(math.sqrt(len(images) * height / width)))
+    mosaics = [_mosaic(batch, columns) for batch in (images, rectified)]
+    tallest = max(mosaic.shape[0] / mosaic.shape[1] for mosaic in mosaics)
+    figure = Figure(figsize=(10, 4.9 * tallest + 0.4), layout="constrained")
+    for axes, mosaic, title in zip(figure.subplots(1, 2), mosaics, ("input", "rectified"), strict=True):
+        show(axes, mosaic)
         axes.set_title(title)
     return figure
 
@@ -43,14 +48,14 @@ def draw_sampling_grids(images: Tensor, rectified: Tensor, grids: Tensor, theta:
     heads, numbers, coordinates = theta_BHRC.shape[1:]
     has_points = coordinates == 2
     text_lines = 0 if has_points else heads * numbers
-    columns = min(8, len(images))
+    height, width = images.shape[-2:]
+    columns, cell_height, cell_width = lay_out_cells(len(images), height, width)
     rows = math.ceil(len(images) / columns)
-    row_height = CELL * (2.1 + heads) + TEXT_LINE * max(0, text_lines - 2)
-    figure = Figure(figsize=(columns * CELL * 1.1, rows * row_height), layout="constrained")
+    row_height = cell_height * (2.1 + heads) + TEXT_LINE * max(0, text_lines - 2)
+    figure = Figure(figsize=(columns * cell_width * 1.1, rows * row_height), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows * 2, columns)).reshape(rows * 2, columns)
     for ax in axes.flat:
         ax.axis("off")
-    height, width = images.shape[-2:]
     for i, title in enumerate(titles):
         above, below = axes[i // columns * 2, i % columns], axes[i // columns * 2 + 1, i % columns]
         show(above, to_uint8(images[i]))
@@ -69,6 +74,15 @@ def draw_sampling_grids(images: Tensor, rectified: Tensor, grids: Tensor, theta:
             text = "\n".join("  ".join(f"{number:+.2f}" for number in row) for row in matrix_rows)
             below.set_title(text, fontsize=6, family="monospace")
     return figure
+
+
+def lay_out_cells(count: int, height: int, width: int) -> tuple[int, float, float]:
+    """Lay out images of height × width pixels in rows: the number of columns, and height and width of a cell in inches.
+
+    Wide images have wider cells, and fewer of them are in a row.
+    """
+    cells = 2 if width >= WIDE * height else 1
+    return min(count, COLUMNS // cells), max(0.8 * CELL, CELL * cells * height / width), CELL * cells
 
 
 def grid_lines(count: int) -> np.ndarray:

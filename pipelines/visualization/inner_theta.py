@@ -7,6 +7,7 @@ from pipelines.outputs.prepared_data import DatasetMeta, Labeled
 from pipelines.outputs.trained_models import Trained
 from pipelines.visualization.charts import draw_theta_distributions
 from pipelines.visualization.figures import draw_sampling_grids
+from pipelines.visualization.names import shorten_names
 from pipelines.visualization.theta import BATCH_SIZE, CPU, choose_shown
 from stn.batches import limit_batch
 from stn.classifiers import INPUT
@@ -23,7 +24,7 @@ def draw_inner_theta(model: Trained, meta: DatasetMeta, test: Labeled, examples:
     Returns:
         ``theta-<place>`` and ``grids-<place>`` → figure. Empty if there is none.
     """
-    network, batches, classes = model.network, meta.ordered_batches(test, CPU), list(meta.classes)
+    network, batches, classes = model.network, meta.ordered_batches(test, CPU), shorten_names(meta.classes)
     if not network.inner:
         return {}
     thetas = predict(network, batches.ordered(limit_batch(batches, BATCH_SIZE))).thetas

@@ -9,10 +9,12 @@ import jinja2
 from PIL import Image
 
 from pipelines.outputs import tuning_results
+from pipelines.outputs.class_results import MOST_CLASSES, weakest
 from pipelines.outputs.evaluation_results import read_results
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.outputs.trained_models import Trained
 from pipelines.runtime.files import read_json
+from pipelines.settings.metric import Metric
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 ANIMATION = "epochs"  # name of the animation among the pictures of a variant
@@ -30,6 +32,9 @@ def render_report(meta: DatasetMeta, best: Mapping[str, Trained], pictures: Mapp
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         meta=meta,
         results=read_results(),
+        metrics=list(Metric),
+        most_classes=MOST_CLASSES,
+        weakest=weakest,
         tuning=read_json(tuning_results.METRICS),
         best=best,
         with_theta=with_theta,

@@ -7,13 +7,15 @@ from matplotlib.figure import Figure
 
 from pipelines.outputs import tuning_results
 from pipelines.outputs.alignment_results import read_undone
-from pipelines.outputs.evaluation_results import read_curve, read_reliability
+from pipelines.outputs.class_results import read_confusion
+from pipelines.outputs.evaluation_results import read_curve, read_reliability, read_results
 from pipelines.outputs.motions import MOTIONS, UNDONE_MOTIONS
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_meta, load_split
 from pipelines.outputs.reports import PICTURES, REPORT
 from pipelines.outputs.trained_models import Trained, best_on_validation, load_theta_history, load_trained
 from pipelines.runtime.files import replace_atomically, write_text
 from pipelines.runtime.progress import track
+from pipelines.settings.metric import Metric
 from pipelines.settings.params import VisualizeParams
 from pipelines.tracking.client import connect, log_files, run_exists
 from pipelines.visualization.animation import write_animation
@@ -25,19 +27,34 @@ from pipelines.visualization.charts import (
     draw_undone_by_epoch,
     mean_curve,
 )
+from pipelines.visualization.confusion import draw_confusion
 from pipelines.visualization.inner_theta import draw_inner_theta
+from pipelines.visualization.names import choose_fonts
 from pipelines.visualization.report import ANIMATION, render_report
 from pipelines.visualization.theta import draw_theta, draw_theta_history
 
 
 def visualize(variants: Sequence[str], settings: VisualizeParams) -> None:
-    """Draw all figures, log them to the runs of the models that they show, and write the report."""
+    """Draw all figures, log them to the runs of the models that they show, and write the report.
+
+    The metric of the results of the stage evaluate selects the model of each variant.
+    """
+    metric = read_results().metric
     meta, validation, test = load_meta(), load_split("validation"), load_split("test")
+    if missing := choose_fonts([*meta.classes, *variants]):
+        print(
+            f"visualize: no installed font has {missing}, which names of classes contain; they are drawn as boxes. "
+            f"Install a font that has them, such as Noto Sans CJK for Chinese, Japanese and Korean",
+            flush=True,
+        )
     models = {variant: load_trained(variant, meta) for variant in variants}
-    best = {variant: best_on_validation(trained) for variant, trained in models.items()}
+    best = {variant: best_on_validation(trained, metric) for variant, trained in models.items()}
     client = connect()
 
-    pictures = _save_charts(models)
+    pictures = _save_charts(models, metric)
+    for variant in variants:
+        confusion = draw_confusion(read_confusion(variant, meta.classes), len(meta.classes))
+        pictures[f"confusion-{variant}"] = _save(confusion, f"confusion-{variant}")
     for model in track("visualize", best.values(), len(best)):
         if model.network.transformer is not None:
             pictures |= _save_theta_pictures(model, meta, validation, test, settings.examples)
@@ -48,14 +65,15 @@ def visualize(variants: Sequence[str], settings: VisualizeParams) -> None:
         if run_exists(client, model.run_id):
             own = [file for name, file in pictures.items() if name.startswith(f"{variant}/")]
             log_files(client, model.run_id, own, "theta")
-            compared = [pictures[name] for name in ("robustness", "reliability", "undone") if name in pictures]
+            names = ("robustness", "reliability", "undone", f"confusion-{variant}")
+            compared = [pictures[name] for name in names if name in pictures]
             log_files(client, model.run_id, compared, "evaluation")
 
     pictures |= {f"tune/{file.stem}": file for file in sorted(tuning_results.PICTURES.glob("*.png"))}
     write_text(REPORT, render_report(meta, best, pictures))
 
 
-def _save_charts(models: Mapping[str, Sequence[Trained]]) -> dict[str, Path]:
+def _save_charts(models: Mapping[str, Sequence[Trained]], metric: Metric) -> dict[str, Path]:
     """Draw and save the charts that compare all variants. Returns name → file."""
     histories = {variant: [model.history for model in trained] for variant, trained in models.items()}
     robustness = {
@@ -70,6 +88,10 @@ def _save_charts(models: Mapping[str, Sequence[Trained]]) -> dict[str, Path]:
         "robustness": draw_robustness(robustness),
         "reliability": draw_reliability({variant: read_reliability(variant) for variant in models}),
     }
+    measured = all(metric.on_validation in of_seed[0] for of_seeds in histories.values() for of_seed in of_seeds)
+    if metric != Metric.ACCURACY and measured:
+        label = f"validation {metric.label}"
+        figures["curves-metric"] = draw_learning_curves(histories, metric.on_validation, label)
     if any(undone.values()):
         figures["undone"] = draw_undone(undone)
     with_theta = {v: of_seeds for v, of_seeds in histories.items() if "theta_undone_rotation" in of_seeds[0][0]}

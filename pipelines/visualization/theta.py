@@ -15,6 +15,7 @@ from pipelines.visualization.animation import draw_filmstrip, draw_frame
 from pipelines.visualization.charts import draw_theta_distributions
 from pipelines.visualization.class_means import ClassSums, draw_class_means
 from pipelines.visualization.figures import draw_rectified_batch, draw_sampling_grids
+from pipelines.visualization.names import shorten_names
 from stn.batches import Batches, limit_batch
 from stn.classifiers import INPUT
 from stn.spatial_transformer import SpatialTransformer
@@ -83,7 +84,7 @@ def draw_theta(model: Trained, meta: DatasetMeta, test: Labeled, examples: int) 
         grids=_draw_grids(model, meta, first),
         worst=_draw_grids(model, meta, Labeled(test.images[worst], test.labels[worst])),
         theta=draw_theta_distributions(described),
-        means=_draw_means(model, batches, thetas[INPUT], list(meta.classes)[:examples]),
+        means=_draw_means(model, batches, thetas[INPUT], shorten_names(meta.classes[:examples])),
     )
 
 
@@ -94,12 +95,13 @@ def choose_shown(test: Labeled, examples: int) -> Tensor:
 
 def _draw_means(model: Trained, batches: Batches, theta: Tensor, classes: list[str]) -> Figure:
     """Draw the mean image of each of the first classes before and after the transformer with θ (N, P)."""
+    total = batches.classes
     transformer, before, after = transformer_of(model), ClassSums(len(classes)), ClassSums(len(classes))
     size = limit_batch(batches, BATCH_SIZE)
     for (images, labels), of_batch in zip(batches.ordered(size), theta.split(size), strict=True):
         before.add(batches.denormalize(images), labels)
         after.add(batches.denormalize(transformer.resample(images, of_batch)), labels)
-    return draw_class_means(before.means(), after.means(), classes)
+    return draw_class_means(before.means(), after.means(), classes, total)
 
 
 def _draw_grids(model: Trained, meta: DatasetMeta, split: Labeled) -> Figure:
@@ -107,7 +109,7 @@ def _draw_grids(model: Trained, meta: DatasetMeta, split: Labeled) -> Figure:
     rectifier = Rectifier(model, meta, split)
     theta = rectifier.theta()
     predicted = model.network(rectifier.images).argmax(1)
-    classes = list(meta.classes)
+    classes = shorten_names(meta.classes)
     titles = [
         classes[label] if label == answer else f"{classes[label]} (predicted {classes[answer]})"
         for label, answer in zip(split.labels.tolist(), predicted.tolist(), strict=True)
@@ -142,7 +144,7 @@ def draw_theta_history(
     columns = np.unique(np.geomspace(1, epochs, MAX_COLUMNS).round().astype(int)).tolist()
     filmstrip = draw_filmstrip(
         split.images.float(), {epoch: rectifier.rectify(theta_of_epoch[epoch]) for epoch in columns},
-        [meta.classes[int(label)] for label in split.labels],
+        shorten_names([meta.classes[int(label)] for label in split.labels]),
     )  # fmt: skip
     frames = []
     for epoch in np.linspace(0, epochs, min(MAX_FRAMES, epochs + 1)).round().astype(int).tolist():

@@ -33,16 +33,24 @@ class Affine(Transform):
 
 
 class Similarity(Affine):
-    """Rotation, uniform scale and shift: θ = (a, b, x, y) is the matrix (a, -b, x; b, a, y).
+    """Rotation, uniform scale and shift: θ = (a, b, x, y) is the matrix (a, -b, x; b, a, y) of square images.
 
     The matrix is linear in its four parameters. An angle as a parameter would wrap around.
+
+    Args:
+        aspect: width / height of the images. It keeps rotations rigid on images that are not square: the matrix is
+            (a, -b / aspect, x; b · aspect, a, y).
     """
 
     identity = (1.0, 0.0, 0.0, 0.0)
 
+    def __init__(self, bound: float | None = None, aspect: float = 1.0):
+        super().__init__(bound)
+        self.aspect = aspect
+
     def matrix(self, theta: Tensor) -> Tensor:
         a, b, x, y = theta.unbind(1)
-        return torch.stack((a, -b, x, b, a, y), 1).view(-1, 2, 3)
+        return torch.stack((a, -b / self.aspect, x, b * self.aspect, a, y), 1).view(-1, 2, 3)
 
 
 class Attention(Affine):

@@ -87,12 +87,14 @@ class Transform(nn.Module):
     def describe(self, theta: Tensor, *size: int) -> dict[str, Tensor]:
         """Describe θ (B, P) by quantities that people can read, each of shape (B,).
 
+        ``size`` is the height and width of the images, or the depth, height and width.
+
         All quantities except ``outside`` describe :meth:`local_matrix`, which is the whole transform for affine
         families:
 
         - ``scale``: √|det|. A scale below 1 zooms in.
         - ``rotation``: rotation of the grid in degrees, in (-180, 180], clockwise as displayed. It is the rotation of
-          the polar decomposition; for 2×2 matrices with a positive determinant this is atan2(c - b, a + d).
+          the polar decomposition in pixels; for 2×2 matrices with a positive determinant this is atan2(c - b, a + d).
         - ``shift_x``, ``shift_y``: shift in units of half the image. Positive shifts look right and down.
         - ``determinant``: negative if the image is mirrored.
         - ``outside``: share of the grid points that lie outside the image, in [0, 1].
@@ -100,9 +102,11 @@ class Transform(nn.Module):
         matrix_B23 = self.local_matrix(theta.float())
         a, b, c, d = (matrix_B23[:, i, j] for i in (0, 1) for j in (0, 1))
         determinant = a * d - b * c
+        height, width = size
+        aspect = width / height
         return {
             "scale": determinant.abs().sqrt(),
-            "rotation": torch.atan2(c - b, a + d) * (180 / math.pi),
+            "rotation": torch.atan2(c / aspect - b * aspect, a + d) * (180 / math.pi),
             "shift_x": matrix_B23[:, 0, 2],
             "shift_y": matrix_B23[:, 1, 2],
             "determinant": determinant,

@@ -94,6 +94,16 @@ def test_the_distance_is_scale_free_and_an_unknown_rotation_rewards_no_zoom(angl
         assert distance(still, both[1]) > expected, "one zooms"
 
 
+@pytest.mark.parametrize("size", [(16, 16), (32, 100), (94, 24)])
+def test_the_distance_of_a_rotation_is_the_same_on_images_of_every_shape(size):
+    angle = 0.7
+    term = AlignmentTerm(make_network(Affine()), make_batches(size=size), RECIPE, seed=0, epoch=0)
+    still, turned = torch.zeros(24), torch.full((24,), angle)
+    term.motions = sampling_matrix(turned, still + 1, still, still, aspect=size[1] / size[0])
+    value = value_of(term, {"input": identity(8), "second view": identity(8)})
+    assert value == pytest.approx((2 - 2 * math.cos(angle)) / 2, rel=1e-4)
+
+
 def test_upright_is_zero_for_the_inverse_of_the_distortion_and_positive_for_the_identity():
     batches = make_batches(Augmentation(distortion=MOTION))
     term = AlignmentTerm(make_network(Affine()), batches, replace(RECIPE, alignment=UPRIGHT), seed=3, epoch=1)

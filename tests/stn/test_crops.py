@@ -24,16 +24,19 @@ def test_every_window_lies_in_the_image_and_has_an_allowed_area_and_aspect(size,
     assert (top >= 0).all() and (left >= 0).all() and (tall >= 1).all() and (wide >= 1).all()
     assert (top + tall <= size[0]).all() and (left + wide <= size[1]).all()
     # Both sides are rounded to whole pixels.
-    fallback = (wide == min(size[1], round(size[0] * 4 / 3))) & (tall == min(size[0], round(size[1] * 4 / 3)))
-    assert (((tall - 0.5) * 3 / 4 <= wide + 0.5) & ((wide - 0.5) * 3 / 4 <= tall + 0.5)).all()
+    fallback = (wide == size[1]) & (tall == size[0])
+    aspect = size[1] / size[0]  # of a window, the aspect ratio is relative to that of the image
+    narrow, broad = (tall - 0.5) * 3 / 4 * aspect <= wide + 0.5, (wide - 0.5) * 3 / 4 <= (tall + 0.5) * aspect
+    assert (narrow & broad).all()
     low, high = ((tall + side) * (wide + side) / math.prod(size) for side in (-0.5, 0.5))
     assert ((high >= shares[0]) & (low <= shares[1]) | fallback).all()
 
 
-def test_windows_have_the_distribution_of_torchvisions():
-    size, shares = (40, 60), (0.2, 1.0)
+@pytest.mark.parametrize("size", [(40, 40), (40, 60), (32, 100)])
+def test_windows_have_the_distribution_of_torchvisions(size):
+    shares, aspect = (0.2, 1.0), size[1] / size[0]
     ours = draw(4000, size, shares)
-    crop = RandomResizedCrop(8, scale=shares)
+    crop = RandomResizedCrop(8, scale=shares, ratio=(3 / 4 * aspect, 4 / 3 * aspect))
     torch.manual_seed(0)
     drawn = [crop.make_params([torch.empty(1, *size)]) for _ in range(4000)]
     theirs = torch.tensor([[p[name] for name in ("top", "left", "height", "width")] for p in drawn]).float()

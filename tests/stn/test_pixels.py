@@ -28,21 +28,24 @@ def random_images(count: int, channels: int = 3, height: int = 12, width: int = 
     return torch.randint(256, (count, channels, height, width), generator=torch.Generator().manual_seed(count)).byte()
 
 
-def make_batches(images, augmentation: Augmentation, residency: Residency = Residency()) -> Batches:
+def make_batches(
+    images, augmentation: Augmentation, residency: Residency = Residency(), sampler: str = "uniform"
+) -> Batches:
     count = len(images) if isinstance(images, torch.Tensor) else sum(map(len, images))
     channels = images[0].shape[-3]
     normalization = Normalization([0.4] * channels, [0.3] * channels)
     return Batches(
-        images, torch.arange(count) % 7, normalization, CPU, augmentation, classes=7, residency=residency
+        images, torch.arange(count) % 7, normalization, CPU, augmentation, classes=7, residency=residency,
+        sampler=sampler,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("channels", "sampler"), [(1, "uniform"), (3, "uniform"), (1, "balanced")])
 @pytest.mark.parametrize("residency", ELSEWHERE.values(), ids=ELSEWHERE)
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
-def test_batches_are_the_same_bit_for_bit(augmentation, residency, channels):
+def test_batches_are_the_same_bit_for_bit(augmentation, residency, channels, sampler):
     images = random_images(23, channels)
-    expected, found = make_batches(images, augmentation), make_batches(images, augmentation, residency)
+    expected, found = (make_batches(images, augmentation, where, sampler) for where in (Residency(), residency))
     for rank, world_size in [(0, 1), (1, 2)]:
         pairs = [
             (batches.shuffled(6, 3, 1, rank, world_size), other.shuffled(6, 3, 1, rank, world_size))

@@ -8,6 +8,7 @@ import scipy.linalg
 import torch
 from scipy.interpolate import RBFInterpolator
 
+from stn.distortions import sampling_matrix
 from stn.transforms import TRANSFORMS, Affine, Attention, Projective, Similarity, ThinPlateSpline, Transform
 from stn.transforms.coordinates import pixel_centers as pixel_centers_of_torch
 
@@ -164,8 +165,30 @@ def test_a_similarity_is_a_scaled_rotation_and_a_shift():
     theta = torch.tensor([[matrix[0], matrix[3], 0.2, -0.4]])
     torch.testing.assert_close(Similarity().matrix(theta).flatten(1), torch.tensor([matrix]))
     torch.testing.assert_close(Similarity()(theta, 6, 4), Affine()(torch.tensor([matrix]), 6, 4))
-    described = Similarity().describe(theta, 6, 4)
+    described = Similarity().describe(theta, 5, 5)
     assert described["scale"].item() == pytest.approx(1.3) and described["rotation"].item() == pytest.approx(25)
+
+
+@pytest.mark.parametrize("size", [(32, 100), (94, 24), (7, 7)])
+def test_a_similarity_keeps_shapes_on_images_that_are_not_square(size):
+    """The grid is a rotated and scaled copy of the image in pixels, and it undoes a rigid rotation of the content."""
+    height, width = size
+    angle, scale = math.radians(35), 1.3
+    theta = torch.tensor([[scale * math.cos(angle), scale * math.sin(angle), 0.1, -0.2]])
+    transform = Similarity(aspect=width / height)
+    corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    in_pixels = torch.tensor([width / 2, height / 2])
+    before, after = ((points - points.roll(1, 0)) * in_pixels for points in (corners, transform.map(theta, corners)[0]))
+    torch.testing.assert_close(after.norm(dim=1), before.norm(dim=1) * scale)
+    torch.testing.assert_close((after * after.roll(1, 0)).sum(1) / (height * width), torch.zeros(4), atol=1e-5, rtol=0)
+    described = transform.describe(theta, height, width)
+    assert described["rotation"].item() == pytest.approx(35, abs=1e-3)
+    assert described["scale"].item() == pytest.approx(scale, abs=1e-5)
+    turned = sampling_matrix(
+        torch.tensor([angle]), torch.tensor([scale]), torch.zeros(1), torch.zeros(1), aspect=width / height
+    )
+    undone = turned[0, :, :2] @ transform.matrix(theta)[0, :, :2]
+    torch.testing.assert_close(undone, torch.eye(2), atol=1e-5, rtol=0)
 
 
 def test_attention_scales_both_axes_equally_and_shifts():

@@ -1,4 +1,4 @@
-"""Opening image files: damaged headers, and EXIF, where only the orientation counts."""
+"""Opening image files: damaged headers, and EXIF, where only the orientation counts; and fitting them to a form."""
 
 import io
 import struct
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.preparation.images import FORMATS, open_image
+from pipelines.preparation.images import FORMATS, open_image, to_pixels
+from pipelines.settings.image_form import ImageForm
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
 ORIENTATION, X_RESOLUTION, SHORT, SIGNED_RATIONAL = 0x0112, 0x011A, 3, 10
@@ -139,3 +140,67 @@ def test_a_damaged_header_gives_an_image_or_one_line(name, monkeypatch):
             else:
                 assert np.asarray(image).size
     assert len(refused) > 20 and all(reason and "\n" not in reason for reason in refused)
+
+
+def noise(height: int, width: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 20), (50, 31), (7, 200)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_stretching_is_what_it_was_before_there_was_a_choice(size, channels):
+    image = noise(*size)
+    expected = np.asarray(image.convert("L" if channels == 1 else "RGB").resize((20, 20), Image.Resampling.BILINEAR))
+    expected = expected[None] if channels == 1 else expected.transpose(2, 0, 1)
+    np.testing.assert_array_equal(to_pixels(image, ImageForm(20, 20, channels)), expected)
+
+
+@pytest.mark.parametrize("form_size", [(32, 100), (24, 94), (64, 64), (50, 20)])
+@pytest.mark.parametrize("image_size", [(40, 60), (60, 40), (10, 300), (1, 90), (24, 94)])
+@pytest.mark.parametrize("fill", [0, 77, (10, 20, 30), "edge"])
+def test_padding_and_cutting_it_off_again_is_the_resized_image(
+    form_size: tuple[int, int], image_size: tuple[int, int], fill
+):
+    form, image = ImageForm(*form_size, 3, "pad", fill), noise(*image_size)
+    padded = to_pixels(image, form)
+    assert padded.shape == form.shape and padded.dtype == np.uint8
+    _, (left, top, right, bottom) = form.place(image.width, image.height)
+    rows, columns = slice(int(top), int(bottom)), slice(int(left), int(right))
+    size = columns.stop - columns.start, rows.stop - rows.start
+    content = padded[:, rows, columns]
+    np.testing.assert_array_equal(content, np.asarray(image.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1))
+    around = [(0, 0), (rows.start, form.height - rows.stop), (columns.start, form.width - columns.stop)]
+    if fill == "edge":
+        np.testing.assert_array_equal(padded, np.pad(content, around, mode="edge"))
+    else:
+        outside = np.pad(np.zeros(content.shape, bool), around, constant_values=True)
+        assert (padded[outside].reshape(3, -1) == np.reshape(fill, (-1, 1))).all()
+
+
+def test_padding_gray_images():
+    image = Image.new("L", (8, 4), 200)
+    padded = to_pixels(image, ImageForm(8, 8, 1, "pad", 9))
+    assert padded.shape == (1, 8, 8) and (padded[:, 2:6] == 200).all()
+    assert (padded[:, [0, 1, 6, 7]] == 9).all()
+
+
+@pytest.mark.parametrize(
+    ("form_size", "image_size"), [((32, 100), (200, 300)), ((24, 94), (24, 500)), ((40, 20), (90, 91))]
+)
+def test_cropping_resizes_the_middle(form_size: tuple[int, int], image_size: tuple[int, int]):
+    form, image = ImageForm(*form_size, 3, "crop"), noise(*image_size)
+    cropped = to_pixels(image, form)
+    assert cropped.shape == form.shape
+    source, _ = form.place(image.width, image.height)
+    assert all(side == round(side) for side in source), "this test needs whole pixels"
+    middle = image.crop((int(source.left), int(source.top), int(source.right), int(source.bottom)))
+    expected = np.asarray(middle.resize((form.width, form.height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    # At its border our filter also reads pixels beyond the window.
+    np.testing.assert_array_equal(cropped[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1])
+
+
+def test_a_crop_of_pixels_that_need_no_scaling_copies_them():
+    image = noise(31, 99)
+    np.testing.assert_array_equal(
+        to_pixels(image, ImageForm(31, 40, 3, "crop")), np.asarray(image).transpose(2, 0, 1)[:, :, 29:69]
+    )

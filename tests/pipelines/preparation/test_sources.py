@@ -9,8 +9,10 @@ import stat
 import struct
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -797,6 +799,21 @@ def test_a_download_that_fails_leaves_nothing_broken_and_can_be_repeated(tmp_pat
     served[name] = whole
     source = read_source(data(root, "svhn", size=32))
     assert source.test is not None and len(source.test.labels) == 10
+
+
+def test_the_second_of_two_downloads_waits(tmp_path, served, monkeypatch):
+    calls, download = [], torchvision_datasets.download
+
+    def slow(data, root):
+        calls.append(root)
+        time.sleep(0.5)
+        download(data, root)
+
+    monkeypatch.setattr(torchvision_datasets, "download", slow)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with ThreadPoolExecutor(2) as pool:
+        sources = list(pool.map(lambda _: read_source(data(tmp_path, "svhn", size=32)), range(2)))
+    assert len(calls) == 1 and all(len(source.train.labels) == 20 for source in sources)
 
 
 def test_torchvisions_cifar10(tmp_path, monkeypatch):

@@ -71,6 +71,18 @@ def test_a_dry_run_leaves_no_trace(store):
     assert "promotion" not in store.client.get_model_version(NAME, "2").tags
 
 
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
+def test_another_metric_decides_also_about_versions_of_earlier_code(store, metric):
+    """These versions have no tags of any metric."""
+    promotion = promote(NAME, store.params(f"evaluate.metric={metric}"), "2", dry_run=True)
+    assert promotion is not None and promotion.decision.outcome == Outcome.PROMOTED
+    label = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}[metric]
+    assert f"better in {label}, p at most 0.05" in promotion.report and f"| test {label} |" in promotion.report
+    promotion = promote(NAME, store.params("promote.margin=0.0"), "3", dry_run=True)
+    assert promotion is not None and promotion.decision.outcome == Outcome.REFUSED
+    assert f"interval of the difference in {label} not below" in promotion.report
+
+
 def test_force_overrides_the_gates_and_records_the_reason(store):
     assert store.promote("4", force="the fair is tomorrow").outcome == Outcome.FORCED
     assert store.champion == "4" and read_history(store.client, NAME)[0].reason == "the fair is tomorrow"

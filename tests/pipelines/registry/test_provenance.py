@@ -63,7 +63,11 @@ def test_the_sections_of_a_version(described):
     assert made["code"]["git_commit"] == RECORD["git_commit"] and made["code"]["subject"] == "not in this repository"
     assert made["code"]["diff"].startswith("of 2 file(s)") and made["code"]["diff"].endswith(DIFF)
     assert made["data"]["digest"] == "d1" * 32 and made["data"]["source"] == "flowers.zip"
-    assert made["data"]["images"] == "9 train, 3 test" and made["data"]["shape"] == "1×8×8"
+    assert (
+        made["data"]["images"] == "9 train, 3 test"
+        and made["data"]["shape"] == "1×8×8"
+        and made["data"]["fit"] == "stretch"
+    )
     assert made["run"]["id"] == trained and made["metrics"] == {"test_accuracy": "0.7500"}
     assert made["train"] == {"epochs": "12", "lr": "0.1"}
     assert made["variant"]["transformer.localization.channels"] == "[4]" and "origin" not in str(made["variant"])

@@ -1,7 +1,10 @@
 """The stage register, for two untrained models whose runs the store does not have."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
@@ -17,13 +20,13 @@ from pipelines.outputs.evaluation_results import (
     COMPARISON,
     Difference,
     EvaluationResults,
-    SeedResults,
     VariantResults,
     write_results,
 )
 from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, Labeled, replace_prepared
 from pipelines.outputs.reports import PICTURES, REPORT
 from pipelines.outputs.trained_models import FinishedSeed, TrainingRecord, write_result
+from pipelines.params import set_value
 from pipelines.registry import registration
 from pipelines.registry.champion import Outcome, read_history
 from pipelines.registry.promotion import promote
@@ -34,6 +37,7 @@ from pipelines.runtime.files import write_json
 from pipelines.settings.params import load_params
 from pipelines.settings.variants import load_variant
 from pipelines.tracking.client import connect
+from tests.results import seed_results, variant_results
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME, VARIANTS = "stn-mine", ["plain", "stn"]
@@ -45,18 +49,14 @@ META = DatasetMeta(
 ACCURACIES = {"plain": 0.5, "stn": 0.75}  # on the validation images
 
 
-def variant_results(parameters: int, theta: ThetaResults | None = None) -> VariantResults:
-    return VariantResults(
-        test_accuracy=0.5, test_accuracy_std=None, test_loss=0.7, calibration_error=0.1, validation_accuracy=0.5,
-        seeds={0: SeedResults(0.5, 0.7, theta)}, final_fit=False, chosen_seed=0, chosen_test_accuracy=0.5,
-        class_accuracy={"cat": 0.25, "dog": 0.75}, parameters=parameters, multiply_adds=10 * parameters,
-        robustness={"rotation": 0.4, "scale": 0.3, "shift": 0.2},
-    )  # fmt: skip
+def make_results(parameters: int, theta: ThetaResults | None = None) -> VariantResults:
+    seeds = {0: seed_results(0.5, 0.7, theta)}
+    return variant_results(0.5, seeds=seeds, parameters=parameters, multiply_adds=10 * parameters)
 
 
 def write_evaluation(outside: float) -> None:
     theta = ThetaResults(0.5, outside, mirrored=0.0, one_color=0.0, spread=0.1)
-    results = {"plain": variant_results(100), "stn": variant_results(200, theta)}
+    results = {"plain": make_results(100), "stn": make_results(200, theta)}
     write_results(EvaluationResults(results, {"stn vs plain": Difference(0.0, -0.1, 0.1, 1, 1, 1.0)}))
 
 
@@ -89,7 +89,8 @@ def client(new_store, tmp_path, monkeypatch) -> mlflow.MlflowClient:
         shutil.copytree("result/model", f"models/{name}")
         shutil.rmtree("result")
     write_evaluation(outside=0.25)
-    for file in (REPORT, COMPARISON, PICTURES / "robustness.png", PICTURES / "reliability.png", PICTURES / "stn/a.png"):
+    pictures = ("robustness.png", "reliability.png", "confusion-plain.png", "confusion-stn.png", "stn/a.png")
+    for file in (REPORT, COMPARISON, *(PICTURES / name for name in pictures)):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(file.name)
     return connect()
@@ -106,7 +107,8 @@ def test_each_model_is_registered_once_with_its_tags_card_and_files(client):
 
     version = client.get_model_version(NAME, "2")
     expected = {
-        "variant": "stn", "seed": "0", "validation_accuracy": "0.7500", "test_accuracy": "0.5000", "parameters": "200",
+        "variant": "stn", "seed": "0", "validation_accuracy": "0.7500", "test_accuracy": "0.5000",
+        "test_balanced_accuracy": "0.4500", "test_macro_f1": "0.4000", "selected_by": "accuracy", "parameters": "200",
         "data_digest": "d1" * 32, "git_commit": "c0ffee", "git_dirty": "false", "trained_in": "run-of-stn",
         "team": "vision", "theta_undone": "0.5000", "theta_outside": "0.2500", "theta_trouble": "none",
     }  # fmt: skip
@@ -117,7 +119,7 @@ def test_each_model_is_registered_once_with_its_tags_card_and_files(client):
     run = client.get_run(version.run_id or "")
     assert run.data.tags["restored_from_run"] == "run-of-stn" and run.data.metrics["test_loss"] == 0.7
     files = {file.path for folder in ("evaluation", "theta") for file in client.list_artifacts(run.info.run_id, folder)}
-    names = ("comparison.md", "reliability.png", "report.html", "robustness.png")
+    names = ("comparison.md", "confusion-stn.png", "reliability.png", "report.html", "robustness.png")
     assert files == {f"evaluation/{name}" for name in names} | {"theta/a.png"}
     assert {file.name for file in Path("state/reports/mine").iterdir()} == {"comparison.md", "report.html"}
 
@@ -134,6 +136,19 @@ def test_each_model_is_registered_once_with_its_tags_card_and_files(client):
     assert again == RegisteredVersions(NAME, {"plain": "1", "stn": "2"}, challenger="2", champion="1")
     assert len(list_versions(client, NAME)) == 2 and len(read_history(client, NAME)) == 1
     assert client.get_model_version(NAME, "2").tags["team"] == "audio"
+
+
+def test_two_registrations_at_once_register_once(client, tmp_path):
+    set_value(f"variants=[{','.join(VARIANTS)}]")
+    command = [sys.executable, "-m", "pipelines.register"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = [
+        subprocess.Popen(command, cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert len(list_versions(client, NAME)) == 2 and len(read_history(client, NAME)) == 1
 
 
 def test_a_challenger_with_trouble_does_not_become_the_first_champion(client, capsys):

@@ -125,6 +125,24 @@ def test_one_of_a_pair_is_refused(dotenv, capsys, pair, given):
     assert f"{pair[given]} is set and {pair[1 - given]} is not" in error and "hush-hush" not in error
 
 
+@pytest.mark.parametrize(
+    ("optuna", "mlflow", "same"),
+    [
+        ("postgresql://a:hush@h/db", "postgresql+psycopg://b:hush@h/db", True),
+        ("postgresql://a:hush@h/db", "postgresql://a:hush@h/another", False),
+        ("postgresql://a:hush@h/db", "https://h/db", False),
+        ("sqlite:////x/a.db", "sqlite:////x/a.db", True),
+    ],
+)
+def test_one_database_for_two_programs_is_refused(dotenv, capsys, optuna, mlflow, same):
+    dotenv.write_text(f"OPTUNA_STORAGE={optuna}\nMLFLOW_TRACKING_URI={mlflow}\n")
+    if same:
+        error = refusal(capsys)
+        assert "name the same database" in error and "hush" not in error
+    else:
+        assert environment.read() is None
+
+
 @pytest.mark.parametrize("content", [b"RAY_ADDRESS=auto\nthis is hush-hush\n", b"RAY_ADDRESS=\xff hush-hush\n"])
 def test_a_file_that_is_not_understood_is_named(dotenv, capsys, content):
     dotenv.write_bytes(content)
@@ -205,6 +223,9 @@ def test_a_user_without_an_entry_in_the_list_of_users_has_a_name(monkeypatch, tm
     monkeypatch.setattr("pwd.getpwuid", unknown)
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(environment, "_nameless", False)
+    assert environment.describe_nameless_user() == ""
     assert environment.read() is None
     assert getpass.getuser() == str(os.getuid())
+    assert f"export USER={os.getuid()}" in environment.describe_nameless_user()
     del os.environ["USER"]

@@ -140,6 +140,14 @@ def test_every_misspelled_name_is_refused_with_the_right_one():
         ("data.source", "", "at least 1"),
         ("data.size", 3, "4"),
         ("data.size", 32.0, "integer"),
+        ("data.size", [32], "2"),
+        ("data.size", [32, 100, 3], "2"),
+        ("data.size", [32, 2000], "1024"),
+        ("data.fit", "squeeze", "'stretch', 'pad' or 'crop'"),
+        ("data.fill", 256, "255"),
+        ("data.fill", [0, 0], "3"),
+        ("data.fill", [0, 0, -1], "0"),
+        ("data.fill", "white", "'edge'"),
         ("data.channels", 2, "1 or 3"),
         ("data.distortion.protocol", "r", "RTS"),
         ("data.distortion.rotation", -1, "0"),
@@ -437,10 +445,30 @@ def test_a_value_that_aliases_make_huge_is_refused_at_once():
     assert time.process_time() - started < 2 and len(said) < 400 and "more mistakes" in said
 
 
-def test_a_shift_as_large_as_the_image_is_refused():
-    edit("data.size", 8)
+@pytest.mark.parametrize("size", [8, [8, 30], [30, 8]])
+def test_a_shift_as_large_as_the_image_is_refused(size):
+    """It could not be filled by reflection."""
+    edit("data.size", size)
     edit("train.shift", 8)
-    assert refusal().startswith("params.yaml: train.shift: 8 given; images of data.size 8 ")
+    assert refusal().startswith(f"params.yaml: train.shift: 8 given; images of data.size {size} ")
+    edit("train.shift", 7)
+    load_params()
+
+
+def test_a_size_is_one_number_or_two_and_a_color_is_for_color_images():
+    edit("data.dataset", "mine")
+    for size, expected in ((40, (3, 40, 40)), ([24, 94], (3, 24, 94))):
+        edit("data.size", size)
+        assert load_params().data.form.shape == expected
+    edit("data.fit", "pad")
+    for fill in (9, [1, 2, 3], "edge"):
+        edit("data.fill", fill)
+        form = load_params().data.form
+        assert (form.fit, form.fill) == ("pad", fill)
+    edit("data.channels", 1)
+    load_params()
+    edit("data.fill", [1, 2, 3])
+    assert refusal() == "params.yaml: data.fill: [1, 2, 3] given with channels: 1; one number, or edge"
 
 
 @FUZZ

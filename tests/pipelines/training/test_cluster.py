@@ -1,5 +1,8 @@
 """The cluster: the GPUs that it counts, and the number of tuning trials that fit on it."""
 
+import subprocess
+import sys
+
 import pytest
 
 from pipelines.training import cluster
@@ -28,6 +31,16 @@ def test_a_gpu_that_torch_cannot_use_is_not_counted(monkeypatch, available, coun
     monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
     with cluster.connected():
         assert given["num_gpus"] == counted
+
+
+def test_uv_run_copies_nothing():
+    """Ray recognizes `uv run` among its parents, and then copies the current folder for its workers."""
+    code = (
+        "import pipelines.training.cluster; from ray._private import ray_constants; "
+        "print(ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,12 @@ def started(time: float = 5.0, workers: int = 2, resumed: int = 0, notes: tuple[
 
 
 def epoch(number: int, seed: int, trouble: dict[Trouble, int] | None = None) -> EpochDone:
-    metrics = {"epoch": number, "validation_accuracy": 0.5, "images_per_second": 2000.0}
+    metrics = {
+        "epoch": number,
+        "validation_accuracy": 0.5,
+        "validation_balanced_accuracy": 0.4,
+        "images_per_second": 2000.0,
+    }
     return EpochDone(10.0 * number, seed, metrics, trouble or {})
 
 
@@ -95,8 +100,8 @@ def test_progress_counts_all_seeds_and_shows_the_last_accuracy(listener, reporte
         listener.handle(message)
     assert reporter.updates == [
         (0.5, "seed 7 · 1,000 images/s"),
-        (1, "seed 7 · 2,000 images/s · validation 50.00%"),
-        (EPOCHS + 1.25, "seed 3 · 1,000 images/s · validation 50.00%"),
+        (1, "seed 7 · 2,000 images/s · validation accuracy 50.00%, balanced 40.00%"),
+        (EPOCHS + 1.25, "seed 3 · 1,000 images/s · validation accuracy 50.00%, balanced 40.00%"),
     ]
 
 

@@ -177,16 +177,18 @@ def test_a_disk_that_fills_up_while_tuning(small, small_disk):
 
 
 @pytest.mark.slow
-def test_two_drivers_of_one_study(small):
+def test_the_second_of_two_drivers_waits_and_takes_the_result_over(small):
     small.set("tune.trials=2", "tune.finalists=1")
     first = small.start(sys.executable, "-m", "pipelines.tune")
     wait_for(b"study_name", small, first)
-    second = small.stage("tune", check=False)
-    assert second.returncode == 1 and f"process {first.pid} is working on the same task" in second.stdout
-    assert "Traceback" not in second.stdout
+    second = small.stage("tune").stdout
+    assert re.search(rf"process {first.pid} is working on the same task \(\S+\); waiting", second), second
+    assert "at once" not in second, "it tried again what the first one had finished"
     output = first.communicate()[0]
     assert first.returncode == 0, output
     assert read_json(small.folder / "metrics/tune.json")["finished"] == 2
+    names = [run.info.run_name for run in runs_of(small)]
+    assert len(names) == len(set(names)), "two runs have one name"
 
 
 @pytest.mark.slow

@@ -4,10 +4,12 @@ import os
 import re
 import socket
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
 import pytest
+from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from pipelines.runtime.errors import ExternalError, UserError
@@ -115,15 +117,31 @@ def test_a_resumed_sampler_does_not_repeat_itself(settings):
     assert len(set(values)) == 3
 
 
-def test_a_second_driver_learns_who_holds_the_study(settings):
-    second = study.open_study("s", settings)
-    with study.open_study("s", settings), pytest.raises(ExternalError, match=f"process {os.getpid()} .*s"), second:
-        pass
+def open_in_thread(settings: TuneParams) -> Future[int]:
+    """Open the study in a thread; the result is the number of its trials then."""
+
+    def trials() -> int:
+        with study.open_study("s", settings) as opened:
+            return len(opened.trials)
+
+    return ThreadPoolExecutor(1).submit(trials)
+
+
+def test_a_second_driver_waits_and_learns_who_holds_the_study(settings, capsys):
+    with study.open_study("s", settings) as opened:
+        second = open_in_thread(settings)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.5)
+        opened.tell(drawn(opened), 0.5)
+    assert second.result(timeout=30) == 1
+    assert f"process {os.getpid()} is working on the same task (s); waiting" in capsys.readouterr().out
     with study.open_study("s", settings), study.open_study("another", settings):
         pass
 
 
-def test_a_driver_on_another_machine_holds_the_study_while_it_beats(settings):
+def test_a_driver_on_another_machine_holds_the_study_while_it_beats(settings, monkeypatch, capsys):
+    monkeypatch.setattr(heartbeat, "LOOK_EVERY_S", 0.05)
+
     def held_by(host: str, pid: int, ago: float) -> None:
         opened = optuna.load_study(study_name="s", storage=study._storage("s"))
         opened.set_user_attr("driver", {"host": host, "pid": pid, "started": 1.0, "time": time.time() - ago})
@@ -131,13 +149,29 @@ def test_a_driver_on_another_machine_holds_the_study_while_it_beats(settings):
     with study.open_study("s", settings):
         pass
     held_by("elsewhere", 123, ago=5)
-    with pytest.raises(ExternalError, match="process 123 on elsewhere"), study.open_study("s", settings):
-        pass
+    second = open_in_thread(settings)
+    with pytest.raises(TimeoutError):
+        second.result(timeout=0.5)
+    assert "process 123 on elsewhere is running the study s; waiting" in capsys.readouterr().out
+    optuna.load_study(study_name="s", storage=study._storage("s")).set_user_attr("driver", None)  # it ends
+    assert second.result(timeout=30) == 0
     # A driver whose last heartbeat is old, and a dead one on this machine.
     for host, pid, ago in (("elsewhere", 123, 121), (socket.gethostname(), 2**22 + 1, 5)):
         held_by(host, pid, ago)
         with study.open_study("s", settings) as opened:
             assert opened.user_attrs["driver"]["pid"] == os.getpid()
+
+
+def test_of_two_drivers_that_start_at_once_one_waits(settings, monkeypatch):
+    """Both have found the study free; the other one's mark was written last."""
+    monkeypatch.setattr(heartbeat, "LOOK_EVERY_S", 0.05)
+    with study.open_study("s", settings) as opened:
+        opened.set_user_attr("driver", None)
+        mark = {"host": "elsewhere", "pid": 123, "started": 1.0, "time": time.time()}
+        waits = iter([lambda: opened.set_user_attr("driver", mark), lambda: opened.set_user_attr("driver", None)])
+        monkeypatch.setattr(heartbeat.time, "sleep", lambda _: next(waits, lambda: None)())
+        heartbeat.take_over(opened, shared=True)
+        assert opened.user_attrs["driver"]["pid"] == os.getpid() and next(waits, None) is None
 
 
 def test_a_driver_that_was_silent_for_too_long_and_is_displaced_stops(settings):
@@ -149,6 +183,26 @@ def test_a_driver_that_was_silent_for_too_long_and_is_displaced_stops(settings):
     assert optuna.load_study(study_name="s", storage=storage).user_attrs["driver"]["pid"] == 123, (
         "the mark of another driver stays"
     )
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\n\n\n", b"\0" * 64, b"\0" * 64 + b"\n"])
+def test_blank_lines_and_zeros_at_the_end_of_the_journal_are_repaired(settings, end):
+    with study.open_study("s", settings) as opened:
+        opened.tell(drawn(opened), 0.5)
+    with Path(study.location("s")).open("ab") as journal:
+        journal.write(end)
+    with study.open_study("s", settings) as opened:
+        opened.tell(drawn(opened), 0.6)
+    with study.open_study("s", settings) as opened:
+        assert [trial.value for trial in opened.trials] == [0.5, 0.6]
+
+
+def test_a_database_that_mlflow_uses_is_refused(settings, tmp_path, monkeypatch):
+    address = f"sqlite:///{tmp_path}/both.db"
+    MlflowClient(address).search_experiments()
+    monkeypatch.setenv("OPTUNA_STORAGE", address)
+    with pytest.raises(UserError, match=r"OPTUNA_STORAGE: .*give it one of its own"), study.open_study("s", settings):
+        pass
 
 
 def test_an_incomplete_last_line_of_the_journal_is_repaired(settings):

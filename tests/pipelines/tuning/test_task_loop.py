@@ -317,7 +317,7 @@ def test_finalists_results_are_stored_as_soon_as_they_exist(make_stage):
     assert "final trial-1 3 8" in [again.finals.key(final) for final in again.finals.remaining()]
     again.train_finalists()
     assert again.trained["final trial-1 3 8"] == 3 and "final stn 3 7" not in again.trained
-    assert again.finals.accuracies() == {"stn": 0.5, "trial-1": 0.5} and not again.finals.remaining()
+    assert again.finals.scores() == {"stn": 0.5, "trial-1": 0.5} and not again.finals.remaining()
 
 
 def test_a_finalist_that_fails_is_a_result_and_a_failed_baseline_is_not(make_stage):
@@ -326,7 +326,7 @@ def test_a_finalist_that_fails_is_a_result_and_a_failed_baseline_is_not(make_sta
     stage.script["final trial-1 3 1000"] = [0.9, NOT_FINITE]
     stage.search()
     stage.train_finalists()
-    assert not stage.finals.remaining() and stage.finals.accuracies() == {"stn": 0.5}
+    assert not stage.finals.remaining() and stage.finals.scores() == {"stn": 0.5}
     stage = make_stage(final_seeds=[1001])
     stage.script["final stn 3 1001"] = [NOT_FINITE]
     with pytest.raises(ExternalError, match="stn could not be trained: NotFiniteError"):
@@ -355,7 +355,7 @@ def test_the_winner_is_written_with_the_results(make_stage, tmp_path, monkeypatc
     assert tuned.origin is not None and (tuned.origin.study, tuned.origin.trial) == ("s", 1)
     assert tuned.transformer == winner.finalist.variant.transformer
     text = variant_file(TUNED).read_text()
-    assert "# Trial 1 of the study s, 90.00% in its trial:" in text
+    assert "# Trial 1 of the study s, 90.00% accuracy in its trial:" in text
     assert "# Validation accuracy after 3 epochs: stn 50.00%, trial-1 80.00%." in text
 
 
@@ -364,7 +364,7 @@ def test_of_equal_finalists_the_baseline_wins(make_stage):
     stage.search()
     stage.train_finalists()
     winner = choose_winner(stage.finals)
-    assert winner.finalist.name == BASELINE and set(winner.accuracies.values()) == {0.5}
+    assert winner.finalist.name == BASELINE and set(winner.scores.values()) == {0.5}
     (first, _) = describe_winner(stage.study, winner, 3)
     assert first == "The baseline network: no trial of the study s was better at full length."
 

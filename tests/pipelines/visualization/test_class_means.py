@@ -44,9 +44,10 @@ def test_equal_images_of_a_class_leave_no_variance_within():
 def test_images_of_one_color_and_classes_without_images():
     means = class_means(torch.full((2, 1, 4, 4), 7.0), torch.tensor([0, 2]), classes=3)
     assert math.isnan(means.within) and math.isnan(means.variances[1]) and means.images[1].max() == 0
-    figure = draw_class_means(class_means(IMAGES, LABELS, 3), means, ["a", "b", "c"])
+    figure = draw_class_means(class_means(IMAGES, LABELS, 3), means, ["a", "b", "c"], 200)
     figure.savefig(io.BytesIO())
     assert figure.get_suptitle().endswith("rectified all images are equal")
+    assert figure.get_suptitle().startswith("the first 3 of 200 classes; ")
 
 
 @pytest.mark.parametrize("classes", [1, 2, 11])
@@ -54,7 +55,7 @@ def test_each_class_is_drawn_with_its_variance_before_and_after(classes):
     labels = torch.arange(3 * classes) % classes
     images = torch.rand(len(labels), 1, 4, 5, generator=GENERATOR) * 255
     before, after = class_means(images, labels, classes), class_means(images[..., 1:3], labels, classes)
-    figure = draw_class_means(before, after, [f"us_${i}" for i in range(classes)])
+    figure = draw_class_means(before, after, [f"us_${i}" for i in range(classes)], classes)
     figure.savefig(io.BytesIO())
     drawn = [axes for axes in figure.axes if axes.images]
     assert len(drawn) == 2 * classes

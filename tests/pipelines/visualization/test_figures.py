@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from pipelines.visualization.figures import draw_rectified_batch, draw_sampling_grids
+from pipelines.visualization.figures import draw_rectified_batch, draw_sampling_grids, lay_out_cells
 from stn import Affine, Parallel, Projective, ThinPlateSpline
 
 
@@ -44,8 +44,8 @@ def test_rectified_batch_shows_every_image_before_and_after(channels):
     for axes, batch in zip(figure.axes, (images, rectified), strict=True):
         mosaic = drawn_pixels(axes).copy()
         assert mosaic.dtype == np.uint8
-        for i, image in enumerate(batch):  # five images in two rows of three, two pixels apart
-            top, left = i // 3 * (6 + 2), i % 3 * (9 + 2)
+        for i, image in enumerate(batch):  # five images in three rows of two, two pixels apart
+            top, left = i // 2 * (6 + 2), i % 2 * (9 + 2)
             np.testing.assert_array_equal(mosaic[top : top + 6, left : left + 9], rounded(image))
             mosaic[top : top + 6, left : left + 9] = 255
         assert (mosaic == 255).all()  # white between the images and in place of a sixth
@@ -147,3 +147,18 @@ def test_each_parallel_head_has_a_grid_in_its_own_color_and_numbers():
             )
     numbers = [[float(number) for number in row.split()] for row in below.get_title().splitlines()]
     np.testing.assert_allclose(numbers, parallel.readable(theta)[0].reshape(6, 3).numpy(), atol=0.00501)
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (32, 100), (24, 94), (94, 24), (20, 24)])
+def test_images_of_every_shape_fill_their_cells(height, width):
+    """Of the area of a figure of 16 images, the drawn images have a good part, and they are large enough to see."""
+    images = random_images(16, 1, height, width)
+    figure = draw_grids(images, torch.tensor([Affine.identity] * 16))
+    figure.draw_without_rendering()
+    below = [axes for axes in figure.axes if axes.images and axes.get_xlim()[0] > -1]
+    assert len(below) == 16
+    for axes in below:
+        box = axes.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+        assert box.width * box.height > 0.5 and min(box.width, box.height) > 0.45
+    columns, cell_height, cell_width = lay_out_cells(16, height, width)
+    assert columns == (4 if width > 50 else 8) and cell_width <= 2.5 and 1 <= cell_height < 5

@@ -14,26 +14,17 @@ from pipelines.outputs.alignment_results import ThetaResults
 from pipelines.outputs.evaluation_results import (
     Difference,
     EvaluationResults,
-    SeedResults,
-    VariantResults,
     write_results,
 )
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.runtime.files import write_json
 from pipelines.visualization.animation import write_animation
 from pipelines.visualization.report import render_report
+from tests.results import seed_results, variant_results
 
 CHARTS = ("curves-accuracy", "curves-loss", "robustness", "reliability")
+CONFUSIONS = ("confusion-plain", "confusion-stn")
 THETA_PICTURES = ("rectified", "grids", "worst", "theta", "means", "filmstrip")
-
-
-def variant_results(seeds: int) -> VariantResults:
-    return VariantResults(
-        test_accuracy=0.83, test_accuracy_std=0.0123 if seeds > 1 else None, test_loss=0.4321, calibration_error=0.025,
-        validation_accuracy=0.905, seeds={seed: SeedResults(0.83, 0.4321) for seed in range(seeds)}, final_fit=False,
-        chosen_seed=0, chosen_test_accuracy=0.83, class_accuracy={"cat": 0.8, "dog": 0.86}, parameters=12345,
-        multiply_adds=23456, robustness={"rotation": 0.5, "scale": 0.4, "shift": 0.3},
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -52,13 +43,15 @@ def test_the_report_shows_the_results(distortion, text, seeds, tmp_path, monkeyp
         counts={"train": 300, "validation": 50, "test": 100}, mean=[0.5], std=[0.25], distortion=distortion,
         duplicates={}, broken={}, digest="0123456789abcdef",
     )  # fmt: skip
-    lost = {0: SeedResults(0.83, 0.4321, ThetaResults(0.0, 0.9, 0.0, 0.0, 0.1))}
-    stn = variant_results(seeds)
-    variants = {"plain": variant_results(seeds), "stn": replace(stn, seeds={**stn.seeds, **lost})}
+    lost = {0: seed_results(0.83, 0.4321, ThetaResults(0.0, 0.9, 0.0, 0.0, 0.1), ["dog"])}
+    stn = variant_results(0.83, seeds)
+    variants = {"plain": variant_results(0.83, seeds), "stn": replace(stn, seeds={**stn.seeds, **lost})}
     write_results(EvaluationResults(variants, {"stn vs plain": Difference(0.07, 0.0012, 0.1398, 3, 10, 0.0923)}))
     study = {"study": "study-1", "finished": 9, "pruned": 5, "failed": 1, "finalists": {"a": 0.9}, "winner": "a"}
     write_json(tuning_results.METRICS, study)
-    pictures = {name: Path(f"{name}.png") for name in (*CHARTS, *(f"stn/{name}" for name in THETA_PICTURES))}
+    pictures = {
+        name: Path(f"{name}.png") for name in (*CHARTS, *CONFUSIONS, *(f"stn/{name}" for name in THETA_PICTURES))
+    }
     pictures |= {"stn/epochs": Path("stn/epochs.png"), "tune/history": Path("tune-history.png")}
     Path("stn").mkdir()
     for picture in pictures.values():
@@ -72,6 +65,9 @@ def test_the_report_shows_the_results(distortion, text, seeds, tmp_path, monkeyp
     assert f"over {seeds} training seed(s)" in html
     head = html.split("<h2>")[0]
     assert "<strong>Trouble</strong>: stn, training seed 0: θ looks outside" in head and head.count("Trouble") == 1
+    told = "stn, training seed 0: no test image of 1 of 2 classes is classified correctly: dog."
+    assert f"<strong>No right answer</strong>: {told}" in head
+    assert f"74.70{' ± 1.23' if seeds > 1 else ''} %" in html and f"66.40{' ± 1.23' if seeds > 1 else ''} %" in html
     assert ("distorted" in html.split("<h2>")[0]) == (text is not None) and (text or "mine") in html
     assert "run-of-stn" in html and "run-of-plain" not in html, "plain has no transformer to show"
     assert "study-1" in html and "a 90.00 %" in html
