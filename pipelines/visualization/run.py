@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
 
 from pipelines.outputs import tuning_results
@@ -40,7 +41,7 @@ def visualize(variants: Sequence[str], settings: VisualizeParams) -> None:
     The metric of the results of the stage evaluate selects the model of each variant.
     """
     metric = read_results().metric
-    meta, validation, test = load_meta(), load_split("validation"), load_split("test")
+    meta, validation, test = load_meta(), load_split("validation"), _shuffle(load_split("test"))
     if missing := choose_fonts([*meta.classes, *variants]):
         print(
             f"visualize: no installed font has {missing}, which names of classes contain; they are drawn as boxes. "
@@ -71,6 +72,12 @@ def visualize(variants: Sequence[str], settings: VisualizeParams) -> None:
 
     pictures |= {f"tune/{file.stem}": file for file in sorted(tuning_results.PICTURES.glob("*.png"))}
     write_text(REPORT, render_report(meta, best, pictures))
+
+
+def _shuffle(split: Labeled) -> Labeled:
+    """Shuffle a split with a fixed seed, because it may be sorted by class."""
+    order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))
+    return Labeled(split.images[order], split.labels[order])
 
 
 def _save_charts(models: Mapping[str, Sequence[Trained]], metric: Metric) -> dict[str, Path]:
