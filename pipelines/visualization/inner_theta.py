@@ -7,10 +7,10 @@ from pipelines.outputs.prepared_data import DatasetMeta, Labeled
 from pipelines.outputs.trained_models import Trained
 from pipelines.visualization.charts import draw_theta_distributions
 from pipelines.visualization.figures import draw_sampling_grids
-from pipelines.visualization.theta import BATCH_SIZE, CPU, choose_shown
-from stn.batches import limit_batch
 from stn.classifiers import INPUT
 from stn.training import predict
+
+CPU = torch.device("cpu")
 
 
 @torch.inference_mode()
@@ -23,14 +23,13 @@ def draw_inner_theta(model: Trained, meta: DatasetMeta, test: Labeled, examples:
     Returns:
         ``theta-<place>`` and ``grids-<place>`` → figure. Empty if there is none.
     """
-    network, batches, classes = model.network, meta.ordered_batches(test, CPU), list(meta.classes)
+    network, batches, classes = model.network, meta.batches(test, CPU), list(meta.classes)
     if not network.inner:
         return {}
-    thetas = predict(network, batches.ordered(limit_batch(batches, BATCH_SIZE))).thetas
-    shown = choose_shown(test, examples)
-    images, labels = next(meta.batches(Labeled(test.images[shown], test.labels[shown]), CPU).ordered(examples))
+    thetas = predict(network, batches.ordered(1000)).thetas
+    images, labels = next(batches.ordered(examples))
     if network.transformer is not None:
-        images = network.transformer.warp(images, thetas[INPUT][shown])
+        images = network.transformer.warp(images, thetas[INPUT][: len(images)])
     images = images[:, : meta.image_shape[0]]  # the first of several crops
     size = images.shape[-2:]
     titles = [classes[label] for label in labels.tolist()]
@@ -38,7 +37,7 @@ def draw_inner_theta(model: Trained, meta: DatasetMeta, test: Labeled, examples:
     for place, transformer in network.transformers.items():
         if place == INPUT:
             continue
-        theta = thetas[place][shown]
+        theta = thetas[place][: len(images)]
         grids = transformer.transform(theta, *size)
         figures[f"theta-{place}"] = draw_theta_distributions(transformer.transform.describe(thetas[place], *size))
         figures[f"grids-{place}"] = draw_sampling_grids(

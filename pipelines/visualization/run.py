@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
 
 from pipelines.outputs import tuning_results
@@ -32,7 +33,7 @@ from pipelines.visualization.theta import draw_theta, draw_theta_history
 
 def visualize(variants: Sequence[str], settings: VisualizeParams) -> None:
     """Draw all figures, log them to the runs of the models that they show, and write the report."""
-    meta, validation, test = load_meta(), load_split("validation"), load_split("test")
+    meta, validation, test = load_meta(), load_split("validation"), _shuffle(load_split("test"))
     models = {variant: load_trained(variant, meta) for variant in variants}
     best = {variant: best_on_validation(trained) for variant, trained in models.items()}
     client = connect()
@@ -53,6 +54,12 @@ def visualize(variants: Sequence[str], settings: VisualizeParams) -> None:
 
     pictures |= {f"tune/{file.stem}": file for file in sorted(tuning_results.PICTURES.glob("*.png"))}
     write_text(REPORT, render_report(meta, best, pictures))
+
+
+def _shuffle(split: Labeled) -> Labeled:
+    """Shuffle a split with a fixed seed, because it may be sorted by class."""
+    order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))
+    return Labeled(split.images[order], split.labels[order])
 
 
 def _save_charts(models: Mapping[str, Sequence[Trained]]) -> dict[str, Path]:

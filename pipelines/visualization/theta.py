@@ -15,7 +15,7 @@ from pipelines.visualization.animation import draw_filmstrip, draw_frame
 from pipelines.visualization.charts import draw_theta_distributions
 from pipelines.visualization.class_means import ClassSums, draw_class_means
 from pipelines.visualization.figures import draw_rectified_batch, draw_sampling_grids
-from stn.batches import Batches, limit_batch
+from stn.batches import Batches
 from stn.classifiers import INPUT
 from stn.spatial_transformer import SpatialTransformer
 from stn.training import predict
@@ -68,14 +68,13 @@ def draw_theta(model: Trained, meta: DatasetMeta, test: Labeled, examples: int) 
 
     Args:
         model: a model with a transformer.
-        examples: number of images in ``rectified`` and ``grids``, see :func:`choose_shown`, and in ``worst`` (those
-            with the highest cross-entropy); number of classes in ``means`` (the first ones).
+        examples: number of images in ``rectified`` and ``grids`` (the first ones) and in ``worst`` (those with the
+            highest cross-entropy); number of classes in ``means`` (the first ones).
     """
-    batches = meta.ordered_batches(test, CPU)
-    logits, labels, thetas = predict(model.network, batches.ordered(limit_batch(batches, BATCH_SIZE)))
+    batches = meta.batches(test, CPU)
+    logits, labels, thetas = predict(model.network, batches.ordered(BATCH_SIZE))
     worst = F.cross_entropy(logits, labels, reduction="none").argsort(descending=True)[:examples]
-    shown = choose_shown(test, examples)
-    first = Labeled(test.images[shown], test.labels[shown])
+    first = Labeled(test.images[:examples], test.labels[:examples])
     rectifier = Rectifier(model, meta, first)
     described = transformer_of(model).transform.describe(thetas[INPUT], batches.height, batches.width)
     return ThetaFigures(
@@ -87,16 +86,10 @@ def draw_theta(model: Trained, meta: DatasetMeta, test: Labeled, examples: int) 
     )
 
 
-def choose_shown(test: Labeled, examples: int) -> Tensor:
-    """Choose the indices of the images that are shown, at random with a fixed seed: a split may be sorted by class."""
-    return torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))[:examples]
-
-
 def _draw_means(model: Trained, batches: Batches, theta: Tensor, classes: list[str]) -> Figure:
     """Draw the mean image of each of the first classes before and after the transformer with θ (N, P)."""
     transformer, before, after = transformer_of(model), ClassSums(len(classes)), ClassSums(len(classes))
-    size = limit_batch(batches, BATCH_SIZE)
-    for (images, labels), of_batch in zip(batches.ordered(size), theta.split(size), strict=True):
+    for (images, labels), of_batch in zip(batches.ordered(BATCH_SIZE), theta.split(BATCH_SIZE), strict=True):
         before.add(batches.denormalize(images), labels)
         after.add(batches.denormalize(transformer.resample(images, of_batch)), labels)
     return draw_class_means(before.means(), after.means(), classes)
