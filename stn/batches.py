@@ -16,10 +16,12 @@ from stn.colors import jitter_colors
 from stn.crops import window_points
 from stn.distortions import distort
 from stn.mixup import mix_labels
-from stn.pixels import DeviceStore, HostStore, Pixels, PixelStore, Residency
+from stn.pixels import Pixels, Residency, make_store
 from stn.sampling import sample_images
 from stn.seeds import derive_seed
 from stn.settings import Normalization
+
+LARGEST_BATCH = 2**24  # values; the activations of a network are several times as large
 
 
 class Epoch(NamedTuple):
@@ -88,13 +90,8 @@ class Batches:
         self.labels = labels.to(device, copy=True)
         self.classes = int(labels.max()) + 1 if classes is None else classes
         parts = [images] if isinstance(images, Tensor) else list(images)
-        self.height, self.width = parts[0].shape[-2:]
-        margin, mirrored = augmentation.shift, augmentation.flip and residency.mirrored
-        self.store: PixelStore
-        if residency.on_device:
-            self.store = DeviceStore(parts, device, margin, mirrored=mirrored)
-        else:
-            self.store = HostStore(parts, device, margin)
+        self.channels, self.height, self.width = parts[0].shape[1:]
+        self.store = make_store(parts, device, residency, margin=augmentation.shift, mirrored=augmentation.flip)
         # A value for each channel of each pixel of a row: broadcasting over rows is faster than over single pixels.
         self.mean_row = torch.tensor(normalization.mean, dtype=torch.float32, device=device).repeat(self.width) * 255
         self.std_row = torch.tensor(normalization.std, dtype=torch.float32, device=device).repeat(self.width) * 255
@@ -156,8 +153,7 @@ class Batches:
 
     def pixels(self, chosen: Sequence[int]) -> Tensor:
         """Return the chosen original images, uint8 (E, C, H, W)."""
-        index = torch.tensor(list(chosen))
-        pixels = next(iter(self.store.stream([index])))
+        (pixels,) = self.store.stream([index := torch.tensor(list(chosen))])
         return pixels.originals[pixels.rows(index.to(self.device))].permute(0, 3, 1, 2)
 
     def normalize(self, images_NHWC: Tensor) -> Tensor:
@@ -183,3 +179,8 @@ def make_batch(batches: Batches, pixels: Pixels, index: Tensor, epoch: Epoch) ->
         images = mixed.lerp_(images, weights[:, None, None, None])
         labels = mix_labels(labels, batches.labels[others], weights, batches.classes)
     return batches.normalize(images), labels
+
+
+def limit_batch(batches: Batches, batch_size: int) -> int:
+    """Lower a batch size for :meth:`Batches.ordered` to one with at most :data:`LARGEST_BATCH` values in its images."""
+    return max(1, min(batch_size, LARGEST_BATCH // (batches.height * batches.width * batches.channels)))

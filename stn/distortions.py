@@ -1,7 +1,7 @@
 """Random distortions of images, which a spatial transformer learns to undo."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,6 +15,7 @@ from stn.transforms import ALIGN_CORNERS, Affine, Projective, ThinPlateSpline, T
 from stn.transforms.coordinates import constant, is_real
 
 CONTROL_POINTS = 4
+CHUNK_IMAGES, CHUNK_VALUES = 1000, 2**24  # that are distorted at once, at most
 # The distortions of MNIST in Jaderberg et al. (2015), section 4.1. Lengths are shares of MNIST's 28 pixels, so that
 # they apply to images of any size. Three details are choices of this library: the number of control points, the
 # possible positions of a scaled digit on the canvas, and the meaning of P. The corners of P are "stretched by an
@@ -179,17 +180,35 @@ def _family_of(drawn: Tensor) -> tuple[Transform, Tensor]:
 
 def distort_once(images: Tensor, distortion: Distortion, generator: torch.Generator) -> Tensor:
     """Distort a whole data set, uint8 (N, C, H, W). If the distortion has a canvas, the images are on it already."""
+    return torch.cat(list(distort_in_chunks(images.__getitem__, images.shape, distortion, generator)))
+
+
+def distort_in_chunks(
+    read: Callable[[Tensor], Tensor], shape: Sequence[int], distortion: Distortion, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Distort a data set that need not fit into memory; yields the images in order, uint8 (n, C, H, W) each.
+
+    Args:
+        read: returns images, uint8 (n, C, H, W), by their indices (n,). If the distortion has a canvas, they are on it.
+        shape: that of all images, (N, C, H, W).
+        distortion: the distortion; if it is the identity, the images are as they were.
+        generator: source of random numbers, which are drawn for all images at once.
+    """
+    count, channels, height, width = shape
+    chunks = torch.arange(count).split(max(1, min(CHUNK_IMAGES, CHUNK_VALUES // (channels * height * width))))
     if distortion.is_identity:
-        return images
-    count, height, width = len(images), *images.shape[-2:]
+        yield from map(read, chunks)
+        return
     frame = distortion.frame(height, width)
     motions = distortion.draw(count, height, width, generator)
     pieces = draw_clutter(count, distortion.clutter, (height, width), frame, generator)
-    done = []
-    for pixels, motion, piece in zip(images.split(1000), motions.split(1000), pieces.split(1000), strict=True):
-        moved = distort(pixels.float(), motion, distortion.padding_mode)
-        done.append(add_clutter(moved, piece, images, frame).round().to(torch.uint8))
-    return torch.cat(done)
+    for index in chunks:
+        moved = distort(read(index).float(), motions[index], distortion.padding_mode)
+        if distortion.clutter:
+            source, *corners = pieces[index].unbind(2)
+            sources, rows = source.unique(return_inverse=True)
+            moved = add_clutter(moved, torch.stack((rows, *corners), 2), read(sources), frame)
+        yield moved.round().to(torch.uint8)
 
 
 _AFFINE, _PROJECTIVE = Affine(), Projective()

@@ -224,6 +224,15 @@ class HostStore:
         return images
 
 
+def make_store(
+    parts: Sequence[Tensor], device: torch.device, residency: Residency, *, margin: int, mirrored: bool
+) -> PixelStore:
+    """Make the store that ``residency`` asks for; ``mirrored``: mirrored images are used at all."""
+    if residency.on_device:
+        return DeviceStore(parts, device, margin, mirrored=mirrored and residency.mirrored)
+    return HostStore(parts, device, margin)
+
+
 def device_bytes(count: int, shape: Sequence[int], margin: int, mirrored: bool) -> int:
     """The bytes that ``count`` images of a shape (C, H, W) need on the device."""
     channels, height, width = shape

@@ -15,7 +15,7 @@ from pipelines.outputs.trained_models import Trained
 from pipelines.runtime.progress import track
 from pipelines.settings.params import EvaluateParams
 from stn.alignment import Poses, corner_errors, fit_poses, relative_to, slopes
-from stn.batches import Batches
+from stn.batches import Batches, limit_batch
 from stn.distortions import sampling_matrix
 from stn.spatial_transformer import SpatialTransformer
 from stn.tf32 import without_tf32
@@ -102,7 +102,7 @@ def measure_alignment(
     work = track("alignment", [*moved, *views], len(moved) + len(views))
     for item in work:
         pixels = move(images, *item) if isinstance(item, tuple) else resample(images, item)
-        batches = meta.batches(Labeled(pixels, torch.zeros(len(images), dtype=torch.long)), default_device())
+        batches = meta.ordered_batches(Labeled(pixels, torch.zeros(len(images), dtype=torch.long)), default_device())
         for key, transformer in transformers.items():
             thetas[key].append(_predict_theta(transformer, batches, settings.batch_size))
     size = meta.image_shape[1:]
@@ -153,7 +153,9 @@ def undone_curve(motion: Motion, measurements: AlignmentMeasurements) -> UndoneC
 def _predict_theta(transformer: SpatialTransformer, batches: Batches, batch_size: int) -> Tensor:
     """θ fp64 (N, P) of all images, on the CPU."""
     transformer.eval()
-    return torch.cat([transformer.theta(images).cpu().double() for images, _ in batches.ordered(batch_size)])
+    return torch.cat(
+        [transformer.theta(images).cpu().double() for images, _ in batches.ordered(limit_batch(batches, batch_size))]
+    )
 
 
 def _applied(motion: Motion) -> Tensor:

@@ -24,6 +24,7 @@ from pipelines.outputs.trained_models import Trained, best_on_validation
 from pipelines.runtime.progress import track
 from pipelines.settings.metric import Metric
 from pipelines.settings.params import EvaluateParams
+from stn.batches import limit_batch
 from stn.classifiers import INPUT
 from stn.theta_trouble import Symptoms
 from stn.training import default_device, predict
@@ -91,13 +92,13 @@ def predict_test_images(
     Args:
         models: variant → its models.
     """
-    batches = meta.batches(test, default_device())
+    batches = meta.ordered_batches(test, default_device())
     sample, _ = next(meta.batches(choose_images(test, SAMPLE), default_device()).ordered(SAMPLE))
     predictions: dict[str, list[Predictions]] = {variant: [] for variant in models}
     all_models = [model for trained in models.values() for model in trained]
     for model in track("evaluate", all_models, len(all_models)):
         network = model.network.to(default_device())
-        logits, labels, thetas = predict(network, batches.ordered(settings.batch_size))
+        logits, labels, thetas = predict(network, batches.ordered(limit_batch(batches, settings.batch_size)))
         losses = F.cross_entropy(logits, labels, reduction="none")
         confidences, predicted = logits.softmax(1).max(1)
         arrays = (values.cpu().numpy() for values in (labels, predicted, confidences, losses))

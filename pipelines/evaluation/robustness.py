@@ -11,7 +11,8 @@ from pipelines.outputs.prepared_data import DatasetMeta, Labeled
 from pipelines.outputs.trained_models import Trained
 from pipelines.runtime.progress import track
 from pipelines.settings.params import EvaluateParams
-from stn.distortions import distort, sampling_matrix
+from stn.batches import limit_batch
+from stn.distortions import CHUNK_IMAGES, CHUNK_VALUES, distort, sampling_matrix
 from stn.training import default_device, predict
 
 # Of one variant: motion → training seed → accuracy at each of the motion's amounts.
@@ -34,10 +35,10 @@ def measure_robustness(
     }
     work = [(motion, amount) for motion in MOTIONS for amount in motion.amounts]
     for motion, amount in track("robustness", work, len(work)):
-        batches = meta.batches(Labeled(move(images, motion, amount), labels), default_device())
+        batches = meta.ordered_batches(Labeled(move(images, motion, amount), labels), default_device())
         for variant, trained in models.items():
             for model in trained:
-                logits, truth, _ = predict(model.network, batches.ordered(settings.batch_size))
+                logits, truth, _ = predict(model.network, batches.ordered(limit_batch(batches, settings.batch_size)))
                 accuracy = (logits.argmax(1) == truth).double().mean().item()
                 curves[variant][motion][model.seed].append(accuracy)
     return curves
@@ -65,9 +66,10 @@ def move(images: Tensor, motion: Motion, amount: float) -> Tensor:
 
 def resample(images: Tensor, matrices: Tensor) -> Tensor:
     """Resample uint8 images (N, C, H, W) by sampling matrices (N, 2, 3). Uncovered pixels are black."""
+    size = max(1, min(CHUNK_IMAGES, CHUNK_VALUES // images[0].numel()))
     chunks = [
         distort(pixels.float(), of_chunk, "zeros").round().clamp(0, 255).byte()
-        for pixels, of_chunk in zip(images.split(1000), matrices.split(1000), strict=True)
+        for pixels, of_chunk in zip(images.split(size), matrices.split(size), strict=True)
     ]
     return torch.cat(chunks)
 

@@ -8,7 +8,8 @@ images undistorted.
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,14 +17,14 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pipelines.networks.backbones import Pretraining
 from pipelines.networks.build import network_settings
 from pipelines.outputs.labeled_files import Labeled, map_labeled
 from pipelines.runtime.errors import ExternalError, UserError
-from pipelines.runtime.files import RECREATE, read_json, write_json
+from pipelines.runtime.files import RECREATE, read_json
 from pipelines.settings.image_form import Fill, Fit, ImageForm
 from pipelines.settings.variants import VariantParams
 from stn.augmentation import Augmentation
@@ -35,14 +36,6 @@ from stn.settings import NetworkSettings, Normalization
 
 PREPARED = Path("data/prepared")
 UNDISTORTED = "validation-undistorted"  # the validation images, stored like the training images
-
-
-class Splits(NamedTuple):
-    """The splits of a data set; the names of the fields are the names of the files."""
-
-    train: Labeled
-    validation: Labeled
-    test: Labeled
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class DatasetMeta:
         distortion: the section ``data.distortion``, without its defaults.
         duplicates: for each split after the first, the number of images that are also in an earlier split.
         broken: each file that was skipped, with the reason.
-        digest: SHA-256 of the pixels, the labels and their meaning, see :func:`digest_of_splits`.
+        digest: SHA-256 of the pixels, the labels and their meaning, see :func:`start_digest`.
         fit, fill: how images of another aspect ratio were converted, see
             :class:`~pipelines.settings.image_form.ImageForm`. Earlier data were stretched.
         pixel_range: the values that are black and white in images with more than 8 bits; None without such images.
@@ -126,6 +119,11 @@ class DatasetMeta:
             images, labels, self.normalization, device, augmentation, classes=len(self.classes), sampler=sampler,
             residency=residency,
         )  # fmt: skip
+
+    def ordered_batches(self, split: Labeled, device: torch.device) -> Batches:
+        """Batches of a split that are read in order only. Its images are copied to a GPU if it has room for them."""
+        fits = device.type == "cuda" and 2 * split.images.numel() <= torch.cuda.mem_get_info(device)[0]
+        return self.batches(split, device, residency=Residency(on_device=fits))
 
     def network_settings(
         self, variant: VariantParams, dropout: float = 0.0, load_weights: bool = False
@@ -197,21 +195,17 @@ def load_training(final_fit: bool = False, folder: Path = PREPARED) -> TrainingS
     return TrainingSplits([training, load_split(UNDISTORTED, folder) if distorted else validation], validation)
 
 
-def write_prepared(splits: Splits, undistorted: Labeled | None, meta: DatasetMeta, folder: Path) -> None:
-    """Write the prepared data to ``folder``. A failure leaves the folder unchanged.
+@contextmanager
+def replace_prepared(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder for new prepared data, which replaces ``folder`` at the end of the block.
 
-    Args:
-        undistorted: the validation images without distortion; None if there is no distortion.
+    If the block fails, ``folder`` is unchanged. What a killed process left is deleted.
     """
-    # Everything is written to a folder beside the target, which then replaces the target.
     beside, before = (folder.with_name(f".{folder.name}{ending}") for ending in ("", "-before"))
-    files = splits._asdict() | ({} if undistorted is None else {UNDISTORTED: undistorted})
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir(parents=True)
-        for name, split in files.items():
-            save_file({"images": split.images.contiguous(), "labels": split.labels}, beside / f"{name}.safetensors")
-        write_json(beside / "meta.json", meta.to_json())
+        yield beside
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -224,10 +218,12 @@ def write_prepared(splits: Splits, undistorted: Labeled | None, meta: DatasetMet
     shutil.rmtree(before, ignore_errors=True)
 
 
-def digest_of_splits(
-    splits: Splits, classes: Sequence[str], image_shape: Sequence[int], distortion: Mapping[str, Any], form: ImageForm
-) -> str:
-    """SHA-256 of all pixels and labels, the class names, the image shape, the distortion and how images were fitted.
+def start_digest(
+    classes: Sequence[str], image_shape: Sequence[int], distortion: Mapping[str, Any], form: ImageForm
+) -> Any:
+    """Start the SHA-256 of the class names, the image shape, the distortion, how images were fitted, and all images.
+
+    Update the returned object of hashlib with the images and then the labels of each split.
 
     It does not depend on the form of the source: a folder and a zip of the same images have the same digest. Equal
     pixels that were fitted differently differ, because a model trained on them converts other images differently.
@@ -235,8 +231,4 @@ def digest_of_splits(
     meaning: list[Any] = [list(classes), list(image_shape), dict(distortion)]
     if form.fitting:  # data that were prepared before there was a choice keep their digest
         meaning.append(form.fitting)
-    digest = hashlib.sha256(repr(meaning).encode())
-    for split in splits:
-        digest.update(split.images.contiguous().numpy().data)
-        digest.update(split.labels.numpy().data)
-    return digest.hexdigest()
+    return hashlib.sha256(repr(meaning).encode())

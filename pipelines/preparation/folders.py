@@ -16,6 +16,24 @@ class FileState(NamedTuple):
     modified_ns: int
 
 
+class FileIn(NamedTuple):
+    """A file in a folder, which any process can read."""
+
+    folder: Path
+    name: str
+
+    def read(self) -> bytes:
+        """The content of the file.
+
+        Raises:
+            ExternalError: it cannot be read.
+        """
+        try:
+            return (self.folder / self.name).read_bytes()
+        except OSError as error:
+            raise ExternalError(f"{self.folder}: {self.name}: cannot be read: {error.strerror or error}") from None
+
+
 class Folder:
     """The files below a folder, found recursively; symbolic links are followed.
 
@@ -73,13 +91,12 @@ class Folder:
         Raises:
             ExternalError: a file cannot be read.
         """
-        for name in self.names:
-            if name in wanted:
-                try:
-                    content = b"" if name in self.broken_links else (self.path / name).read_bytes()
-                except OSError as error:
-                    raise ExternalError(f"{self.path}: {name}: cannot be read: {error.strerror or error}") from None
-                yield name, content
+        for name, file in self.files(wanted):
+            yield name, b"" if name in self.broken_links else file.read()
+
+    def files(self, wanted: Collection[str]) -> Iterator[tuple[str, FileIn]]:
+        """Yield the name of each file in ``wanted``, and the file."""
+        return ((name, FileIn(self.path, name)) for name in self.names if name in wanted)
 
     def check_unchanged(self) -> None:
         """Check that no file was added, removed or modified since the names were read.

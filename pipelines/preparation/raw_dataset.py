@@ -5,10 +5,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from pipelines.outputs.prepared_data import Labeled
 from pipelines.preparation.listing import Split
 from pipelines.preparation.pixel_range import PixelRange
 
@@ -17,11 +15,12 @@ class RawDataset(NamedTuple):
     """Images of one size with their labels.
 
     Args:
-        images: uint8 (N, C, H, W).
+        images: uint8 (N, C, H, W), memory-mapped.
         labels: int64 (N,).
         splits: the source's own split of each image, (N,); ``train`` if the source has no splits.
         classes: names, in the order of the labels.
         origin: a description of the source.
+        hashes: of the pixels of each image, uint64 (N,), see :func:`pipelines.preparation.decoder.hash_pixels`.
         broken: each file that was skipped, with the reason.
         groups: number of each image's group, int64 (N,); images with the same number stay in one split. None: every
             image is a group of its own.
@@ -34,6 +33,7 @@ class RawDataset(NamedTuple):
     splits: np.ndarray
     classes: list[str]
     origin: str
+    hashes: np.ndarray
     broken: Mapping[str, str] = MappingProxyType({})
     groups: np.ndarray | None = None
     pixel_range: PixelRange | None = None
@@ -42,26 +42,6 @@ class RawDataset(NamedTuple):
     def rows(self, split: Split) -> np.ndarray:
         """The rows that the source has in a split, in ascending order."""
         return np.flatnonzero(self.splits == split)
-
-    def select(self, rows: np.ndarray) -> Labeled:
-        """The images and labels in some rows."""
-        index = torch.from_numpy(rows)
-        return Labeled(self.images[index], self.labels[index])
-
-    @property
-    def train(self) -> Labeled:
-        """All images, or the source's training images if it has splits of its own."""
-        return self.select(self.rows("train"))
-
-    @property
-    def validation(self) -> Labeled | None:
-        """The source's validation images, or None."""
-        return self.select(rows) if len(rows := self.rows("validation")) else None
-
-    @property
-    def test(self) -> Labeled | None:
-        """The source's test images, or None."""
-        return self.select(rows) if len(rows := self.rows("test")) else None
 
 
 def number_groups(names: Sequence[str | None]) -> np.ndarray | None:

@@ -1,28 +1,25 @@
 """The stage prepare: read a data set, split it, distort the held-out images, and write everything."""
 
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from tempfile import TemporaryDirectory
 
 from pipelines.networks.build import check_network
-from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, Labeled, Splits, digest_of_splits, write_prepared
+from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, load_split, replace_prepared, start_digest
+from pipelines.preparation.decoding import read_images
+from pipelines.preparation.disk_space import check_disk
 from pipelines.preparation.raw_dataset import RawDataset
-from pipelines.preparation.sources import read_source
-from pipelines.preparation.splits import GroupCounts, SplitRows, assign_rows, count_duplicates, count_groups
-from pipelines.runtime.files import attach_path_to_errors
+from pipelines.preparation.sources import list_images
+from pipelines.preparation.split_files import image_shape, measure_channels, write_splits
+from pipelines.preparation.splits import assign_rows, count_duplicates, count_groups
+from pipelines.runtime.files import attach_path_to_errors, write_json
 from pipelines.runtime.keys import key_of
 from pipelines.runtime.locks import hold_lock
 from pipelines.settings.data_params import DataParams, PrepareParams
 from pipelines.settings.params import Params
 from pipelines.settings.variants import TUNED, load_variant
-from stn.distortions import Distortion, distort_once, make_distortion
-from stn.seeds import derive_seed
-from stn.settings import Normalization
+from stn.distortions import make_distortion
 
 MAX_LISTED = 5  # skipped files in the report
-MIN_STD = 1 / 255  # for a channel with one value everywhere, so that nothing is divided by zero
 EARLIER_SPLITS = {"validation": "train", "test": "train or validation"}
 
 
@@ -50,72 +47,61 @@ def prepare_source(data: DataParams, settings: PrepareParams, folder: Path = PRE
 
     Raises:
         UserError: ``data.source`` holds no usable data set, or a class has too few images to split.
-        ExternalError: a file cannot be read, or a download failed.
+        ExternalError: a file cannot be read, a download failed, or the disk is too small.
         OSError: the folder cannot be written.
     """
-    raw = read_source(data)
     distortion = make_distortion(**data.distortion.model_dump())
-    rows = assign_rows(raw, settings)
-    undistorted = _select(raw, rows, distortion)
-    stored = _distort_held_out(undistorted, distortion, settings.seed)
-    meta = _describe(data, raw, count_groups(raw.groups, rows), undistorted, stored)
-    extra = None if distortion.is_identity else undistorted.validation
-    with hold_lock(f"prepare-{key_of(str(folder.resolve()))}"), attach_path_to_errors(folder):
-        write_prepared(stored, extra, meta, folder)
+    with (
+        hold_lock(f"prepare-{key_of(str(folder.resolve()))}"),
+        attach_path_to_errors(folder),
+        replace_prepared(folder) as new,
+        TemporaryDirectory(dir=new) as scratch,
+    ):
+        raw = read_source(data, settings, Path(scratch), folder)
+        rows = assign_rows(raw, settings)
+        groups = count_groups(raw.groups, rows)
+        # Without the default protocol: data that were prepared before protocols existed keep their digest.
+        described = data.distortion.model_dump(exclude_defaults=True)
+        shape = image_shape(raw, distortion)
+        digest = start_digest(raw.classes, shape, described, data.form)
+        write_splits(raw, rows, distortion, settings.seed, new, digest=digest)
+        normalization = measure_channels(load_split("train", new).images)
+        meta = DatasetMeta(
+            dataset=data.dataset,
+            source=raw.origin,
+            classes=raw.classes,
+            image_shape=shape,
+            counts={name: len(of_split) for name, of_split in rows._asdict().items()},
+            mean=normalization.mean,
+            std=normalization.std,
+            distortion=described,
+            duplicates=count_duplicates(raw.hashes, rows),
+            broken=dict(raw.broken),
+            digest=digest.hexdigest(),
+            fit=data.fit,
+            fill=data.fill,
+            pixel_range=None if raw.pixel_range is None else list(raw.pixel_range),
+            groups=groups.each,
+            shared_groups=groups.shared,
+            left_alone=list(raw.left_alone),
+        )
+        write_json(new / "meta.json", meta.to_json())
     return meta
 
 
-def _select(raw: RawDataset, rows: SplitRows, distortion: Distortion) -> Splits:
-    """The images of each split, on the distortion's canvas."""
-    splits = map(raw.select, rows)
-    return Splits(*(Labeled(distortion.onto_canvas(split.images), split.labels) for split in splits))
+def read_source(data: DataParams, settings: PrepareParams, scratch: Path, folder: Path) -> RawDataset:
+    """Read the data set ``data.dataset`` from ``data.source``, converted to the form of ``data``.
 
+    Args:
+        scratch: folder of the pixels until they are written to the splits.
+        folder: folder of the prepared data.
 
-def _distort_held_out(splits: Splits, distortion: Distortion, seed: int) -> Splits:
-    """Distort the validation and test images, each split with random numbers of its own."""
-
-    def distort(split: Labeled, number: int) -> Labeled:
-        generator = torch.Generator().manual_seed(derive_seed(seed, number))
-        return Labeled(distort_once(split.images, distortion, generator), split.labels)
-
-    return Splits(splits.train, distort(splits.validation, 1), distort(splits.test, 2))
-
-
-def _describe(
-    data: DataParams, raw: RawDataset, groups: GroupCounts, undistorted: Splits, stored: Splits
-) -> DatasetMeta:
-    """The content of meta.json."""
-    channels, height, width = stored.train.images.shape[1:]
-    image_shape = (channels, height, width)
-    normalization = _measure_channels(stored.train.images)
-    # Without the default protocol: data that were prepared before protocols existed keep their digest.
-    distortion: dict[str, Any] = data.distortion.model_dump(exclude_defaults=True)
-    return DatasetMeta(
-        dataset=data.dataset,
-        source=raw.origin,
-        classes=raw.classes,
-        image_shape=image_shape,
-        counts={name: len(split.labels) for name, split in stored._asdict().items()},
-        mean=normalization.mean,
-        std=normalization.std,
-        distortion=distortion,
-        duplicates=count_duplicates(undistorted),
-        broken=dict(raw.broken),
-        digest=digest_of_splits(stored, raw.classes, image_shape, distortion, data.form),
-        fit=data.fit,
-        fill=data.fill,
-        pixel_range=None if raw.pixel_range is None else list(raw.pixel_range),
-        groups=groups.each,
-        shared_groups=groups.shared,
-        left_alone=list(raw.left_alone),
-    )
-
-
-def _measure_channels(images: Tensor) -> Normalization:
-    """Mean and standard deviation of each channel of images uint8 (N, C, H, W), scaled to [0, 1]."""
-    scaled = images.float().div_(255)
-    mean, std = scaled.mean((0, 2, 3)), scaled.std((0, 2, 3))
-    return Normalization(mean.tolist(), std.clamp(min=MIN_STD).tolist())
+    Raises:
+        UserError, ExternalError, OSError: as :func:`prepare_source`.
+    """
+    listing = list_images(data)
+    check_disk(data, settings, len(listing.records), folder)
+    return read_images(data, listing, scratch)
 
 
 def report(meta: DatasetMeta) -> None:

@@ -13,11 +13,9 @@ import numpy as np
 from PIL import Image
 
 from pipelines.preparation import torchvision_datasets
-from pipelines.preparation.decoding import read_images
 from pipelines.preparation.groups import check_groups
 from pipelines.preparation.listing import Listing, Record
 from pipelines.preparation.own_images import holds_images, list_own_images
-from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.home import home
 from pipelines.runtime.locks import hold_lock
@@ -25,22 +23,14 @@ from pipelines.settings.data_params import DataParams
 from pipelines.settings.dataset_defaults import DATASET_DEFAULTS
 
 
-def read_source(data: DataParams) -> RawDataset:
-    """Read the data set ``data.dataset`` from ``data.source``, scaled and converted to ``data.size`` and
-    ``data.channels``. A data set of torchvision's is downloaded if it is missing.
+def list_images(data: DataParams) -> Listing:
+    """List the images of the data set ``data.dataset`` in ``data.source``.
+
+    A data set of torchvision's is downloaded if it is missing.
 
     Raises:
         UserError: ``data.source`` holds no usable data set.
         ExternalError: a file cannot be read, or the download failed.
-    """
-    return read_images(data, list_images(data))
-
-
-def list_images(data: DataParams) -> Listing:
-    """List the images of the data set ``data.dataset`` in ``data.source``.
-
-    Raises:
-        UserError, ExternalError: as :func:`read_source`.
     """
     if data.dataset == "digits" and data.source == "data/raw":
         return _Digits().listing(data.group)

@@ -1,13 +1,11 @@
 """Stratified splits of a data set, and duplicate images across splits."""
 
-import hashlib
 import math
 from typing import NamedTuple, NoReturn
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from pipelines.outputs.prepared_data import Splits
 from pipelines.preparation.grouped_splits import refuse_groups, split_groups
 from pipelines.preparation.listing import SPLITS
 from pipelines.preparation.raw_dataset import RawDataset
@@ -162,14 +160,15 @@ def can_split(counts: np.ndarray, shares: Shares) -> bool:
     return True
 
 
-def count_duplicates(splits: Splits) -> dict[str, int]:
-    """Count, for each split after the first, the images whose pixels also occur in an earlier split."""
-    seen: set[bytes] = set()
-    duplicates = {}
-    for name, split in splits._asdict().items():
-        rows = split.images.contiguous().flatten(1).numpy()
-        digests = [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
-        if seen:
-            duplicates[name] = sum(digest in seen for digest in digests)
-        seen.update(digests)
+def count_duplicates(hashes: np.ndarray, rows: SplitRows) -> dict[str, int]:
+    """Count, for each split after the first, the images whose pixels also occur in an earlier split.
+
+    Args:
+        hashes: of the pixels of each image, (N,).
+        rows: the images of each split.
+    """
+    duplicates, seen = {}, hashes[rows.train]
+    for name, of_split in (("validation", rows.validation), ("test", rows.test)):
+        duplicates[name] = int(np.isin(hashes[of_split], seen).sum())
+        seen = np.concatenate((seen, hashes[of_split]))
     return duplicates

@@ -14,6 +14,7 @@ import mlflow
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.pyfunc import PyFuncModel
+from torch import Tensor
 
 from pipelines.evaluation.class_scores import score_predictions
 from pipelines.evaluation.robustness import area, move
@@ -119,9 +120,8 @@ def _measure(versions: Sequence[ModelVersion], test: Labeled, params: Params) ->
         paths = [fetch_files(version, Path(folder) / str(version.version)) for version in versions]
         models = [mlflow.pyfunc.load_model(str(path)) for path in paths]
         for angle in track("promote", angles, len(angles)):
-            images = (move(test.images, ROTATION, angle) if angle else test.images).numpy()
             for model, by_angle in zip(models, predicted, strict=True):
-                by_angle.append(_predict(model, images, batch_size))
+                by_angle.append(_predict(model, test.images, batch_size, angle))
         latencies = _measure_latencies(models, test.images[:1].numpy())
     return [
         Candidate(
@@ -142,10 +142,10 @@ def _rotation_area(by_angle: Sequence[np.ndarray], labels: np.ndarray) -> float:
     return area(ROTATION.amounts, [float((predicted == labels).mean()) for predicted in by_angle])
 
 
-def _predict(model: PyFuncModel, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Return the predicted classes (N,) of uint8 images (N, C, H, W)."""
-    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-    return np.concatenate([model.predict(batch)["class"] for batch in batches])
+def _predict(model: PyFuncModel, images: Tensor, batch_size: int, angle: float) -> np.ndarray:
+    """Return the predicted classes (N,) of uint8 images (N, C, H, W) that are rotated by an angle in degrees."""
+    batches = (move(batch, ROTATION, angle) if angle else batch for batch in images.split(batch_size))
+    return np.concatenate([model.predict(batch.numpy())["class"] for batch in batches])
 
 
 def _measure_latencies(models: Sequence[PyFuncModel], image: np.ndarray, calls: int = 50) -> list[float]:

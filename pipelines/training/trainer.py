@@ -14,7 +14,7 @@ import torch
 from pipelines.training.ranks import all_reduce, average_buffers, distribute, gather_rows
 from stn.alignment_term import AlignmentTerm
 from stn.averaging import WeightAverage
-from stn.batches import Batches
+from stn.batches import Batches, limit_batch
 from stn.captured_step import CaptureError, captured_training
 from stn.class_scores import class_counts, class_scores
 from stn.class_weights import balanced_weights
@@ -227,7 +227,8 @@ def validate(
     network: Network, images: Batches, precision: torch.dtype, rank: int, world_size: int
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Means of the metrics over all ranks' images, and θ (n, P) of this rank's images by place."""
-    outputs = predict(network, images.ordered(VALIDATION_BATCH_SIZE, rank, world_size), precision)
+    batches = images.ordered(limit_batch(images, VALIDATION_BATCH_SIZE), rank, world_size)
+    outputs = predict(network, batches, precision)
     sums = metric_sums(network, images, outputs)
     total = dict(zip(sums, all_reduce(torch.stack(list(sums.values()))).tolist(), strict=True))
     count = total.pop("count")

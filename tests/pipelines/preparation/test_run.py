@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines import prepare as stage
-from pipelines.outputs import prepared_data
-from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_meta, load_split, load_training
+from pipelines.outputs.labeled_files import Labeled, LabeledWriter
+from pipelines.outputs.prepared_data import DatasetMeta, load_meta, load_split, load_training
 from pipelines.params import set_value
 from pipelines.preparation import run
+from pipelines.preparation.decoder import hash_pixels
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.run import prepare_source, report
 from pipelines.preparation.shares import Shares
@@ -65,14 +66,24 @@ def set_source(monkeypatch, counts: list[int], test_counts: list[int] | None = N
 
     test = None if test_counts is None else labeled(test_counts, sum(counts))
     raw = in_memory(labeled(counts, 0), test, [f"class{i}" for i in range(len(counts))])
-    monkeypatch.setattr(run, "read_source", lambda _: raw)
+    monkeypatch.setattr(run, "read_source", lambda *_: raw)
 
 
 def in_memory(train: Labeled, test: Labeled | None, classes: list[str]) -> RawDataset:
     parts = {"train": train} | ({} if test is None else {"test": test})
     images, labels = (torch.cat(tensors) for tensors in zip(*parts.values(), strict=True))
     splits = np.repeat(list(parts), [len(part.labels) for part in parts.values()])
-    return RawDataset(images, labels, splits, classes, "memory")
+    return hashed(RawDataset(images, labels, splits, classes, "memory", np.zeros(0)))
+
+
+def hashed(raw: RawDataset) -> RawDataset:
+    hashes = [hash_pixels(image.numpy().tobytes()) for image in raw.images]
+    return raw._replace(hashes=np.array(hashes, np.uint64))
+
+
+def made() -> RawDataset:
+    """What :func:`set_source` has made the source return."""
+    return run.read_source(data(), split_settings(), Path(), Path())
 
 
 def numbers(split: str) -> list[int]:
@@ -104,9 +115,9 @@ def test_a_test_split_of_the_source_is_kept_whole(monkeypatch):
 
 def test_a_validation_split_of_the_source_is_kept_whole(monkeypatch):
     set_source(monkeypatch, [30, 30], test_counts=[5, 7])
-    raw = run.read_source(data())
+    raw = made()
     own = raw._replace(splits=np.where(np.arange(72) % 30 < 10, "validation", raw.splits))
-    monkeypatch.setattr(run, "read_source", lambda _: own)
+    monkeypatch.setattr(run, "read_source", lambda *_: own)
     prepare_source(data(), split_settings())
     for split in SPLITS:
         assert numbers(split) == np.flatnonzero(own.splits == split).tolist()
@@ -167,10 +178,10 @@ def test_the_digest_is_of_the_images_and_not_of_where_they_lie(tmp_path):
 def test_the_digest_is_of_the_labels_too(monkeypatch):
     """The images stay the same, and some labels change."""
     set_source(monkeypatch, [30, 30], test_counts=[5, 5])
-    raw = run.read_source(data())
+    raw = made()
     before = prepare_source(data(), split_settings()).digest
     other = raw._replace(labels=torch.cat((raw.labels[:-10], raw.labels[-10:].flip(0))))
-    monkeypatch.setattr(run, "read_source", lambda _: other)
+    monkeypatch.setattr(run, "read_source", lambda *_: other)
     assert prepare_source(data(), split_settings()).digest != before
 
 
@@ -204,7 +215,7 @@ def test_a_final_fit_gets_undistorted_validation_images(distortion, monkeypatch)
     middle = together_images[..., margin : margin + SIZE, margin : margin + SIZE]
     number = middle[:, 0, 0, :2].numpy().astype(int) @ [256, 1]
     assert np.array_equal(together_images[:48], train.images) and len(set(number)) == 64
-    assert np.array_equal(middle, run.read_source(data()).train.images[torch.from_numpy(number)])
+    assert np.array_equal(middle, made().images[torch.from_numpy(number)])
     assert torch.equal(together_labels, torch.cat((train.labels, validation.labels)))
 
 
@@ -248,7 +259,7 @@ def test_mean_and_std_are_the_training_images(monkeypatch):
     assert meta.std == pytest.approx(train.std((0, 2, 3)), rel=1e-3)
 
     flat = Labeled(torch.full((20, 1, SIZE, SIZE), 7, dtype=torch.uint8), torch.arange(20) % 2)
-    monkeypatch.setattr(run, "read_source", lambda _: in_memory(flat, None, ["a", "b"]))
+    monkeypatch.setattr(run, "read_source", lambda *_: in_memory(flat, None, ["a", "b"]))
     assert min(prepare_source(data(), split_settings()).std) > 0, "a channel with one value would be divided by zero"
 
 
@@ -257,23 +268,21 @@ def test_an_interrupted_run_leaves_the_result_before_it(broken, monkeypatch):
     set_source(monkeypatch, [30, 30])
     prepare_source(data(), split_settings(seed=1))
     before = {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()}
-    calls = 0
+    calls, write = 0, LabeledWriter.write
 
-    def interrupted(tensors, path):
+    def interrupted(file, images):
         nonlocal calls
         calls += 1
         if calls == broken:
-            Path(path).write_bytes(b"half")
             raise KeyboardInterrupt
-        save_file(tensors, path)
+        write(file, images)
 
-    save_file = prepared_data.save_file
-    monkeypatch.setattr(prepared_data, "save_file", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        prepare_source(data(), split_settings(seed=2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LabeledWriter, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_source(data(), split_settings(seed=2))
     assert {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()} == before
-
-    monkeypatch.setattr(prepared_data, "save_file", save_file)
+    assert [path.name for path in Path("data").iterdir()] == ["prepared"]
     again = prepare_source(data(), split_settings(seed=2))
     assert json.loads(Path("data/prepared/meta.json").read_text()) == again.to_json()
     assert sorted(number for split in SPLITS for number in numbers(split)) == list(range(60))
@@ -296,16 +305,17 @@ def test_a_full_disk_names_the_folder_and_leaves_the_result_before_it(size, monk
 
 def test_the_second_of_two_preparations_waits(monkeypatch, capsys):
     set_source(monkeypatch, [30, 30])
-    write, active, active_counts = run.write_prepared, [], []
+    active, active_counts = [], []
 
-    def slow(splits, undistorted, meta, folder):
-        active.append(meta)
+    def slow(raw, *arguments, **options):
+        active.append(raw)
         active_counts.append(len(active))
         time.sleep(0.3)
-        write(splits, undistorted, meta, folder)
+        write_splits(raw, *arguments, **options)
         active.pop()
 
-    monkeypatch.setattr(run, "write_prepared", slow)
+    write_splits = run.write_splits
+    monkeypatch.setattr(run, "write_splits", slow)
     threads = [threading.Thread(target=prepare_source, args=(data(), split_settings(seed=seed))) for seed in (1, 2)]
     for thread in threads:
         thread.start()
@@ -331,10 +341,10 @@ def split_all(counts: list[int], shares: Shares) -> str:
     whole = Labeled(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), labels)
     raw = in_memory(whole, None if shares.test else whole, [f"class{i}" for i in range(len(counts))])
     try:
-        parts = assign_rows(raw, split_settings(shares.validation or 0.25, shares.test or 0.2))
+        splits = assign_rows(raw, split_settings(shares.validation or 0.25, shares.test or 0.2))
     except UserError as error:
         return str(error)
-    assert all(len(raw.labels[part].unique()) == len(counts) for part in parts)
+    assert all(len(np.unique(raw.labels.numpy()[rows])) == len(counts) for rows in splits)
     return ""
 
 
@@ -365,7 +375,9 @@ def grouped(labels: list[int], groups: list[int], shares: Shares) -> tuple[str, 
     splits = np.array(["train"] * len(labels) + ["test"] * len(classes) * (shares.test is None))
     number = torch.cat((number, torch.arange(len(classes)))) if shares.test is None else number
     every = np.array([*groups, *range(10**6, 10**6 + len(splits) - len(groups))])
-    raw = RawDataset(torch.zeros(len(number), 1, 1, 1).byte(), number, splits, classes, "memory", groups=every)
+    raw = RawDataset(
+        torch.zeros(len(number), 1, 1, 1).byte(), number, splits, classes, "memory", np.zeros(0), groups=every
+    )
     try:
         return "", assign_rows(raw, split_settings(shares.validation or 0.25, shares.test or 0.2))
     except UserError as error:
@@ -418,10 +430,12 @@ def test_splits_by_group_have_about_their_shares():
 
 def test_groups_are_counted_and_those_in_two_splits_of_the_source_are_reported(monkeypatch, capsys):
     set_source(monkeypatch, [40, 40], test_counts=[5, 5])
-    raw = run.read_source(data())
+    raw = made()
     groups = np.arange(90) // 4
     groups[80:] = [0, 1, 10, 50, 50, 51, 51, 52, 52, 52]
-    monkeypatch.setattr(run, "read_source", lambda _: raw._replace(groups=groups, left_alone=["3 files (.mpo 3): why"]))
+    monkeypatch.setattr(
+        run, "read_source", lambda *_: raw._replace(groups=groups, left_alone=["3 files (.mpo 3): why"])
+    )
     meta = prepare_source(data(), split_settings())
     assert meta.groups["train"] + meta.groups["validation"] == 20 and meta.groups["test"] == 6
     assert meta.shared_groups == {"validation": 0, "test": 3} and load_meta() == meta
@@ -449,9 +463,10 @@ def test_every_part_holds_every_class_or_nothing_is_prepared(monkeypatch):
 
 def test_duplicates_are_counted_and_reported(monkeypatch, capsys):
     set_source(monkeypatch, [20, 20], test_counts=[5, 5])
-    raw = run.read_source(data())
+    raw = made()
     raw.images[7] = raw.images[6]
     raw.images[[40, 44, 49]] = raw.images[[0, 1, 39]]
+    monkeypatch.setattr(run, "read_source", lambda *_: hashed(raw))
     meta = prepare_source(data(), split_settings())
     assert meta.duplicates["test"] == 3 and load_meta().duplicates == meta.duplicates
     apart = {split: {image.numpy().tobytes() for image in load_split(split).images} for split in SPLITS}

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 from urllib.error import URLError
 
@@ -29,13 +28,14 @@ from scipy.io import savemat
 from sklearn.datasets import load_digits
 from torchvision.datasets import SVHN
 
-from pipelines.preparation import archives, decoding, torchvision_datasets
+from pipelines.preparation import archives, decoder, torchvision_datasets
 from pipelines.preparation.decoding import read_images
 from pipelines.preparation.folders import Folder
 from pipelines.preparation.listing import Box, Listing, Record
-from pipelines.preparation.sources import locate, read_source
+from pipelines.preparation.sources import locate
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.settings.data_params import DataParams, DistortionParams
+from tests.pipelines.preparation.reading import read_source
 
 SIZE = 9
 FORMS = ["folder", "nested", "zip", "nested.zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "nested.tar.gz"]
@@ -324,7 +324,7 @@ def test_boxes_share_a_file_that_is_read_once(tmp_path):
     boxes = [Box(0, 0, 3, 4), None, Box(2, 1, SIZE, SIZE)]
     records = [Record("a.png", label, box=box) for label, box in zip("xyx", boxes, strict=True)]
     files = Folder(tmp_path, {".png"})
-    found = read_images(data(tmp_path, size=4), Listing(records, ["x", "y"], "boxes", files))
+    found = read_images(data(tmp_path, size=4), Listing(records, ["x", "y"], "boxes", files), tmp_path)
     for image, box in zip(found.images, boxes, strict=True):
         part = Image.fromarray(pixels).crop(box) if box else Image.fromarray(pixels)
         expected = np.asarray(part.resize((4, 4), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
@@ -340,8 +340,8 @@ def test_a_box_outside_its_image_is_named_and_can_be_skipped(tmp_path, box):
     with pytest.raises(
         ExternalError, match=r"a\.png \[.*its box has the columns .* the image has 9 columns and 9 rows"
     ):
-        read_images(data(tmp_path), listing)
-    found = read_images(data(tmp_path, skip_broken=True), listing)
+        read_images(data(tmp_path), listing, tmp_path)
+    found = read_images(data(tmp_path, skip_broken=True), listing, tmp_path)
     assert list(found.broken) == [f"a.png {list(box)}"] and found.labels.tolist() == [0, 1]
     assert found.groups is not None and len(set(found.groups)) == 2
 
@@ -633,24 +633,17 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, form, chang
     write_tree(tmp_path / "tree", ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"])
     path = in_form(tmp_path / "tree", form)
     file = path / "cat/1.png" if form == "folder" else path
-    decode = decoding.decode
+    decode = decoder.decode
 
     def changing(*arguments, **options):
         file.unlink() if change == "removed" else file.write_bytes(file.read_bytes() + bytes(512))
-        monkeypatch.setattr(decoding, "decode", decode)
+        monkeypatch.setattr(decoder, "decode", decode)
         return decode(*arguments, **options)
 
-    monkeypatch.setattr(decoding, "decode", changing)
+    monkeypatch.setattr(decoder, "decode", changing)
     with pytest.raises(ExternalError, match="changed while it was read") as caught:
         read_source(data(path))
     assert str(caught.value).startswith(f"{path}: {'cat/1.png: ' if form == 'folder' else ''}")
-
-
-def test_more_pixels_than_memory_are_refused_before_one_is_read(tmp_path, monkeypatch):
-    write_tree(tmp_path, ["cat/1.png", "dog/1.png"])
-    monkeypatch.setattr(decoding.psutil, "virtual_memory", lambda: SimpleNamespace(total=10_000))
-    with pytest.raises(UserError, match=r"data\.size: 100 given; 2 images"):
-        read_source(data(tmp_path, size=100))
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from pipelines.preparation.listing import Box
-from pipelines.preparation.raw_dataset import RawDataset
-from pipelines.preparation.sources import list_images, read_source
+from pipelines.preparation.sources import list_images
 from pipelines.runtime.errors import UserError
 from pipelines.settings.data_params import DataParams, DistortionParams, TableParams
+from tests.pipelines.preparation.reading import Source, read_source
 
 SIZE = 6
 
@@ -70,7 +70,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         write_csv(path, rows, "\t" if path.suffix == ".tsv" else ";" if "semicolon" in path.stem else ",")
 
 
-def labeled(found: RawDataset) -> dict[bytes, tuple[str, str]]:
+def labeled(found: Source) -> dict[bytes, tuple[str, str]]:
     """Class and split of each image by its pixels."""
     return {
         image.numpy().tobytes(): (found.classes[label], str(split))

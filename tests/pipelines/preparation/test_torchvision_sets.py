@@ -14,12 +14,12 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from pipelines.preparation.listing import SPLITS
-from pipelines.preparation.raw_dataset import RawDataset
-from pipelines.preparation.sources import list_images, read_source
+from pipelines.preparation.sources import list_images
 from pipelines.preparation.torchvision_sets import TORCHVISION_SETS
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.settings.data_params import DataParams, DistortionParams
 from pipelines.settings.dataset_defaults import DATASET_DEFAULTS
+from tests.pipelines.preparation.reading import Source, read_source
 
 
 def data(root: Path, name: str, size: int, channels: Any = 3, **settings: Any) -> DataParams:
@@ -43,7 +43,7 @@ def write_images(folder: Path, names: list[str]) -> dict[str, np.ndarray]:
     return {name: image.transpose(2, 0, 1) for name, image in images.items()}
 
 
-def found(source: RawDataset) -> list[tuple[bytes, str, str]]:
+def found(source: Source) -> list[tuple[bytes, str, str]]:
     """Pixels, class and split of each image."""
     parts = zip(source.images, source.labels, source.splits, strict=True)
     return [(image.numpy().tobytes(), source.classes[label], str(split)) for image, label, split in parts]

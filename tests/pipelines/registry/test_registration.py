@@ -13,6 +13,7 @@ import pytest
 import torch
 from mlflow.artifacts import load_text
 from mlflow.exceptions import MlflowException
+from safetensors.torch import save_file
 
 from pipelines.outputs.alignment_results import ThetaResults
 from pipelines.outputs.evaluation_results import (
@@ -22,7 +23,7 @@ from pipelines.outputs.evaluation_results import (
     VariantResults,
     write_results,
 )
-from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, Labeled, Splits, write_prepared
+from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, Labeled, replace_prepared
 from pipelines.outputs.reports import PICTURES, REPORT
 from pipelines.outputs.trained_models import FinishedSeed, TrainingRecord, write_result
 from pipelines.params import set_value
@@ -32,6 +33,7 @@ from pipelines.registry.promotion import promote
 from pipelines.registry.registered_versions import RegisteredVersions, read_registered
 from pipelines.registry.registration import register
 from pipelines.registry.versions import aliases_of, list_versions
+from pipelines.runtime.files import write_json
 from pipelines.settings.params import load_params
 from pipelines.settings.variants import load_variant
 from pipelines.tracking.client import connect
@@ -69,7 +71,10 @@ def client(new_store, tmp_path, monkeypatch) -> mlflow.MlflowClient:
     shutil.copyfile(ROOT / "params.yaml", "params.yaml")
     shutil.copytree(ROOT / "variants", "variants")
     labeled = Labeled(torch.zeros(4, 1, 28, 28, dtype=torch.uint8), torch.arange(4) % 2)
-    write_prepared(Splits(labeled, labeled, labeled), None, META, PREPARED)
+    with replace_prepared(PREPARED) as folder:
+        for split in ("train", "validation", "test"):
+            save_file(labeled._asdict(), folder / f"{split}.safetensors")
+        write_json(folder / "meta.json", META.to_json())
     for name, accuracy in ACCURACIES.items():
         variant, train = load_variant(name), load_params().train
         record = TrainingRecord(
