@@ -25,7 +25,7 @@ from stn.settings import Recipe
 from stn.training import NotFiniteError
 
 LONGEST_REASON = 500  # characters
-PROCESS_BYTES = 2**30  # memory of a worker without its images: 0.7 GiB on CIFAR-10 (LOG.md), and a reserve
+PROCESS_BYTES = 2**30  # memory of a worker without its images: an estimate, with a reserve
 
 
 class Task(NamedTuple):
