@@ -27,7 +27,6 @@ from pipelines.registry.versions import HOW_TO_REGISTER, fetch_files, find_versi
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import write_bytes
 from pipelines.tracking.client import connect
-from stn.distortions import Distortion
 
 OPSET = 18  # with opset 20, TensorRT samples the nearest pixel without a word
 IMAGES = 256  # test images that the file and the model are compared on
@@ -41,7 +40,10 @@ class Preprocessing:
 
     Args:
         mode: ``L`` (gray) or ``RGB``, for PIL; transparent parts become white.
-        size: (height, width) that the image is resized to, with PIL's antialiased bilinear filter.
+        size: (height, width) that the image is converted to, with PIL's antialiased bilinear filter.
+        fit, fill: how an image of another aspect ratio is converted, see
+            :class:`~pipelines.settings.image_form.ImageForm`.
+        pixel_range: values that are black and white in images with more than 8 bits; None: those of their type.
         canvas: (height, width) of the model's input, a black canvas that the image is placed in the middle of.
         layout: order of the input's dimensions.
         dtype: type of the input. Pixels are from 0 to 255; the model normalizes them.
@@ -50,15 +52,18 @@ class Preprocessing:
     mode: str
     size: tuple[int, int]
     canvas: tuple[int, int]
+    fit: str = "stretch"
+    fill: Any = 0
+    pixel_range: Any = None
     layout: str = "NCHW"
     dtype: str = "uint8"
 
     @classmethod
     def of(cls, metadata: ModelMetadata) -> "Preprocessing":
         """Return the preprocessing of a model."""
-        channels, height, width = metadata.image_shape
-        size = Distortion(canvas=metadata.canvas).frame(height, width)
-        return cls("L" if channels == 1 else "RGB", size, (height, width))
+        form, (channels, height, width) = metadata.form, metadata.image_shape
+        mode, pixel_range = "L" if channels == 1 else "RGB", metadata.pixel_range
+        return cls(mode, (form.height, form.width), (height, width), form.fit, form.fill, pixel_range)
 
 
 class Exported(NamedTuple):
