@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import mlflow
 import numpy as np
 import pytest
 import torch
@@ -20,6 +19,7 @@ from pipelines.preparation.run import prepare_source
 from pipelines.registry.export import export
 from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.serving import prediction
+from pipelines.serving.loaded_version import Identity, LoadedVersion
 from pipelines.settings.data_params import DataParams, DistortionParams, PrepareParams
 from pipelines.settings.params import EvaluateParams
 from pipelines.visualization.theta import draw_theta
@@ -115,11 +115,11 @@ def test_words_go_through_every_stage(meta, tmp_path, monkeypatch):
             return {name: values.numpy() for name, values in exported(torch.from_numpy(images)).items()}
 
     metadata = ModelMetadata.from_trained(trained, meta).to_json()
-    loaded = SimpleNamespace(metadata=SimpleNamespace(metadata=metadata), predict=answer)
-    monkeypatch.setattr(mlflow.pyfunc, "load_model", lambda _: loaded)
+    stored: Any = SimpleNamespace(predict=answer, unwrap_python_model=lambda: None)
+    identity = Identity("stn-signs", "1", "digest", "data")
+    loaded = LoadedVersion(*identity, ModelMetadata.from_json(metadata), stored)
     monkeypatch.setattr(prediction, "connect", lambda: None)
-    monkeypatch.setattr(prediction, "find_version", lambda *_: SimpleNamespace(version="1"))
-    monkeypatch.setattr(prediction, "fetch_files", lambda *_: tmp_path)
+    monkeypatch.setattr(prediction, "load_version", lambda *_: loaded)
     sizes = {"tall.png": (30, 90), "wide.png": (200, 21), "small.png": (5, 4)}
     for name, size in sizes.items():
         draw_sign(0, *size).save(name)

@@ -54,6 +54,7 @@ class DatasetMeta:
         digest: SHA-256 of the pixels, the labels and their meaning, see :func:`start_digest`.
         fit, fill: how images of another aspect ratio were converted, see
             :class:`~pipelines.settings.image_form.ImageForm`. Earlier data were stretched.
+        fitted: number of images with another aspect ratio.
         pixel_range: the values that are black and white in images with more than 8 bits; None without such images.
         groups: number of groups in each split; empty if images have no groups.
         shared_groups: for each split after the first, the number of groups that are also in an earlier split.
@@ -73,6 +74,7 @@ class DatasetMeta:
     digest: str
     fit: Fit = "stretch"
     fill: Fill = 0
+    fitted: int = 0
     pixel_range: Sequence[float] | None = None
     groups: Mapping[str, int] = field(default_factory=dict)
     shared_groups: Mapping[str, int] = field(default_factory=dict)

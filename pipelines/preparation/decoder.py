@@ -20,9 +20,23 @@ from pipelines.settings.image_form import ImageForm
 
 Content = bytes | FileIn | Image.Image
 """An image: the content of its file, a file that is still to be read, or the decoded image."""
-Outcome = int | Extrema | str
-"""What became of a row: the hash of its pixels, see :func:`hash_pixels`; the extrema of an image with more than 8 bits,
-whose pixels are undefined; or the reason why there are none."""
+
+
+class Written(NamedTuple):
+    """The pixels of a row are written.
+
+    Args:
+        hash: of the pixels, see :func:`hash_pixels`.
+        fitted: whether the image has another aspect ratio than the form.
+    """
+
+    hash: int
+    fitted: bool
+
+
+Outcome = Written | Extrema | str
+"""What became of a row: the pixels are written; they have more than 8 bits and are undefined; or the reason why there
+are none."""
 
 
 class Piece(NamedTuple):
@@ -76,7 +90,8 @@ class Decoder(NamedTuple):
         written = os.pwrite(file, content, piece.row * len(content))
         while written < len(content):  # a signal or a nearly full disk may split a write
             written += os.pwrite(file, content[written:], piece.row * len(content) + written)
-        return hash_pixels(content)
+        width, height = image.size if piece.box is None else piece.box.size
+        return Written(hash_pixels(content), not self.form.has_aspect_of(width, height))
 
 
 _opened: dict[Path, int] = {}

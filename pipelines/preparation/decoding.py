@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pipelines.preparation.decoder import Content, Decoder, Piece, close_files
+from pipelines.preparation.decoder import Content, Decoder, Piece, Written, close_files
 from pipelines.preparation.decoder_pool import decode_all
 from pipelines.preparation.folders import Folder
 from pipelines.preparation.listing import Listing, check_classes
@@ -36,10 +36,11 @@ def read_images(data: DataParams, listing: Listing, folder: Path) -> RawDataset:
         file.truncate(int(np.prod(shape)))
     hashes = np.zeros(len(records), np.uint64)
     pixel_range = None if data.pixel_range is None else PixelRange(*data.pixel_range)
-    broken, deep = _fill(Decoder(path, data.form, pixel_range), range(len(records)), data, listing, hashes)
+    broken, deep, fitted = _fill(Decoder(path, data.form, pixel_range), range(len(records)), data, listing, hashes)
     if deep:  # the range is known only after all images are read once
         pixel_range = find_range(deep.values())
-        broken |= _fill(Decoder(path, data.form, pixel_range), deep, data, listing, hashes).broken
+        scaled = _fill(Decoder(path, data.form, pixel_range), deep, data, listing, hashes)
+        broken, fitted = broken | scaled.broken, fitted | scaled.fitted
     pixels = np.memmap(path, np.uint8, "r+", shape=shape)
     index = {label: i for i, label in enumerate(listing.classes)}
     kept = [i for i in range(len(records)) if i not in broken]
@@ -57,17 +58,20 @@ def read_images(data: DataParams, listing: Listing, folder: Path) -> RawDataset:
         number_groups([records[i].group for i in kept]),
         pixel_range,
         listing.left_alone,
+        len(fitted),
     )
 
 
 class _Rows(NamedTuple):
-    """What became of rows: the reasons why some could not be read, and the extrema of others with more than 8 bits.
+    """What became of rows: the reasons why some could not be read, the extrema of others with more than 8 bits, and the
+    rows of images that have another aspect ratio than the form.
 
-    The pixels of both are undefined.
+    The pixels of the first two are undefined.
     """
 
     broken: dict[int, str]
     deep: dict[int, Extrema]
+    fitted: set[int]
 
 
 def _fill(
@@ -82,7 +86,7 @@ def _fill(
     pieces_of: dict[str, list[Piece]] = {}
     for row in rows:
         pieces_of.setdefault(listing.records[row].name, []).append(Piece(row, listing.records[row].box))
-    found = _Rows({}, {})
+    found = _Rows({}, {}, set())
 
     def refuse(row: int, reason: str) -> None:
         if not data.skip_broken:
@@ -105,8 +109,10 @@ def _fill(
     try:
         for pieces, outcomes in decode_all(decoder, contents(), len(pieces_of)):
             for piece, outcome in zip(pieces, outcomes, strict=True):
-                if isinstance(outcome, int):
-                    hashes[piece.row] = outcome
+                if isinstance(outcome, Written):
+                    hashes[piece.row] = outcome.hash
+                    if outcome.fitted:
+                        found.fitted.add(piece.row)
                 elif isinstance(outcome, Extrema):
                     found.deep[piece.row] = outcome
                 else:

@@ -27,6 +27,11 @@ class Box(NamedTuple):
     right: int
     bottom: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.right - self.left, self.bottom - self.top
+
 
 class Record(NamedTuple):
     """One image of a source.

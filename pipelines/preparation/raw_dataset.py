@@ -26,6 +26,7 @@ class RawDataset(NamedTuple):
             image is a group of its own.
         pixel_range: black and white of the images with more than 8 bits; None if there is no such image.
         left_alone: descriptions of the files that are not used.
+        fitted: number of images whose aspect ratio is not that of the form.
     """
 
     images: Tensor
@@ -38,6 +39,7 @@ class RawDataset(NamedTuple):
     groups: np.ndarray | None = None
     pixel_range: PixelRange | None = None
     left_alone: Sequence[str] = ()
+    fitted: int = 0
 
     def rows(self, split: Split) -> np.ndarray:
         """The rows that the source has in a split, in ascending order."""

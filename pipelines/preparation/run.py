@@ -80,6 +80,7 @@ def prepare_source(data: DataParams, settings: PrepareParams, folder: Path = PRE
             digest=digest.hexdigest(),
             fit=data.fit,
             fill=data.fill,
+            fitted=raw.fitted,
             pixel_range=None if raw.pixel_range is None else list(raw.pixel_range),
             groups=groups.each,
             shared_groups=groups.shared,
@@ -112,6 +113,9 @@ def report(meta: DatasetMeta) -> None:
         f"prepared {meta.dataset} from {meta.source}: {counts}; {len(meta.classes)} classes, "
         f"{channels}×{height}×{width} (fit: {meta.fit}), digest {meta.digest[:12]}"
     )
+    if meta.fitted:
+        done = {"stretch": "stretched (data.fit: pad or crop keeps it)", "pad": "padded", "crop": "cropped"}[meta.fit]
+        print(f"shapes: {meta.fitted} images have another aspect ratio and were {done}")
     if meta.pixel_range is not None:
         low, high = meta.pixel_range
         print(f"pixels: images with more than 8 bits are scaled from {low:g} (black) to {high:g} (white)")

@@ -69,6 +69,10 @@ class ImageForm:
         fill = self.fill if isinstance(self.fill, int | str) else list(self.fill)
         return {"fit": self.fit} | ({"fill": fill} if self.fit == "pad" else {})
 
+    def has_aspect_of(self, width: int, height: int) -> bool:
+        """Whether an image of this width and height has the aspect ratio of the form, up to a pixel of the form."""
+        return abs(width * self.height - height * self.width) < max(width, height)
+
     def place(self, width: int, height: int) -> Placement:
         """Place an image of this width and height in the form."""
         source, target = Area(0, 0, width, height), Area(0, 0, self.width, self.height)

@@ -486,6 +486,17 @@ def test_files_left_out_are_listed(tmp_path, capsys):
     assert "skipped: cat/broken 0.png: the file is empty" in said and "skipped: 7 files" in said[-1]
 
 
+@pytest.mark.parametrize(("fit", "done"), [("stretch", "stretched"), ("pad", "padded"), ("crop", "cropped")])
+def test_images_of_another_aspect_ratio_are_counted(tmp_path, fit, done, capsys):
+    write_tree(tmp_path / "tree")
+    for name in ("cat/wide.png", "dog/wide.png"):
+        Image.new("L", (2 * SIZE, SIZE), 7).save(Path("tree") / name)
+    Image.new("L", (2 * SIZE, 2 * SIZE), 7).save("tree/dog/large.png")
+    meta = prepare_source(data().model_copy(update={"fit": fit}), split_settings())
+    report(meta)
+    assert meta.fitted == 2 and f"shapes: 2 images have another aspect ratio and were {done}" in capsys.readouterr().out
+
+
 def test_a_source_that_is_refused_leaves_the_result_before_it(tmp_path):
     write_tree(tmp_path / "tree")
     prepare_source(data(), split_settings())

@@ -59,3 +59,11 @@ def test_only_what_matters_is_recorded():
     assert ImageForm(4, 4, 1, "crop", 3).fitting == {"fit": "crop"}
     assert ImageForm(4, 4, 3, "pad", (1, 2, 3)).fitting == {"fit": "pad", "fill": [1, 2, 3]}
     assert ImageForm(4, 4, 3, "pad", "edge").fitting == {"fit": "pad", "fill": "edge"}
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "same"),
+    [(100, 32, True), (1000, 320, True), (1001, 320, True), (334, 107, True), (100, 33, False), (32, 100, False)],
+)
+def test_an_aspect_ratio_is_the_same_up_to_a_pixel_of_the_form(width, height, same):
+    assert ImageForm(32, 100, 3).has_aspect_of(width, height) is same
