@@ -84,9 +84,13 @@ def _print_library_changes(recorded: Mapping[str, str]) -> None:
 def _work_tree(commit: str, diff: str) -> Iterator[Path]:
     """Check out a commit with uncommitted changes into a temporary work tree, which is deleted after the block.
 
+    Yields the folder of the project in it: the project may be a folder of a larger repository.
+
     Raises:
         ExternalError: the changes do not apply to the commit.
     """
+    asked = subprocess.run(["git", "rev-parse", "--show-prefix"], capture_output=True, text=True, check=True)
+    prefix = asked.stdout.rstrip("\n")
     subprocess.run(["git", "worktree", "prune"], check=True)  # work trees of processes that were killed
     folder = Path(tempfile.mkdtemp(dir=state_dir("reproduce")))
     tree = folder / "tree"
@@ -94,13 +98,13 @@ def _work_tree(commit: str, diff: str) -> Iterator[Path]:
         with hold_lock(f"reproduce-{folder.name}"):  # make clean-all skips the folder while the lock is held
             subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(tree), commit], check=True)
             if diff:
-                apply = ["git", "apply", "--whitespace=nowarn"]
+                apply = ["git", "apply", "--whitespace=nowarn", *([f"--directory={prefix}"] if prefix else [])]
                 done = subprocess.run(apply, cwd=tree, input=diff, text=True, capture_output=True)
                 if done.returncode:
                     raise ExternalError(
                         f"the uncommitted changes recorded with commit {commit} do not apply to it: {done.stderr}"
                     )
-            yield tree
+            yield tree / prefix
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run(["git", "worktree", "prune"], check=True)

@@ -56,7 +56,7 @@ def current_commit() -> Commit:
         reason = next(iter(inside.stderr.strip().splitlines()), "git failed").removeprefix("fatal: ")
         return Commit("", "", "" if reason.startswith("not a git repository") else reason)
     sha = git("rev-parse", "--verify", "--quiet", "HEAD").stdout.strip()
-    diff = git("diff", "HEAD", "--", ".", ":!dvc.lock").stdout if sha else ""
+    diff = git("diff", "--relative", "HEAD", "--", ".", ":!dvc.lock").stdout if sha else ""
     code = ("stn", "pipelines", "own_networks", "variants")
     new = git("ls-files", "--others", "--exclude-standard", "--", *code).stdout.splitlines()
     return Commit(sha, diff + "".join(git("diff", "--no-index", "--", "/dev/null", file).stdout for file in new))

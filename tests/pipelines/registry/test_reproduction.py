@@ -64,6 +64,26 @@ def test_the_work_tree_has_the_commit_with_its_changes_and_is_deleted(repository
     assert Path("params.yaml").read_text() == "lr: 2\n"
 
 
+def test_a_project_in_a_folder_of_a_repository_is_found_with_its_changes(repository, monkeypatch):
+    for name in (".dvc", "params.yaml"):
+        (repository / "team/a project").mkdir(parents=True, exist_ok=True)
+        (repository / name).rename(repository / "team/a project" / name)
+    subprocess.run(["git", "add", "-A"], check=True)
+    identity = ("-c", "user.name=Tester", "-c", "user.email=tester@example.com", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *identity, "commit", "-q", "-m", "A move"], check=True)
+    monkeypatch.chdir("team/a project")
+    monkeypatch.setenv("DVC_ROOT", str(repository / "team/a project"))
+    Path("params.yaml").write_text("lr: 3\n")
+    Path("own_networks").mkdir()
+    Path("own_networks/mine.py").write_text("def build(shape, classes): ...\n")
+    commit = current_commit()
+    with _work_tree(commit.sha, commit.diff) as project:
+        assert project.parts[-2:] == ("team", "a project") and (project / ".dvc").is_dir()
+        assert (project / "params.yaml").read_text() == "lr: 3\n"
+        assert (project / "own_networks/mine.py").exists()
+        assert not (project.parents[1] / "own_networks").exists()
+
+
 def test_a_network_of_ones_own_and_files_of_weights_are_found(repository):
     """git does not know the network yet, and never knows the weights."""
     Path("own_networks").mkdir()

@@ -16,6 +16,7 @@ from mlflow.store.tracking.dbmodels.initial_models import Base
 from pipelines.runtime.errors import ExternalError
 from pipelines.tracking.artifact_places import sqlite_address
 from pipelines.tracking.client import connect
+from pipelines.tracking.schema import prepare_schema
 
 SCRIPTS = ScriptDirectory.from_config(_get_alembic_config(""))
 HEAD = SCRIPTS.get_current_head() or ""
@@ -94,3 +95,27 @@ def test_a_newer_database_is_refused_with_the_version_that_is_needed(new_store, 
         connect()
     assert "\n" not in str(raised.value) and "register" not in str(raised.value)
     assert place.read_bytes() == before
+
+
+def test_a_database_of_postgresql_is_neither_migrated_nor_used_if_its_schema_is_of_another_version(make_database):
+    """A backup is the administrator's task there. The password is in no message."""
+    address = make_database()
+    engine = sqlalchemy.create_engine(address)
+    for found, message in (
+        (
+            BEFORE,
+            r"has an older schema than MLflow .*; back it up with make backup TO=folder; then run: mlflow db upgrade",
+        ),
+        ("ffffffffffff", r"was last used with an MLflow newer than"),
+    ):
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text("DROP TABLE IF EXISTS alembic_version"))
+            connection.execute(sqlalchemy.text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+            connection.execute(sqlalchemy.text("INSERT INTO alembic_version VALUES (:found)"), {"found": found})
+        with pytest.raises(ExternalError, match=message) as caught:
+            prepare_schema(address)
+        assert "of%20the%20tests" not in str(caught.value)
+        with engine.connect() as connection:
+            assert sqlalchemy.inspect(connection).get_table_names() == ["alembic_version"]
+            assert connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar() == found
+    engine.dispose()
