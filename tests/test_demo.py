@@ -244,8 +244,9 @@ def test_the_report_opens_without_a_network(demo):
     html = (demo.folder / "state/reports/digits/report.html").read_text()
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", html)
     assert "<script" not in html
-    # Of two transformers, with the last picture of their animations, of the evaluation, of training, of the study.
-    assert html.count("data:image/png;base64,") == 8 * 2 + 3 + 3 + 4
+    # Of two transformers, with the last picture of their animations; confusions of each variant; of the evaluation, of
+    # training, of the study.
+    assert html.count("data:image/png;base64,") == 8 * 2 + 3 + 3 + 3 + 4
 
 
 def test_a_second_demo_trains_nothing_and_registers_nothing_twice(demo, client):
