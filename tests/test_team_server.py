@@ -202,4 +202,4 @@ def test_the_ui_asks_for_the_account_and_shows_a_picture_from_s3(kims, client, s
     picture = "comparison of all variants"
     wait.until(lambda _: browser.find_elements(By.LINK_TEXT, picture))
     browser.get(browser.find_element(By.LINK_TEXT, picture).get_attribute("href"))
-    wait.until(lambda _: "On the same test images" in text())
+    wait.until(lambda _: "Mean accuracy over a range of motions of the test images" in text())
