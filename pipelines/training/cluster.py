@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import ray
 import torch
@@ -112,21 +112,38 @@ def nodes_alive() -> list[Node]:
     ]  # fmt: skip
 
 
-def room_for_trials(gpus_per_trial: float, memory: int = 1) -> tuple[int, float]:
-    """The number of tuning trials that run at once on the connected cluster, and each trial's share of a GPU.
+class TrialRoom(NamedTuple):
+    """The tuning trials that run at once on a cluster.
+
+    Args:
+        number: how many.
+        share: of a GPU for each; 0 without GPUs.
+        memory: bytes that Ray reserves for each.
+    """
+
+    number: int
+    share: float
+    memory: int
+
+
+def room_for_trials(gpus_per_trial: float, memory: int = 1) -> TrialRoom:
+    """The tuning trials that the connected cluster has room for now.
 
     There is one trial for each CPU core or, on a cluster with GPUs, for each share of a GPU, as far as the memory
     suffices. Ray takes a share from a single GPU: the share is enlarged to one that divides a GPU evenly, or the last
-    trial would wait forever.
+    trial would wait forever. For the same reason no trial reserves more memory than a host has.
 
     Args:
         gpus_per_trial: share of a GPU, in (0, 1].
         memory: bytes that a trial needs.
     """
     nodes = nodes_alive()
-    fitting = [min(node.cpus, node.memory // memory) for node in nodes]
-    if not any(node.gpus for node in nodes):
-        return max(1, int(sum(fitting))), 0.0
+    gpus = any(node.gpus for node in nodes)
+    usable = [node for node in nodes if node.cpus and (node.gpus or not gpus)]
+    memory = int(min([memory, max((node.memory for node in usable), default=memory)]))
+    fitting = [int(min(node.cpus, node.memory // memory)) for node in usable]
+    if not gpus:
+        return TrialRoom(max(1, sum(fitting)), 0.0, memory)
     on_each_gpu = int(1 / gpus_per_trial + 1e-9)
-    on_nodes = (min(most, node.gpus * on_each_gpu) for most, node in zip(fitting, nodes, strict=True))
-    return max(1, int(sum(on_nodes))), 1 / on_each_gpu
+    on_nodes = (min(most, node.gpus * on_each_gpu) for most, node in zip(fitting, usable, strict=True))
+    return TrialRoom(max(1, sum(on_nodes)), 1 / on_each_gpu, memory)

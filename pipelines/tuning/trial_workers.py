@@ -154,9 +154,9 @@ class Pool:
 
     def _start_workers(self) -> None:
         """Start as many workers as the cluster has room for now."""
-        room, share = room_for_trials(self.gpus_per_trial, self.memory)
+        room, share, memory = room_for_trials(self.gpus_per_trial, self.memory)
         number = min(room, self.most)
-        options = RemoteWorker.options(num_cpus=1, num_gpus=share, memory=self.memory)
+        options = RemoteWorker.options(num_cpus=1, num_gpus=share, memory=memory)
         while self.size < number:
             self.idle.append(options.remote(self.recipe, self.data, round(1 / share) if share else number))
 

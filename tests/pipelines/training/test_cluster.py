@@ -58,7 +58,7 @@ def test_uv_run_copies_nothing():
 )
 def test_trials_fit_the_cluster(monkeypatch, nodes, share, number):
     pretend_nodes(monkeypatch, *nodes)
-    found, taken = cluster.room_for_trials(share)
+    found, taken, _ = cluster.room_for_trials(share)
     assert found == number
     # The oracle: each takes one core and its share of one single GPU.
     room = [(cpus, [1.0] * gpus) for cpus, gpus in nodes]
@@ -70,3 +70,18 @@ def test_trials_fit_the_cluster(monkeypatch, nodes, share, number):
                 break
         else:
             pytest.fail("one would wait forever")
+
+
+@pytest.mark.parametrize(
+    ("memory", "room"),
+    [((8, 8), (8, 2)), ((3, 8), (5, 2)), ((1, 1), (2, 1)), ((3, None), (5, 2))],
+    ids=["enough", "one host has less", "each host has too little for one", "a host does not say"],
+)
+def test_no_trial_reserves_more_memory_than_a_host_has(memory, room, monkeypatch):
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 4.0} | ({} if size is None else {"memory": float(size)})}
+        for size in memory
+    ]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    number, _, reserved = cluster.room_for_trials(0.25, memory=2)
+    assert (number, reserved) == room

@@ -78,7 +78,7 @@ class Stage:
         )  # fmt: skip
         patch.setattr(trial_workers, "ray", ray)
         patch.setattr(trial_workers, "RemoteWorker", SimpleNamespace(options=lambda **_: SimpleNamespace(remote=start)))
-        patch.setattr(trial_workers, "room_for_trials", lambda *_: (2, 0.0))
+        patch.setattr(trial_workers, "room_for_trials", lambda *_: (2, 0.0, 1))
         self.answers: list[list[Any]] = []
 
     def _call(self, task: Task, _precision: Precision) -> int:
