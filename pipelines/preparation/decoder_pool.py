@@ -54,21 +54,30 @@ def _decode_on_all_cores(decoder: Decoder, items: Iterator[Item]) -> Iterator[tu
     context.set_forkserver_preload([worker.__name__])
     pool = ProcessPoolExecutor(workers, context, initializer=worker.start)
     waiting: deque[tuple[list[Item], Future[list[list[Outcome]]]]] = deque()
+    alive = True
+
+    def submit(batch: list[Item]) -> Future[list[list[Outcome]]]:
+        try:
+            return pool.submit(worker.decode_batch, decoder, batch)
+        except (OSError, RuntimeError):  # of a pool that is being closed because a process was killed
+            raise BrokenProcessPool from None
+
     try:
         for batch in chain(_batches(items), [None] * (workers + 2)):
             if batch:
-                waiting.append((batch, pool.submit(worker.decode_batch, decoder, batch)))
+                waiting.append((batch, submit(batch)))
             if waiting and (batch is None or len(waiting) > workers + 1):
                 sent, future = waiting.popleft()
                 for (_, pieces), outcomes in zip(sent, future.result(), strict=True):
                     yield pieces, outcomes
     except BrokenProcessPool:
+        alive = False  # a killed process may hold a lock for which the pool would wait
         raise ExternalError(
             "prepare: a process that decodes images was killed, most likely for lack of memory; fewer cores need less "
             "(taskset)"
         ) from None
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=alive, cancel_futures=True)
 
 
 def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:

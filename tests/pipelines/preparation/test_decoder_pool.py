@@ -90,10 +90,9 @@ def test_a_missing_file_is_named_by_a_worker(tmp_path, items, eager):
 def test_a_worker_that_is_killed_is_an_error_in_one_line(tmp_path, items, eager):
     def killing():
         yield from items[:80]
-        for child in psutil.Process().children(recursive=True):
-            if "forkserver" in " ".join(child.cmdline()):
-                for worker in child.children():
-                    worker.kill()
+        servers = [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
+        for worker in [worker for server in servers for worker in server.children()]:
+            worker.kill()
         yield from items[80:]
 
     with pytest.raises(ExternalError, match="a process that decodes images was killed"):
