@@ -99,7 +99,7 @@ def test_the_ui_shows_the_model_its_champion_and_its_theta(demo, browser):
         follow("stn-digits")
         shown(lambda: "@ champion" in text() and "Mean accuracy over a range of motions" in text())
         browser.get(f"{address}/#/models/stn-digits/versions/{version.version}")
-        shown(lambda: "@ champion" in text() and "Weakest classes on the test images" in text())
+        shown(lambda: "@ champion" in text() and "Lowest F1 on the test images" in text())
         assert f"{float(version.tags['test_accuracy']):.2%}" in text()
         card = browser.current_url
         for link in ("what the transformer does", "accuracy under rotation, scale and shift"):

@@ -127,6 +127,7 @@ def test_each_model_is_registered_once_with_its_tags_card_and_files(client):
     assert model.metadata.metadata == {
         "dataset": "mine", "classes": ["cat", "dog"], "image_shape": [1, 28, 28], "mean": [0.5], "variant": "stn",
         "padding_mode": load_variant("stn").model_dump()["transformer"]["padding_mode"], "canvas": 1.0,
+        "fit": "stretch", "fill": 0, "pixel_range": None,
     }  # fmt: skip
     outputs = model.predict(np.zeros((3, 1, 28, 28), dtype=np.uint8))
     assert outputs["probabilities"].shape == (3, 2) and outputs["theta"].shape == (3, 2, 3)

@@ -31,7 +31,7 @@ OF_TRAIN: dict[str, Any] = {
     "mixup": 0.123, "ema": 0.123, "alignment": AlignmentParams(weight=0.123),
     "precision": ("fp32", "bf16"), "preset": ("none", "finetune"), "seeds": [77],
     "final_fit": (True, False), "workers": WorkerRange(min=1, max=77), "threads": 77, "max_failures": 77,
-    "residency": ("device", "host"),
+    "residency": ("device", "host"), "capture": ("on", "off"),
 }  # fmt: skip
 PLACED = PlacedTransformerParams(
     at="conv2",
