@@ -102,9 +102,9 @@ def test_the_ui_shows_the_model_its_champion_and_its_theta(demo, browser):
         shown(lambda: "@ champion" in text() and "Lowest F1 on the test images" in text())
         assert f"{float(version.tags['test_accuracy']):.2%}" in text()
         card = browser.current_url
-        for link in ("what the transformer does", "accuracy under rotation, scale and shift"):
+        for link in ("effect of the transformer", "accuracy under rotation, scale and shift"):
             follow(link)
             shown(picture_is_drawn)
             browser.get(card)
         follow("comparison of all variants")
-        shown(lambda: "On the same test images" in text())
+        shown(lambda: "Mean accuracy over a range of motions of the test images" in text())
