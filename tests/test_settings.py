@@ -641,15 +641,14 @@ def _(bench: Bench) -> None:
 
 @check("tune.gpus_per_trial")
 def _(bench: Bench) -> None:
-    def shares(tuned) -> list[float]:
-        assert all(worker["num_cpus"] == 1 for worker in tuned.workers)
-        return [worker["num_gpus"] for worker in tuned.workers]
+    def with_share(share: float) -> dict[str, float]:
+        return {"num_cpus": 1, "num_gpus": share, "memory": trials.PROCESS_BYTES}
 
-    assert shares(bench.tuned()) == [0.0] * 8
+    assert bench.tuned().workers == [with_share(0.0)] * 8
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "resources", {"CPU": 8.0, "GPU": 1.0})
-        assert shares(bench.tune({})) == [0.25] * 4
-        assert shares(bench.tune({"tune.gpus_per_trial": 0.5})) == [0.5] * 2
+        assert bench.tune({}).workers == [with_share(0.25)] * 4
+        assert bench.tune({"tune.gpus_per_trial": 0.5}).workers == [with_share(0.5)] * 2
 
 
 @check("tune.finalists")

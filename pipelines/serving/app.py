@@ -163,5 +163,5 @@ async def _reload(deployment: Deployment, every_s: float) -> None:
         await asyncio.sleep(every_s)
         try:
             await asyncio.to_thread(deployment.refresh)
-        except Exception:  # the server goes on whatever the registry does
+        except Exception:  # a failure of the registry does not end the server
             LOG.exception("the registry was not read")

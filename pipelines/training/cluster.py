@@ -23,11 +23,16 @@ Result = TypeVar("Result")
 ANSWER_WITHIN_S = 120.0
 # Files that a remote cluster receives. digest_code reads .dvcignore. Data are sent through the object store.
 SHIPPED = ("pipelines", "stn", "own_networks", ".dvcignore")
+DRIVER_ONLY = ("pipelines/commands", "pipelines/visualization")
 
 
 def excludes() -> list[str]:
-    """Patterns, as in .gitignore, of everything in the current folder except the code: no data or secrets are sent."""
-    return ["__pycache__", *(f"/{path.name}" for path in Path().iterdir() if path.name not in SHIPPED)]
+    """Patterns, as in .gitignore, of everything in the current folder except the code that hosts run.
+
+    No data or secrets are sent.
+    """
+    others = (path.name for path in Path().iterdir() if path.name not in SHIPPED)
+    return ["__pycache__", *(f"/{name}" for name in (*others, *DRIVER_ONLY))]
 
 
 @contextmanager
