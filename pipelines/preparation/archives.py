@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple, NoReturn
 import zstandard
 
 from pipelines.preparation.folders import Folder
-from pipelines.runtime.errors import ExternalError, UserError
+from pipelines.runtime.errors import ExternalError, UserError, first_line
 
 GIB = 2**30
 # An archive may unpack to MAX_RATIO times its own size or to MAX_SMALL bytes, the larger of the two; a single member to
@@ -119,8 +119,7 @@ class _Archive:
             yield
         except READ_ERRORS as error:
             self.check_unchanged()
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ExternalError(f"{self.path}: truncated or damaged: {reason}") from None
+            raise ExternalError(f"{self.path}: truncated or damaged: {first_line(error)}") from None
 
 
 class Zip(_Archive):
@@ -161,7 +160,8 @@ class Zip(_Archive):
                         content = archive.read(self.members[name])
                     except READ_ERRORS as error:
                         self.check_unchanged()
-                        raise ExternalError(f"{self.path}: {name}: damaged in the archive: {error}") from None
+                        reason = first_line(error)
+                        raise ExternalError(f"{self.path}: {name}: damaged in the archive: {reason}") from None
                     yield name, content
 
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from pipelines.preparation.shares import Shares, candidate_shares
+from pipelines.preparation.shares import Shares, candidate_shares, describe_changes
 from pipelines.runtime.errors import UserError
 
 MAX_FOLDS = 20
@@ -19,18 +19,17 @@ MAX_CANDIDATES = 12  # shares that a refusal tries
 def split_by_group(
     labels: np.ndarray, groups: np.ndarray, share: float, seed: int, classes: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Split images into two parts with similar proportions of classes, so that each group is in one part alone.
+    """Split images into two parts with similar proportions of classes, so that each group is in only one part.
 
-    The parts are made of scikit-learn's StratifiedGroupKFold. Of its folds the ones are taken with which every class is
-    in both parts and the second part is nearest to its share.
+    The parts are made of the folds of scikit-learn's StratifiedGroupKFold. It takes the folds that put every class into
+    both parts and make the second part's share nearest to ``share``. With :data:`MAX_FOLDS` folds, shares of less than
+    one fold become one fold.
 
     Returns:
         The indices of the parts, the second with about ``share`` of the images; None if no such parts were found.
     """
-    fraction = Fraction(share).limit_denominator(MAX_FOLDS)
-    taken, number = max(1, fraction.numerator), max(2, fraction.denominator)
-    if taken >= number:
-        taken = number - 1
+    edge = Fraction(1, MAX_FOLDS)
+    taken, number = min(max(Fraction(share).limit_denominator(MAX_FOLDS), edge), 1 - edge).as_integer_ratio()
     for attempt in range(ATTEMPTS):
         folds = StratifiedGroupKFold(number, shuffle=True, random_state=(seed + attempt) % 2**32)
         try:
@@ -93,9 +92,7 @@ def refuse_groups(
     if min(counts) >= parts:
         for other in candidate_shares(shares)[:MAX_CANDIDATES]:
             if not isinstance(split_groups(labels, groups, other, seed, len(classes)), str):
-                pairs = zip(("test", "validation"), other, shares, strict=True)
-                changed = [f"prepare.{name}: {value:g}" for name, value, given in pairs if value != given]
-                remedy = f"{' and '.join(changed)} would do"
+                remedy = f"{describe_changes(other, shares)} would do"
                 break
     raise UserError(
         f"prepare.{setting}: {getattr(shares, setting)} given; {len(labels)} images of {len(np.unique(groups))} groups "

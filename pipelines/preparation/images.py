@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipelines.preparation.listing import Box
 from pipelines.preparation.pixel_range import Extrema, PixelRange, find_range, is_deep, measure, to_eight_bits
+from pipelines.runtime.errors import first_line
 from pipelines.settings.image_form import Fill, ImageForm
 
 # Raster formats only. PIL also opens others, among them EPS, which it passes to Ghostscript to execute.
@@ -59,8 +60,10 @@ def open_image(content: bytes) -> Image.Image:
                 return _turn_upright(image)
     except UnidentifiedImageError:
         raise ValueError("its content is no image") from None
+    except MemoryError:  # the image may be whole
+        raise
     except Exception as error:  # decoders raise many types on damaged bytes: struct.error, IndexError, ...
-        raise ValueError(str(error).partition("\n")[0] or type(error).__name__) from None
+        raise ValueError(first_line(error)) from None
 
 
 def _formats_of(content: bytes) -> tuple[str, ...]:
@@ -147,8 +150,10 @@ def decode(
         return measure(image)
     try:
         return to_pixels(image, form, pixel_range)
+    except MemoryError:
+        raise
     except Exception as error:
-        raise ValueError(str(error).partition("\n")[0] or type(error).__name__) from None
+        raise ValueError(first_line(error)) from None
 
 
 def to_pixels(image: Image.Image, form: ImageForm, pixel_range: PixelRange | None = None) -> np.ndarray:

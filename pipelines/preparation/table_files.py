@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipelines.runtime.errors import UserError
+from pipelines.runtime.errors import UserError, first_line
 
 if TYPE_CHECKING:  # imported only where a parquet file is read
     from pyarrow.parquet import ParquetFile
@@ -130,7 +130,7 @@ def open_parquet(name: str, content: bytes | Path) -> "ParquetFile":
     try:
         return ParquetFile(content, memory_map=True) if isinstance(content, Path) else ParquetFile(io.BytesIO(content))
     except (pa.ArrowException, OSError) as error:
-        _refuse(name, f"not a parquet file, or damaged ({_first_line(error)})")
+        _refuse(name, f"not a parquet file, or damaged ({first_line(error)})")
 
 
 def _read_parquet(name: str, content: bytes | Path) -> Table:
@@ -142,7 +142,7 @@ def _read_parquet(name: str, content: bytes | Path) -> Table:
     try:
         table = file.read(columns=[title for title in schema.names if title != embedded])
     except (pa.ArrowException, OSError) as error:
-        _refuse(name, f"damaged ({_first_line(error)})")
+        _refuse(name, f"damaged ({first_line(error)})")
     columns = {title: [_as_text(value) for value in table[title].to_pylist()] for title in table.column_names}
     rows = [f"{name} row {i}" for i in range(file.metadata.num_rows)]
     return Table(name, columns, rows, embedded, _read_class_names(schema.metadata or {}))
@@ -177,7 +177,3 @@ def read_embedded(name: str, content: bytes | Path, column: str) -> Iterator[tup
         for value in batch.column(0).to_pylist():
             yield row, (value.get("bytes") if isinstance(value, dict) else value) or b""
             row += 1
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]

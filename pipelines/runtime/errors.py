@@ -47,6 +47,11 @@ REMEDIES = {
 }
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def describe_os_error(error: OSError) -> str | None:
     """The error in one line: file, reason, remedy. None if the error did not come from the operating system."""
     if isinstance(error, shutil.Error):  # from copytree: (source, target, reason) of each file

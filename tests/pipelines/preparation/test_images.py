@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipelines.preparation import images
-from pipelines.preparation.images import FORMATS, open_image, to_pixels
+from pipelines.preparation.images import FORMATS, decode, open_image, to_pixels
 from pipelines.settings.image_form import ImageForm
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
@@ -73,6 +73,20 @@ def test_an_invalid_resolution_beside_the_orientation_of_tiff():
     struct.pack_into("<H", content, entry + 2, SIGNED_RATIONAL)
     struct.pack_into("<i", content, place, -1)
     assert_shows(bytes(content), TURNED)
+
+
+def test_too_little_memory_does_not_make_an_image_broken(monkeypatch):
+    """With ``data.skip_broken`` it would be left out."""
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(images, "_turn_upright", fail)
+        open_image(write("PNG"))
+    monkeypatch.setattr(images, "to_pixels", fail)
+    with pytest.raises(MemoryError):
+        decode(open_image(write("PNG")), ImageForm(4, 4, 3))
 
 
 def write_deep_color(pixels: np.ndarray) -> bytes:

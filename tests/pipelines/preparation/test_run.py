@@ -22,6 +22,7 @@ from pipelines.outputs.prepared_data import DatasetMeta, load_meta, load_split, 
 from pipelines.params import set_value
 from pipelines.preparation import run
 from pipelines.preparation.decoder import hash_pixels
+from pipelines.preparation.grouped_splits import split_by_group
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.run import prepare_source, report
 from pipelines.preparation.shares import Shares
@@ -426,6 +427,24 @@ def test_splits_by_group_have_about_their_shares():
         part = getattr(rows, name)
         assert abs(len(part) / len(labels) - share) < 0.02
         assert all(abs(np.mean(np.array(labels)[part] == label) - 0.25) < 0.08 for label in range(4))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.02, 0.03, 0.5, 0.97, 0.98, 0.99])
+def test_small_and_large_shares_of_groups_are_kept_up_to_one_fold(share):
+    groups = np.repeat(np.arange(200), 10)
+    _, rows = grouped((groups % 4).tolist(), groups.tolist(), Shares(None, share))
+    assert rows is not None
+    assert abs(len(rows.validation) / len(groups) - share) <= 1 / 20
+
+
+def test_of_the_folds_those_nearest_to_the_share_are_taken():
+    """Each of four folds has one group, and each group has both classes."""
+    sizes = [10, 24, 30, 36]
+    groups = np.repeat(np.arange(4), sizes).repeat(2)
+    labels = np.arange(len(groups)) % 2
+    for seed in range(8):
+        parts = split_by_group(labels, groups, 0.25, seed, 2)
+        assert parts is not None and len(parts[1]) == 2 * 24
 
 
 def test_groups_are_counted_and_those_in_two_splits_of_the_source_are_reported(monkeypatch, capsys):
