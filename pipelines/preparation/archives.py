@@ -184,12 +184,13 @@ class Tar(_Archive):
 
     def __init__(self, path: Path, endings: Collection[str]):
         super().__init__(path, endings)
-        for member, _ in self._members():
+        self.last: dict[str, int] = {}  # of members with the same name, the index of the last
+        for i, (member, _) in enumerate(self._members()):
             if not (member.isreg() or member.isdir()):
                 self._refuse(
                     member.name, "a link or a device, not a file; pack with: tar --dereference --hard-dereference"
                 )
-            self._add_member(member.name, member.size, member.isdir())
+            self.last[self._add_member(member.name, member.size, member.isdir())] = i
         self.names = list(dict.fromkeys(self.names))
 
     def _members(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
@@ -219,14 +220,14 @@ class Tar(_Archive):
                 pass  # the checksum of a compressed stream is at its end
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        """Yield the name and content of each file in ``wanted``; of files with the same name, all, in their order.
+        """Yield the name and content of each file in ``wanted``; of files with the same name, the last one.
 
         Raises:
             ExternalError: the archive is damaged.
         """
-        for member, archive in self._members():
+        for i, (member, archive) in enumerate(self._members()):
             name = "/".join(PurePosixPath(member.name).parts)
-            if name in wanted:
+            if name in wanted and self.last.get(name) == i:
                 file = archive.extractfile(member)
                 assert file is not None
                 yield name, file.read()

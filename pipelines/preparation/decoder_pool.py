@@ -62,7 +62,7 @@ def _decode_on_all_cores(decoder: Decoder, items: Iterator[Item]) -> Iterator[tu
         except (OSError, RuntimeError) as error:
             if pool._broken:  # it is being closed because a process was killed
                 raise BrokenProcessPool from None
-            raise ExternalError(f"prepare: no process that decodes images can be started: {first_line(error)}") from error
+            raise ExternalError(f"prepare: a process that decodes images cannot start: {first_line(error)}") from error
 
     try:
         for batch in chain(_batches(items), [None] * (workers + 2)):

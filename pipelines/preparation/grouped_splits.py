@@ -13,7 +13,7 @@ from pipelines.runtime.errors import UserError
 
 MAX_FOLDS = 20
 ATTEMPTS = 3  # shuffles
-MAX_CANDIDATES = 12  # shares that a refusal tries
+MAX_CANDIDATES = 12  # shares near the given ones, and then near equal parts, that a refusal tries
 
 
 def split_by_group(
@@ -22,8 +22,8 @@ def split_by_group(
     """Split images into two parts with similar proportions of classes, so that each group is in only one part.
 
     The parts are made of the folds of scikit-learn's StratifiedGroupKFold. It takes the folds that put every class into
-    both parts and make the second part's share nearest to ``share``. With :data:`MAX_FOLDS` folds, shares of less than
-    one fold become one fold.
+    both parts and make the second part's share nearest to ``share``. A part has at least one of :data:`MAX_FOLDS`
+    folds, also for smaller shares.
 
     Returns:
         The indices of the parts, the second with about ``share`` of the images; None if no such parts were found.
@@ -90,7 +90,9 @@ def refuse_groups(
     rarest, parts = int(np.argmin(counts)), 1 + sum(share is not None for share in shares)
     remedy = f"each of the {parts} parts needs a group of each class"
     if min(counts) >= parts:
-        for other in candidate_shares(shares)[:MAX_CANDIDATES]:
+        equal = Shares(shares.test and 0.35, shares.validation and 0.5)
+        nearest = candidate_shares(shares)[:MAX_CANDIDATES]
+        for other in [*nearest, equal, *candidate_shares(equal)[:MAX_CANDIDATES]]:
             if not isinstance(split_groups(labels, groups, other, seed, len(classes)), str):
                 remedy = f"{describe_changes(other, shares)} would do"
                 break

@@ -44,6 +44,7 @@ def open_image(content: bytes) -> Image.Image:
     Raises:
         ValueError: it is empty, cut off, damaged, in none of :data:`FORMATS`, or has more pixels than PIL opens; or it
             is HEIC, and pillow-heif is not installed.
+        MemoryError: there is too little memory.
     """
     if not content:
         raise ValueError("the file is empty")
@@ -109,6 +110,8 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     """Turn a loaded image. PIL's own function also writes the other tags again, and fails where one is not valid."""
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except MemoryError:
+        raise
     except Exception:  # damaged bytes, as above
         turn = None
     return image if turn is None else image.transpose(turn)
@@ -143,6 +146,7 @@ def decode(
 
     Raises:
         ValueError: as :func:`crop`, or the pixels cannot be converted.
+        MemoryError: there is too little memory.
     """
     if box is not None:
         image = crop(image, box)

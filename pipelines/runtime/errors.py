@@ -1,7 +1,8 @@
 """Failures that are reported in one line, and the exit codes of every ``python -m pipelines.<module>``.
 
-0: success. 1: an external failure (no network, a full disk, a broken file, a lost worker). 2: a mistake of the user's
-(a setting, an argument). 3: a gate refused. 130: Ctrl-C. Any other exception is a bug and keeps its traceback.
+0: success. 1: an external failure (no network, a full disk, too little memory, a broken file, a lost worker). 2: a
+mistake of the user's (a setting, an argument). 3: a gate refused. 130: Ctrl-C. Any other exception is a bug and keeps
+its traceback.
 """
 
 import atexit
@@ -85,6 +86,9 @@ def run_main(main: Callable[[], object]) -> None:
         if (line := describe_os_error(error)) is None:
             raise
         print(f"error: {line}; finished work is kept, and the next start continues from it", file=sys.stderr)
+        sys.exit(ExternalError.exit_code)
+    except MemoryError as error:
+        print(f"error: too little memory ({first_line(error)}); end other programs, and start again", file=sys.stderr)
         sys.exit(ExternalError.exit_code)
     except KeyboardInterrupt:
         print("interrupted; finished work is kept", file=sys.stderr)

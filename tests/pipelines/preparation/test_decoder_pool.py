@@ -105,6 +105,31 @@ def test_a_worker_that_is_killed_is_an_error_in_one_line(tmp_path, items, eager)
         decode(tmp_path / "all", killing())  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize("cores", [1, 2])
+def test_too_little_memory_is_an_error_in_one_line_and_no_broken_image(tmp_path, items, eager, monkeypatch, cores):
+    monkeypatch.setattr(decoder_pool, "usable_cores", lambda: Cores(cores))
+    monkeypatch.setattr(decoder, "open_image", fail_for_memory)
+    with pytest.raises(ExternalError, match=r"^prepare: too little memory to decode the image; .* \(taskset\)$"):
+        decode(tmp_path / "all", items)
+    with pytest.raises(ExternalError, match=f"^{tmp_path}: 1\\.png: too little memory"):
+        decode(tmp_path / "all", items[1:])
+
+
+def test_too_little_memory_in_a_process_is_an_error_in_one_line(tmp_path, items, eager):
+    huge = (HugeFile(tmp_path, "huge.png"), [Piece(0, None)])
+    with pytest.raises(ExternalError, match=f"^{tmp_path}: huge\\.png: too little memory"):
+        decode(tmp_path / "all", [*items, huge])
+
+
+class HugeFile(FileIn):
+    def read(self) -> bytes:
+        raise MemoryError
+
+
+def fail_for_memory(_) -> None:
+    raise MemoryError
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_an_error_of_starting_processes_is_not_called_a_killed_process(tmp_path, items, eager, monkeypatch, broken):
     """A pool that closes itself because a process was killed also raises an OSError."""
@@ -117,7 +142,7 @@ def test_an_error_of_starting_processes_is_not_called_a_killed_process(tmp_path,
     with pytest.raises(ExternalError) as caught:
         decode(tmp_path / "all", items)
     assert ("was killed, most likely for lack of memory" in str(caught.value)) == broken
-    assert ("can be started: [Errno 24] Too many open files" in str(caught.value)) != broken
+    assert ("cannot start: [Errno 24] Too many open files" in str(caught.value)) != broken
     assert isinstance(caught.value.__cause__, OSError) != broken
 
 

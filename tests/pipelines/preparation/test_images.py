@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from pipelines.preparation import images
 from pipelines.preparation.images import FORMATS, decode, open_image, to_pixels
@@ -81,12 +81,14 @@ def test_too_little_memory_does_not_make_an_image_broken(monkeypatch):
     def fail(*_):
         raise MemoryError
 
-    with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(images, "_turn_upright", fail)
-        open_image(write("PNG"))
+    image, content = open_image(write("PNG")), write("PNG")
     monkeypatch.setattr(images, "to_pixels", fail)
     with pytest.raises(MemoryError):
-        decode(open_image(write("PNG")), ImageForm(4, 4, 3))
+        decode(image, ImageForm(4, 4, 3))
+    for place, name in ((Image.Image, "getexif"), (ImageFile.ImageFile, "load"), (images, "_turn_upright")):
+        monkeypatch.setattr(place, name, fail)
+        with pytest.raises(MemoryError):
+            open_image(content)
 
 
 def write_deep_color(pixels: np.ndarray) -> bytes:

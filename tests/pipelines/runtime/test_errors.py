@@ -13,6 +13,7 @@ from pipelines.runtime.errors import ExternalError, UserError, first_line, run_m
     [
         (ExternalError("no network"), 1, "error: no network\n"),
         (UserError("train.lr: -1 given"), 2, "error: train.lr: -1 given\n"),
+        (MemoryError("Unable to allocate 9 GiB"), 1, "error: too little memory (Unable to allocate 9 GiB)"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
