@@ -82,7 +82,7 @@ def _check_links(source: str, broken: dict[str, str], depth: int) -> None:
         depth: number of folders around each class folder.
 
     Raises:
-        ExternalError: one is. Without a word, its class or split would be missing.
+        ExternalError: one is. Its class or split would be missing without a message.
     """
     for name, target in broken.items():
         path = PurePosixPath(name)

@@ -8,6 +8,7 @@ from typing import NoReturn
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
+from pipelines.preparation.listing import count_of
 from pipelines.preparation.shares import Shares, candidate_shares, describe_changes
 from pipelines.runtime.errors import UserError
 
@@ -99,5 +100,5 @@ def refuse_groups(
     raise UserError(
         f"prepare.{setting}: {getattr(shares, setting)} given; {len(labels)} images of {len(np.unique(groups))} groups "
         f"in {len(classes)} classes cannot be split so that every part holds every class and no group is in two parts "
-        f"(the smallest is {classes[rarest]}, {counts[rarest]} groups); {remedy}"
+        f"(the smallest is {classes[rarest]}, {count_of(counts[rarest], 'group')}); {remedy}"
     )

@@ -7,6 +7,7 @@ from pipelines.networks.build import check_network
 from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, load_split, replace_prepared, start_digest
 from pipelines.preparation.decoding import read_images
 from pipelines.preparation.disk_space import check_disk
+from pipelines.preparation.listing import count_of
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.sources import list_images
 from pipelines.preparation.split_files import image_shape, measure_channels, write_splits
@@ -126,7 +127,7 @@ def report(meta: DatasetMeta) -> None:
     )
     if meta.fitted:
         done = {"stretch": "stretched (data.fit: pad or crop keeps it)", "pad": "padded", "crop": "cropped"}[meta.fit]
-        print(f"shapes: {meta.fitted} images have another aspect ratio and were {done}")
+        print(f"shapes: {count_of(meta.fitted, 'image')} with another aspect ratio, {done}")
     if meta.pixel_range is not None:
         low, high = meta.pixel_range
         print(f"pixels: images with more than 8 bits are scaled from {low:g} (black) to {high:g} (white)")
@@ -140,7 +141,7 @@ def report(meta: DatasetMeta) -> None:
     for name, reason in list(meta.broken.items())[:MAX_LISTED]:
         print(f"skipped: {name}: {reason}")
     if meta.broken:
-        print(f"skipped: {len(meta.broken)} files that are not readable images; {PREPARED}/meta.json lists all")
+        print(f"skipped: {count_of(len(meta.broken), 'file')} without a readable image; {PREPARED}/meta.json lists all")
     for split, count in meta.duplicates.items():
         if count:
             print(

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from pipelines.preparation.grouped_splits import refuse_groups, split_groups
-from pipelines.preparation.listing import SPLITS
+from pipelines.preparation.listing import SPLITS, count_of
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.shares import Shares, candidate_shares, describe_changes
 from pipelines.runtime.errors import UserError
@@ -113,13 +113,13 @@ def refuse_to_split(setting: str, shares: Shares, counts: np.ndarray, classes: l
         UserError: always.
     """
     rarest = int(counts.argmin())
+    smallest = count_of(int(counts[rarest]), "image")
     remedy = f"{images_needed(shares)} images of each class are enough"
     if other := find_shares(counts, shares):
         remedy = f"{describe_changes(other, shares)} would do, and {remedy}"
     raise UserError(
         f"prepare.{setting}: {getattr(shares, setting)} given; {counts.sum()} images in {len(counts)} classes cannot "
-        f"be split so that every part holds every class (the smallest is {classes[rarest]}, {counts[rarest]} images); "
-        f"{remedy}"
+        f"be split so that every part holds every class (the smallest is {classes[rarest]}, {smallest}); {remedy}"
     ) from None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pipelines.preparation.listing import count_of
 from pipelines.runtime.errors import UserError, first_line
 
 if TYPE_CHECKING:  # imported only where a parquet file is read
@@ -71,7 +72,9 @@ def _read_delimited(name: str, text: str) -> Table:
         titles = [title.strip() for title in next(reader, [])]
         for row in filter(None, reader):
             if len(row) != len(titles):
-                _refuse(name, f"line {reader.line_num} has {len(row)} values, the first line has {len(titles)}")
+                _refuse(
+                    name, f"line {reader.line_num} has {count_of(len(row), 'value')}, the first line has {len(titles)}"
+                )
             rows.append([value.strip() for value in row])
             where.append(f"{name} line {reader.line_num}")
     except csv.Error as error:
@@ -96,7 +99,10 @@ def _read_list(name: str, text: str) -> Table:
     width, stem = len(lines[0][1]) if lines else 0, PurePosixPath(name).stem
     for i, values in lines:
         if len(values) != width or width < 2:
-            _refuse(name, f"line {i} has {len(values)} values; expected a number and its values, as many in each line")
+            _refuse(
+                name,
+                f"line {i} has {count_of(len(values), 'value')}; each line needs a number and the same count of values",
+            )
     titles = ["id", stem] if width == 2 else ["id", *(f"{stem}.{i}" for i in range(1, width))]
     columns = {title: [values[i] for _, values in lines] for i, title in enumerate(titles)}
     return Table(name, columns, [f"{name} line {i}" for i, _ in lines])

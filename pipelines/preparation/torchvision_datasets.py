@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.preparation.folders import Folder
 from pipelines.preparation.groups import check_groups, find_groups
 from pipelines.preparation.images import ENDINGS
-from pipelines.preparation.listing import EXPECTED, SPLITS, Files, Listing, Record, Split
+from pipelines.preparation.listing import EXPECTED, SPLITS, Files, Listing, Record, Split, count_of
 from pipelines.preparation.torchvision_sets import (
     TORCHVISION_SETS,
     checksums,
@@ -81,7 +81,7 @@ def _name_images(
     }
     missing = sorted({name for part in names.values() for name in part} - files.states.keys())
     if missing:
-        raise FileNotFoundError(f"{len(missing)} image files are missing, such as {folder}/{missing[0]}")
+        raise FileNotFoundError(f"{count_of(len(missing), 'image file')} missing, such as {folder}/{missing[0]}")
     return files, names
 
 

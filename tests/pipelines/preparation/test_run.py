@@ -332,10 +332,10 @@ def test_the_second_of_two_preparations_waits(monkeypatch, capsys):
 
 def test_too_few_images_are_refused_by_the_setting_that_asks_for_them(monkeypatch):
     set_source(monkeypatch, [30, 1])
-    with pytest.raises(UserError, match=r"prepare\.test: 0\.2 given; .*the smallest is class1, 1 images"):
+    with pytest.raises(UserError, match=r"prepare\.test: 0\.2 given; .*the smallest is class1, 1 image\)"):
         prepare_source(data(), split_settings())
     set_source(monkeypatch, [30, 1], test_counts=[5, 5])
-    with pytest.raises(UserError, match=r"prepare\.validation: 0\.25 given; .*the smallest is class1, 1 images"):
+    with pytest.raises(UserError, match=r"prepare\.validation: 0\.25 given; .*the smallest is class1, 1 image\)"):
         prepare_source(data(), split_settings())
     assert not Path("data/prepared").exists()
 
@@ -537,7 +537,7 @@ def test_images_of_another_aspect_ratio_are_counted(tmp_path, fit, done, capsys)
     Image.new("L", (2 * SIZE, 2 * SIZE), 7).save("tree/dog/large.png")
     meta = prepare_source(data().model_copy(update={"fit": fit}), split_settings())
     report(meta)
-    assert meta.fitted == 2 and f"shapes: 2 images have another aspect ratio and were {done}" in capsys.readouterr().out
+    assert meta.fitted == 2 and f"shapes: 2 images with another aspect ratio, {done}" in capsys.readouterr().out
 
 
 def test_the_error_is_shown_if_its_files_cannot_be_deleted(tmp_path, monkeypatch):

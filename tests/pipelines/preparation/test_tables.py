@@ -194,7 +194,7 @@ def test_faulty_rows_are_counted_and_named(tmp_path):
     )
     assert "column 'group': 3 rows without a group" in refused(tmp_path, changed(3, group=""), column="group")
     (tmp_path / "t.csv").write_text("file_name,label\n1.png,a\n2.png\n")
-    with pytest.raises(UserError, match="line 3 has 1 values, the first line has 2"):
+    with pytest.raises(UserError, match="line 3 has 1 value, the first line has 2"):
         list_images(data(tmp_path, file="t.csv"))
     (tmp_path / "t.csv").write_bytes("file_name,label\n1.png,é\n".encode("latin-1"))
     with pytest.raises(UserError, match="not UTF-8"):
