@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple, NoReturn
 import zstandard
 
 from pipelines.preparation.folders import Folder
-from pipelines.runtime.errors import ExternalError, UserError
+from pipelines.runtime.errors import ExternalError, UserError, first_line
 
 GIB = 2**30
 # An archive may unpack to MAX_RATIO times its own size or to MAX_SMALL bytes, the larger of the two; a single member to
@@ -119,8 +119,7 @@ class _Archive:
             yield
         except READ_ERRORS as error:
             self.check_unchanged()
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ExternalError(f"{self.path}: truncated or damaged: {reason}") from None
+            raise ExternalError(f"{self.path}: truncated or damaged: {first_line(error)}") from None
 
 
 class Zip(_Archive):
@@ -161,7 +160,8 @@ class Zip(_Archive):
                         content = archive.read(self.members[name])
                     except READ_ERRORS as error:
                         self.check_unchanged()
-                        raise ExternalError(f"{self.path}: {name}: damaged in the archive: {error}") from None
+                        reason = first_line(error)
+                        raise ExternalError(f"{self.path}: {name}: damaged in the archive: {reason}") from None
                     yield name, content
 
 
@@ -184,12 +184,13 @@ class Tar(_Archive):
 
     def __init__(self, path: Path, endings: Collection[str]):
         super().__init__(path, endings)
-        for member, _ in self._members():
+        self.last: dict[str, int] = {}  # of members with the same name, the index of the last
+        for i, (member, _) in enumerate(self._members()):
             if not (member.isreg() or member.isdir()):
                 self._refuse(
                     member.name, "a link or a device, not a file; pack with: tar --dereference --hard-dereference"
                 )
-            self._add_member(member.name, member.size, member.isdir())
+            self.last[self._add_member(member.name, member.size, member.isdir())] = i
         self.names = list(dict.fromkeys(self.names))
 
     def _members(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
@@ -219,14 +220,14 @@ class Tar(_Archive):
                 pass  # the checksum of a compressed stream is at its end
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        """Yield the name and content of each file in ``wanted``; of files with the same name, all, in their order.
+        """Yield the name and content of each file in ``wanted``; of files with the same name, the last one.
 
         Raises:
             ExternalError: the archive is damaged.
         """
-        for member, archive in self._members():
+        for i, (member, archive) in enumerate(self._members()):
             name = "/".join(PurePosixPath(member.name).parts)
-            if name in wanted:
+            if name in wanted and self.last.get(name) == i:
                 file = archive.extractfile(member)
                 assert file is not None
                 yield name, file.read()

@@ -43,7 +43,8 @@ def list_class_folders(data: DataParams, path: Path, files: Folder | Zip | Tar) 
     check_classes(data.source, records, classes)
     check_groups(data.group, records)
     _check_empty_folders(data.source, layout, records)
-    records.sort(key=lambda record: (SPLITS.index(record.split), unicodedata.normalize("NFC", record.name)))
+    # The name itself decides between names that differ in their Unicode form alone.
+    records.sort(key=lambda r: (SPLITS.index(r.split), unicodedata.normalize("NFC", r.name), r.name))
     others = [name for name in files.others if not is_hidden(PurePosixPath(name).parts)]
     left_alone = describe_files(others, "no image format that is read")
     outside = f"images outside the class folders, such as {name_first(layout.strays)}"
@@ -81,7 +82,7 @@ def _check_links(source: str, broken: dict[str, str], depth: int) -> None:
         depth: number of folders around each class folder.
 
     Raises:
-        ExternalError: one is. Without a word, its class or split would be missing.
+        ExternalError: one is. Its class or split would be missing without a message.
     """
     for name, target in broken.items():
         path = PurePosixPath(name)

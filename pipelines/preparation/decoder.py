@@ -16,6 +16,7 @@ from pipelines.preparation.folders import FileIn
 from pipelines.preparation.images import decode, open_image
 from pipelines.preparation.listing import Box
 from pipelines.preparation.pixel_range import Extrema, PixelRange
+from pipelines.runtime.errors import ExternalError
 from pipelines.settings.image_form import ImageForm
 
 Content = bytes | FileIn | Image.Image
@@ -67,16 +68,20 @@ class Decoder(NamedTuple):
         """Decode an image for each of its pieces, and write their pixels.
 
         Raises:
-            ExternalError: a file cannot be read.
+            ExternalError: a file cannot be read, or there is too little memory for its image.
             OSError: the file of pixels cannot be written.
         """
         try:
-            if isinstance(content, FileIn):
-                content = content.read()
-            image = content if isinstance(content, Image.Image) else open_image(content)
+            read = content.read() if isinstance(content, FileIn) else content
+            image = read if isinstance(read, Image.Image) else open_image(read)
+            return [self._decode_piece(image, piece) for piece in pieces]
         except ValueError as error:
             return [str(error)] * len(pieces)
-        return [self._decode_piece(image, piece) for piece in pieces]
+        except MemoryError:
+            name = f"{content.folder}: {content.name}" if isinstance(content, FileIn) else "prepare"
+            raise ExternalError(
+                f"{name}: too little memory to decode the image; fewer cores need less (taskset)"
+            ) from None
 
     def _decode_piece(self, image: Image.Image, piece: Piece) -> Outcome:
         try:

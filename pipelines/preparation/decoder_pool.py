@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines.preparation import decoder as worker
 from pipelines.preparation.decoder import Decoder, Item, Outcome, Piece
 from pipelines.runtime.cores import usable_cores
-from pipelines.runtime.errors import ExternalError
+from pipelines.runtime.errors import ExternalError, first_line
 
 # After this time in one process, the rest is estimated. Processes start if it would take longer than PAYS_S.
 MEASURE_S, PAYS_S = 1.0, 4.0
@@ -28,7 +28,7 @@ def decode_all(decoder: Decoder, items: Iterable[Item], total: int) -> Iterator[
         total: number of images.
 
     Raises:
-        ExternalError: a file cannot be read, or a process was killed.
+        ExternalError: a file cannot be read, or a process was killed or cannot be started.
         OSError: the file of pixels cannot be written.
     """
     remaining = iter(items)
@@ -59,8 +59,10 @@ def _decode_on_all_cores(decoder: Decoder, items: Iterator[Item]) -> Iterator[tu
     def submit(batch: list[Item]) -> Future[list[list[Outcome]]]:
         try:
             return pool.submit(worker.decode_batch, decoder, batch)
-        except (OSError, RuntimeError):  # of a pool that is being closed because a process was killed
-            raise BrokenProcessPool from None
+        except (OSError, RuntimeError) as error:
+            if pool._broken:  # it is being closed because a process was killed
+                raise BrokenProcessPool from None
+            raise ExternalError(f"prepare: a process that decodes images cannot start: {first_line(error)}") from error
 
     try:
         for batch in chain(_batches(items), [None] * (workers + 2)):

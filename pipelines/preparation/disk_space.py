@@ -2,9 +2,11 @@
 
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pipelines.preparation.listing import Split
 from pipelines.runtime.errors import ExternalError
 from pipelines.runtime.home import home
 from pipelines.settings.data_params import DataParams, PrepareParams
@@ -30,16 +32,16 @@ class Cache(NamedTuple):
     links: bool
 
 
-def check_disk(data: DataParams, settings: PrepareParams, count: int, folder: Path) -> None:
+def check_disk(data: DataParams, settings: PrepareParams, splits: Sequence[Split], folder: Path) -> None:
     """Check the disk of ``folder``, the prepared data, and that of DVC's cache.
 
     Args:
-        count: number of images.
+        splits: the source's own split of each image.
 
     Raises:
         ExternalError: one of them is too small. The message says what is needed and what is free.
     """
-    needed, free = needed_for(data, settings, count), free_at(folder)
+    needed, free = needed_for(data, settings, splits), free_at(folder)
     if MANY * (needed.pixels + 2 * needed.files) <= free:
         return
     cache = read_cache()
@@ -54,18 +56,18 @@ def check_disk(data: DataParams, settings: PrepareParams, count: int, folder: Pa
     if problem:
         remedy = f"; {REMEDY}" if copies and same_disk(folder, cache.folder) else ""
         raise ExternalError(
-            f"data.source: {count:,} images of {' × '.join(map(str, data.form.shape))} {problem}; free disk space "
-            f"there, or lower data.size{remedy}"
+            f"data.source: {len(splits):,} images of {' × '.join(map(str, data.form.shape))} {problem}; free disk "
+            f"space there, or lower data.size{remedy}"
         )
 
 
-def needed_for(data: DataParams, settings: PrepareParams, count: int) -> Needed:
-    """The bytes that are needed for ``count`` images, at most."""
+def needed_for(data: DataParams, settings: PrepareParams, splits: Sequence[Split]) -> Needed:
+    """The bytes that are needed for images with these splits of the source, at most; with groups, about."""
     distortion = make_distortion(**data.distortion.model_dump())
     channels, *size = data.form.shape
-    stored = count
+    count = stored = len(splits)
     if not distortion.is_identity:  # the validation images are also stored undistorted
-        stored += math.ceil(count * settings.validation)
+        stored += splits.count("validation") or math.ceil(count * settings.validation)
     return Needed(count * math.prod(data.form.shape), stored * channels * math.prod(distortion.framed(*size)))
 
 

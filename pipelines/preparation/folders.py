@@ -61,7 +61,8 @@ class Folder:
         self.states = dict(self._scan(path, self.others))
         self.names = list(self.states)
 
-    def _scan(self, folder: Path, others: list[str]) -> Iterator[tuple[str, FileState]]:
+    def _scan(self, folder: Path, others: list[str], linking: tuple[Path, ...] = ()) -> Iterator[tuple[str, FileState]]:
+        """Yield the included files below a folder; ``linking``: the folders whose links led to it."""
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
             for entry in entries:
@@ -71,10 +72,13 @@ class Folder:
                     if Path(name).suffix.lower() in self.endings:
                         yield name, FileState(0, 0)
                 elif entry.is_dir():
-                    if entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve()):
-                        raise UserError(f"{self.path}: {name}: a link back to a folder that contains it")
+                    path, links = Path(entry.path), linking
+                    if entry.is_symlink():
+                        links = (*linking, folder.resolve())
+                        if any(place.is_relative_to(path.resolve()) for place in links):
+                            raise UserError(f"{self.path}: {name}: a link back to a folder that contains it")
                     self.folders.add(name)
-                    yield from self._scan(Path(entry.path), others)
+                    yield from self._scan(path, others, links)
                 elif Path(name).suffix.lower() in self.endings:
                     status = entry.stat()
                     if not stat.S_ISREG(status.st_mode):

@@ -8,29 +8,29 @@ from typing import NoReturn
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from pipelines.preparation.shares import Shares, candidate_shares
+from pipelines.preparation.listing import count_of
+from pipelines.preparation.shares import Shares, candidate_shares, describe_changes
 from pipelines.runtime.errors import UserError
 
 MAX_FOLDS = 20
 ATTEMPTS = 3  # shuffles
-MAX_CANDIDATES = 12  # shares that a refusal tries
+MAX_CANDIDATES = 12  # shares near the given ones, and then near equal parts, that a refusal tries
 
 
 def split_by_group(
     labels: np.ndarray, groups: np.ndarray, share: float, seed: int, classes: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Split images into two parts with similar proportions of classes, so that each group is in one part alone.
+    """Split images into two parts with similar proportions of classes, so that each group is in only one part.
 
-    The parts are made of scikit-learn's StratifiedGroupKFold. Of its folds the ones are taken with which every class is
-    in both parts and the second part is nearest to its share.
+    The parts are made of the folds of scikit-learn's StratifiedGroupKFold. It takes the folds that put every class into
+    both parts and make the second part's share nearest to ``share``. A part has at least one of :data:`MAX_FOLDS`
+    folds, also for smaller shares.
 
     Returns:
         The indices of the parts, the second with about ``share`` of the images; None if no such parts were found.
     """
-    fraction = Fraction(share).limit_denominator(MAX_FOLDS)
-    taken, number = max(1, fraction.numerator), max(2, fraction.denominator)
-    if taken >= number:
-        taken = number - 1
+    edge = Fraction(1, MAX_FOLDS)
+    taken, number = min(max(Fraction(share).limit_denominator(MAX_FOLDS), edge), 1 - edge).as_integer_ratio()
     for attempt in range(ATTEMPTS):
         folds = StratifiedGroupKFold(number, shuffle=True, random_state=(seed + attempt) % 2**32)
         try:
@@ -91,14 +91,14 @@ def refuse_groups(
     rarest, parts = int(np.argmin(counts)), 1 + sum(share is not None for share in shares)
     remedy = f"each of the {parts} parts needs a group of each class"
     if min(counts) >= parts:
-        for other in candidate_shares(shares)[:MAX_CANDIDATES]:
+        equal = Shares(shares.test and 0.35, shares.validation and 0.5)
+        nearest = candidate_shares(shares)[:MAX_CANDIDATES]
+        for other in [*nearest, equal, *candidate_shares(equal)[:MAX_CANDIDATES]]:
             if not isinstance(split_groups(labels, groups, other, seed, len(classes)), str):
-                pairs = zip(("test", "validation"), other, shares, strict=True)
-                changed = [f"prepare.{name}: {value:g}" for name, value, given in pairs if value != given]
-                remedy = f"{' and '.join(changed)} would do"
+                remedy = f"{describe_changes(other, shares)} would do"
                 break
     raise UserError(
         f"prepare.{setting}: {getattr(shares, setting)} given; {len(labels)} images of {len(np.unique(groups))} groups "
         f"in {len(classes)} classes cannot be split so that every part holds every class and no group is in two parts "
-        f"(the smallest is {classes[rarest]}, {counts[rarest]} groups); {remedy}"
+        f"(the smallest is {classes[rarest]}, {count_of(counts[rarest], 'group')}); {remedy}"
     )

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 
-from pipelines.preparation.listing import Record, name_first
+from pipelines.preparation.listing import Record, count_of, name_first
 from pipelines.runtime.errors import UserError
 
 
@@ -30,6 +30,6 @@ def check_groups(pattern: str | None, records: Collection[Record]) -> None:
     missing = [record.name for record in records if record.split == "train" and record.group is None]
     if missing:
         raise UserError(
-            f"data.group: {pattern!r} given; it does not fit {len(missing)} names of files, such as "
+            f"data.group: {pattern!r} given; it does not fit {count_of(len(missing), 'name')} of files, such as "
             f"{name_first(missing)}; it is a regular expression that is searched in the path below data.source"
         )

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipelines.preparation.listing import Box
 from pipelines.preparation.pixel_range import Extrema, PixelRange, find_range, is_deep, measure, to_eight_bits
+from pipelines.runtime.errors import first_line
 from pipelines.settings.image_form import Fill, ImageForm
 
 # Raster formats only. PIL also opens others, among them EPS, which it passes to Ghostscript to execute.
@@ -43,6 +44,7 @@ def open_image(content: bytes) -> Image.Image:
     Raises:
         ValueError: it is empty, cut off, damaged, in none of :data:`FORMATS`, or has more pixels than PIL opens; or it
             is HEIC, and pillow-heif is not installed.
+        MemoryError: there is too little memory.
     """
     if not content:
         raise ValueError("the file is empty")
@@ -59,8 +61,10 @@ def open_image(content: bytes) -> Image.Image:
                 return _turn_upright(image)
     except UnidentifiedImageError:
         raise ValueError("its content is no image") from None
+    except MemoryError:  # the image may be whole
+        raise
     except Exception as error:  # decoders raise many types on damaged bytes: struct.error, IndexError, ...
-        raise ValueError(str(error).partition("\n")[0] or type(error).__name__) from None
+        raise ValueError(first_line(error)) from None
 
 
 def _formats_of(content: bytes) -> tuple[str, ...]:
@@ -106,6 +110,8 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     """Turn a loaded image. PIL's own function also writes the other tags again, and fails where one is not valid."""
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except MemoryError:
+        raise
     except Exception:  # damaged bytes, as above
         turn = None
     return image if turn is None else image.transpose(turn)
@@ -140,6 +146,7 @@ def decode(
 
     Raises:
         ValueError: as :func:`crop`, or the pixels cannot be converted.
+        MemoryError: there is too little memory.
     """
     if box is not None:
         image = crop(image, box)
@@ -147,8 +154,10 @@ def decode(
         return measure(image)
     try:
         return to_pixels(image, form, pixel_range)
+    except MemoryError:
+        raise
     except Exception as error:
-        raise ValueError(str(error).partition("\n")[0] or type(error).__name__) from None
+        raise ValueError(first_line(error)) from None
 
 
 def to_pixels(image: Image.Image, form: ImageForm, pixel_range: PixelRange | None = None) -> np.ndarray:

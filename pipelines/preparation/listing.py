@@ -106,13 +106,18 @@ def name_first(names: Collection[str]) -> str:
     return shown + (", …" if len(names) > MAX_NAMED else "")
 
 
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun, for a message: 1 row, 2 rows, 2 classes."""
+    return f"{number} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
+
+
 def describe_files(names: Collection[str], reason: str) -> list[str]:
     """One line for files that are not used, with their number, their endings and the reason; none without files."""
     visible = [path for path in map(PurePosixPath, names) if not path.name.startswith(".")]
     endings = Counter(path.suffix.lower() or path.name for path in visible)
     by_number = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
     shown = name_first([f"{ending} {count}" for ending, count in by_number])
-    return [f"{len(visible)} {'file' if len(visible) == 1 else 'files'} ({shown}): {reason}"] if visible else []
+    return [f"{count_of(len(visible), 'file')} ({shown}): {reason}"] if visible else []
 
 
 def check_classes(source: str, records: Collection[Record], classes: list[str]) -> None:
@@ -129,11 +134,11 @@ def check_classes(source: str, records: Collection[Record], classes: list[str]) 
     given = f"data.source: {source!r}"
     if len(classes) < 2:
         raise UserError(
-            f"{given} holds {len(records)} images in {len(classes)} classes; expected {EXPECTED} "
-            f"with at least two classes"
+            f"{given} holds {count_of(len(records), 'image')} in {count_of(len(classes), 'class')}; "
+            f"expected {EXPECTED} with at least two classes"
         )
     if unprintable := [label for label in classes if not label.isprintable()]:
-        raise UserError(f"{given} has a class folder with unprintable characters: {unprintable[0]!r}; rename it")
+        raise UserError(f"{given} has a class with unprintable characters: {unprintable[0]!r}; rename it")
     present: dict[Split, set[str]] = {
         split: {record.label for record in records if record.split == split} for split in SPLITS
     }

@@ -1,12 +1,13 @@
 """The stage prepare: read a data set, split it, distort the held-out images, and write everything."""
 
+import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from pipelines.networks.build import check_network
 from pipelines.outputs.prepared_data import PREPARED, DatasetMeta, load_split, replace_prepared, start_digest
 from pipelines.preparation.decoding import read_images
 from pipelines.preparation.disk_space import check_disk
+from pipelines.preparation.listing import count_of
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.sources import list_images
 from pipelines.preparation.split_files import image_shape, measure_channels, write_splits
@@ -50,43 +51,54 @@ def prepare_source(data: DataParams, settings: PrepareParams, folder: Path = PRE
         ExternalError: a file cannot be read, a download failed, or the disk is too small.
         OSError: the folder cannot be written.
     """
-    distortion = make_distortion(**data.distortion.model_dump())
     with (
         hold_lock(f"prepare-{key_of(str(folder.resolve()))}"),
         attach_path_to_errors(folder),
         replace_prepared(folder) as new,
-        TemporaryDirectory(dir=new) as scratch,
     ):
-        raw = read_source(data, settings, Path(scratch), folder)
-        rows = assign_rows(raw, settings)
-        groups = count_groups(raw.groups, rows)
-        # Without the default protocol: data that were prepared before protocols existed keep their digest.
-        described = data.distortion.model_dump(exclude_defaults=True)
-        shape = image_shape(raw, distortion)
-        digest = start_digest(raw.classes, shape, described, data.form)
-        write_splits(raw, rows, distortion, settings.seed, new, digest=digest)
-        normalization = measure_channels(load_split("train", new).images)
-        meta = DatasetMeta(
-            dataset=data.dataset,
-            source=raw.origin,
-            classes=raw.classes,
-            image_shape=shape,
-            counts={name: len(of_split) for name, of_split in rows._asdict().items()},
-            mean=normalization.mean,
-            std=normalization.std,
-            distortion=described,
-            duplicates=count_duplicates(raw.hashes, rows),
-            broken=dict(raw.broken),
-            digest=digest.hexdigest(),
-            fit=data.fit,
-            fill=data.fill,
-            fitted=raw.fitted,
-            pixel_range=None if raw.pixel_range is None else list(raw.pixel_range),
-            groups=groups.each,
-            shared_groups=groups.shared,
-            left_alone=list(raw.left_alone),
-        )
-        write_json(new / "meta.json", meta.to_json())
+        scratch = new / "scratch"  # after an error it is deleted with ``new``
+        scratch.mkdir()
+        meta = _write_prepared(data, settings, folder, new, scratch)
+        shutil.rmtree(scratch)  # its file is no longer mapped: NFS keeps deleted files that are in use
+    return meta
+
+
+def _write_prepared(data: DataParams, settings: PrepareParams, folder: Path, new: Path, scratch: Path) -> DatasetMeta:
+    """Write the prepared data for ``folder`` into the folder ``new``; arguments as in :func:`read_source`.
+
+    The pixels in ``scratch`` are no longer in use when it returns.
+    """
+    distortion = make_distortion(**data.distortion.model_dump())
+    raw = read_source(data, settings, scratch, folder)
+    rows = assign_rows(raw, settings)
+    groups = count_groups(raw.groups, rows)
+    # Without the default protocol: data that were prepared before protocols existed keep their digest.
+    described = data.distortion.model_dump(exclude_defaults=True)
+    shape = image_shape(raw, distortion)
+    digest = start_digest(raw.classes, shape, described, data.form)
+    write_splits(raw, rows, distortion, settings.seed, new, digest=digest)
+    normalization = measure_channels(load_split("train", new).images)
+    meta = DatasetMeta(
+        dataset=data.dataset,
+        source=raw.origin,
+        classes=raw.classes,
+        image_shape=shape,
+        counts={name: len(of_split) for name, of_split in rows._asdict().items()},
+        mean=normalization.mean,
+        std=normalization.std,
+        distortion=described,
+        duplicates=count_duplicates(raw.hashes, rows),
+        broken=dict(raw.broken),
+        digest=digest.hexdigest(),
+        fit=data.fit,
+        fill=data.fill,
+        fitted=raw.fitted,
+        pixel_range=None if raw.pixel_range is None else list(raw.pixel_range),
+        groups=groups.each,
+        shared_groups=groups.shared,
+        left_alone=list(raw.left_alone),
+    )
+    write_json(new / "meta.json", meta.to_json())
     return meta
 
 
@@ -101,7 +113,7 @@ def read_source(data: DataParams, settings: PrepareParams, scratch: Path, folder
         UserError, ExternalError, OSError: as :func:`prepare_source`.
     """
     listing = list_images(data)
-    check_disk(data, settings, len(listing.records), folder)
+    check_disk(data, settings, [record.split for record in listing.records], folder)
     return read_images(data, listing, scratch)
 
 
@@ -115,7 +127,7 @@ def report(meta: DatasetMeta) -> None:
     )
     if meta.fitted:
         done = {"stretch": "stretched (data.fit: pad or crop keeps it)", "pad": "padded", "crop": "cropped"}[meta.fit]
-        print(f"shapes: {meta.fitted} images have another aspect ratio and were {done}")
+        print(f"shapes: {count_of(meta.fitted, 'image')} with another aspect ratio, {done}")
     if meta.pixel_range is not None:
         low, high = meta.pixel_range
         print(f"pixels: images with more than 8 bits are scaled from {low:g} (black) to {high:g} (white)")
@@ -129,7 +141,7 @@ def report(meta: DatasetMeta) -> None:
     for name, reason in list(meta.broken.items())[:MAX_LISTED]:
         print(f"skipped: {name}: {reason}")
     if meta.broken:
-        print(f"skipped: {len(meta.broken)} files that are not readable images; {PREPARED}/meta.json lists all")
+        print(f"skipped: {count_of(len(meta.broken), 'file')} without a readable image; {PREPARED}/meta.json lists all")
     for split, count in meta.duplicates.items():
         if count:
             print(

@@ -12,6 +12,12 @@ class Shares(NamedTuple):
     validation: float | None
 
 
+def describe_changes(shares: Shares, given: Shares) -> str:
+    """The settings that differ from the given ones, for a message."""
+    triples = zip(Shares._fields, shares, given, strict=True)
+    return " and ".join(f"prepare.{name}: {value:g}" for name, value, before in triples if value != before)
+
+
 def candidate_shares(given: Shares) -> list[Shares]:
     """Round shares by their distance from the given ones; those that change one share come before those with both."""
     tests, validations = ((share, *(() if share is None else ROUND_SHARES)) for share in given)

@@ -7,9 +7,9 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from pipelines.preparation.grouped_splits import refuse_groups, split_groups
-from pipelines.preparation.listing import SPLITS
+from pipelines.preparation.listing import SPLITS, count_of
 from pipelines.preparation.raw_dataset import RawDataset
-from pipelines.preparation.shares import Shares, candidate_shares
+from pipelines.preparation.shares import Shares, candidate_shares, describe_changes
 from pipelines.runtime.errors import UserError
 from pipelines.settings.data_params import PrepareParams
 
@@ -28,13 +28,13 @@ def assign_rows(raw: RawDataset, settings: PrepareParams) -> SplitRows:
     Raises:
         UserError: a class has too few images to be in every split.
     """
-    train, validation, test = (raw.rows(split) for split in SPLITS)
+    own = SplitRows(*(raw.rows(split) for split in SPLITS))
+    train, validation, test = own
     shares = Shares(None if len(test) else settings.test, None if len(validation) else settings.validation)
+    if raw.groups is not None:
+        return _assign_groups(raw, raw.groups, own, shares, settings.seed)
     labels = raw.labels.numpy()
     counts = np.bincount(labels[train], minlength=len(raw.classes))
-
-    if raw.groups is not None:
-        return _assign_groups(raw, shares, settings.seed)
 
     def split(rows: np.ndarray, name: str, share: float) -> tuple[np.ndarray, np.ndarray]:
         parts = split_stratified(labels[rows], share, settings.seed, len(raw.classes))
@@ -48,11 +48,10 @@ def assign_rows(raw: RawDataset, settings: PrepareParams) -> SplitRows:
     return SplitRows(train, validation, test)
 
 
-def _assign_groups(raw: RawDataset, shares: Shares, seed: int) -> SplitRows:
-    """The same for images in groups, where each group is in one split."""
-    train, validation, test = (raw.rows(split) for split in SPLITS)
-    assert raw.groups is not None
-    labels, groups, classes = raw.labels.numpy()[train], raw.groups[train], raw.classes
+def _assign_groups(raw: RawDataset, groups: np.ndarray, own: SplitRows, shares: Shares, seed: int) -> SplitRows:
+    """The same for images in groups, where each group is in one split; ``own``: the rows of the source's splits."""
+    train, validation, test = own
+    labels, groups, classes = raw.labels.numpy()[train], groups[train], raw.classes
     parts = split_groups(labels, groups, shares, seed, len(classes))
     if isinstance(parts, str):
         refuse_groups(parts, shares, labels, groups, classes, seed=seed)
@@ -114,15 +113,13 @@ def refuse_to_split(setting: str, shares: Shares, counts: np.ndarray, classes: l
         UserError: always.
     """
     rarest = int(counts.argmin())
+    smallest = count_of(int(counts[rarest]), "image")
     remedy = f"{images_needed(shares)} images of each class are enough"
     if other := find_shares(counts, shares):
-        pairs = zip(("test", "validation"), other, shares, strict=True)
-        changed = [f"prepare.{name}: {value:g}" for name, value, given in pairs if value != given]
-        remedy = f"{' and '.join(changed)} would do, and {remedy}"
+        remedy = f"{describe_changes(other, shares)} would do, and {remedy}"
     raise UserError(
         f"prepare.{setting}: {getattr(shares, setting)} given; {counts.sum()} images in {len(counts)} classes cannot "
-        f"be split so that every part holds every class (the smallest is {classes[rarest]}, {counts[rarest]} images); "
-        f"{remedy}"
+        f"be split so that every part holds every class (the smallest is {classes[rarest]}, {smallest}); {remedy}"
     ) from None
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
-from pipelines.preparation.listing import Box, Split, name_first
+from pipelines.preparation.listing import Box, Split, count_of, name_first
 from pipelines.preparation.split_names import EXAMPLES, split_of
 from pipelines.preparation.table_files import Table
 from pipelines.runtime.errors import UserError
@@ -43,13 +43,15 @@ def find_columns(settings: TableParams, table: Table, exists: Callable[[str], bo
     Raises:
         UserError: a column that is named does not exist, or none is found for images or classes.
     """
-    present = [*table.columns, *([table.embedded] if table.embedded else [])]
+    texts = list(table.columns)
+    present = [*texts, *([table.embedded] if table.embedded else [])]
     boxes = [settings.box] if isinstance(settings.box, str) else list(settings.box or ())
     named = {"image": settings.image, "label": settings.label, "split": settings.split, "group": settings.group}
     for name, column in [*named.items(), *(("box", column) for column in boxes)]:
         special = column == {"label": FOLDER, "split": NONE}.get(name)
-        if column is not None and column not in present and not special:
-            _refuse(name, repr(column), f"{table.name} has the columns {', '.join(present)}")
+        possible = present if name == "image" else texts  # image files are no class, split, group or box
+        if column is not None and column not in possible and not special:
+            _refuse(name, repr(column), f"the columns of {table.name} are {', '.join(possible)}")
 
     image = settings.image
     if image is None and table.embedded is None:
@@ -91,14 +93,15 @@ def _refuse(name: str, given: str, reason: str) -> NoReturn:
 
 
 def refuse_rows(setting: str, column: str, rows: Sequence[str], problem: str) -> None:
-    """Refuse a table in which some rows have a problem.
+    """Refuse a table in which some rows have a problem, which the message names after "1 row" or "2 rows".
 
     Raises:
         UserError: with their number and the first of them, if there are any.
     """
     if rows:
-        count = f"{len(rows)} rows" if len(rows) != 1 else "1 row"
-        raise UserError(f"data.table.{setting}: column {column!r}: {count} {problem}: {name_first(rows)}")
+        raise UserError(
+            f"data.table.{setting}: column {column!r}: {count_of(len(rows), 'row')} {problem}: {name_first(rows)}"
+        )
 
 
 def parse_splits(column: str, values: Sequence[str], rows: Sequence[str]) -> list[Split]:
@@ -114,7 +117,7 @@ def parse_splits(column: str, values: Sequence[str], rows: Sequence[str]) -> lis
     known: dict[str, Split | None] = {value: split_of(value) for value in set(values)}
     unknown = [f"{row} ({value!r})" for row, value in zip(rows, values, strict=True) if known[value] is None]
     refuse_rows(
-        "split", column, unknown, f"have no name of a split, such as {EXAMPLES} (none: the table has no splits)"
+        "split", column, unknown, f"without the name of a split, such as {EXAMPLES} (none: the table has no splits)"
     )
     return [split for value in values if (split := known[value]) is not None]
 
@@ -126,10 +129,11 @@ def parse_box(settings: TableParams, texts: Sequence[str]) -> Box | None:
     """
     try:
         numbers = [float(text) for text in re.split(r"[\s,;]+", " ".join(texts).strip("[]() "))]
+        if settings.box_form == "size":
+            left, top, width, height = numbers
+            numbers = [left, top, left + width, top + height]
         first, second, third, fourth = (round(number) for number in numbers)
     except (ValueError, OverflowError):
         return None
-    if settings.box_form == "size":
-        third, fourth = round(numbers[0] + numbers[2]), round(numbers[1] + numbers[3])
     inside = settings.box_form == "inclusive"
     return Box(first, second, third + inside, fourth + inside)

@@ -3,12 +3,13 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipelines.runtime.errors import UserError
+from pipelines.preparation.listing import count_of
+from pipelines.runtime.errors import UserError, first_line
 
 if TYPE_CHECKING:  # imported only where a parquet file is read
     from pyarrow.parquet import ParquetFile
@@ -71,14 +72,22 @@ def _read_delimited(name: str, text: str) -> Table:
         titles = [title.strip() for title in next(reader, [])]
         for row in filter(None, reader):
             if len(row) != len(titles):
-                _refuse(name, f"line {reader.line_num} has {len(row)} values, the first line has {len(titles)}")
+                _refuse(
+                    name, f"line {reader.line_num} has {count_of(len(row), 'value')}, the first line has {len(titles)}"
+                )
             rows.append([value.strip() for value in row])
             where.append(f"{name} line {reader.line_num}")
     except csv.Error as error:
         _refuse(name, f"line {reader.line_num}: {error}")
-    if repeated := {title for title in titles if titles.count(title) > 1}:
-        _refuse(name, f"the first line names a column twice: {min(repeated)!r}")
+    _check_titles(name, titles)
     return Table(name, {title: [row[i] for row in rows] for i, title in enumerate(titles)}, where)
+
+
+def _check_titles(name: str, titles: Sequence[str]) -> None:
+    if not titles:
+        _refuse(name, "it is empty")
+    if repeated := {title for title in titles if titles.count(title) > 1}:
+        _refuse(name, f"it has two columns with the name {min(repeated)!r}")
 
 
 def _read_list(name: str, text: str) -> Table:
@@ -90,25 +99,34 @@ def _read_list(name: str, text: str) -> Table:
     width, stem = len(lines[0][1]) if lines else 0, PurePosixPath(name).stem
     for i, values in lines:
         if len(values) != width or width < 2:
-            _refuse(name, f"line {i} has {len(values)} values; expected a number and its values, as many in each line")
+            _refuse(
+                name,
+                f"line {i} has {count_of(len(values), 'value')}; each line needs a number and the same count of values",
+            )
     titles = ["id", stem] if width == 2 else ["id", *(f"{stem}.{i}" for i in range(1, width))]
     columns = {title: [values[i] for _, values in lines] for i, title in enumerate(titles)}
     return Table(name, columns, [f"{name} line {i}" for i, _ in lines])
 
 
 def _read_json(name: str, text: str) -> Table:
+    is_list, i = text.lstrip().startswith("["), 0
+    items = []
     try:
-        if text.lstrip().startswith("["):
+        if is_list:
             items = list(enumerate(json.loads(text), 1))
         else:
-            items = [(i, json.loads(line)) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+            for i, line in enumerate(text.split("\n"), 1):  # strings may have the other line breaks of Unicode
+                if line.strip():
+                    items.append((i, json.loads(line)))
     except json.JSONDecodeError as error:
-        _refuse(name, f"neither JSON lines nor a JSON list: {error}")
+        place = f"line {error.lineno if is_list else i} column {error.colno}"
+        _refuse(name, f"neither JSON lines nor a JSON list: {place}: {error.msg}")
+    where = "entry" if is_list else "line"
     if wrong := [i for i, item in items if not isinstance(item, dict)]:
-        _refuse(name, f"entry {wrong[0]} is no JSON object")
+        _refuse(name, f"{where} {wrong[0]} is no JSON object")
     titles = dict.fromkeys(title for _, item in items for title in item)
     columns = {title: [_as_text(item.get(title)) for _, item in items] for title in titles}
-    return Table(name, columns, [f"{name} line {i}" for i, _ in items])
+    return Table(name, columns, [f"{name} {where} {i}" for i, _ in items])
 
 
 def _as_text(value: Any) -> str:
@@ -130,7 +148,7 @@ def open_parquet(name: str, content: bytes | Path) -> "ParquetFile":
     try:
         return ParquetFile(content, memory_map=True) if isinstance(content, Path) else ParquetFile(io.BytesIO(content))
     except (pa.ArrowException, OSError) as error:
-        _refuse(name, f"not a parquet file, or damaged ({_first_line(error)})")
+        _refuse(name, f"not a parquet file, or damaged ({first_line(error)})")
 
 
 def _read_parquet(name: str, content: bytes | Path) -> Table:
@@ -138,11 +156,12 @@ def _read_parquet(name: str, content: bytes | Path) -> Table:
 
     file = open_parquet(name, content)
     schema = file.schema_arrow
+    _check_titles(name, schema.names)
     embedded = next((column.name for column in schema if _is_image(column.type)), None)
     try:
         table = file.read(columns=[title for title in schema.names if title != embedded])
     except (pa.ArrowException, OSError) as error:
-        _refuse(name, f"damaged ({_first_line(error)})")
+        _refuse(name, f"damaged ({first_line(error)})")
     columns = {title: [_as_text(value) for value in table[title].to_pylist()] for title in table.column_names}
     rows = [f"{name} row {i}" for i in range(file.metadata.num_rows)]
     return Table(name, columns, rows, embedded, _read_class_names(schema.metadata or {}))
@@ -171,13 +190,18 @@ def _read_class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
 
 
 def read_embedded(name: str, content: bytes | Path, column: str) -> Iterator[tuple[int, bytes]]:
-    """Yield the row and the content of each image file in a column of a parquet file; empty where there is none."""
+    """Yield the row and the content of each image file in a column of a parquet file; empty where there is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    import pyarrow as pa
+
     row = 0
-    for batch in open_parquet(name, content).iter_batches(batch_size=BATCH, columns=[column]):
-        for value in batch.column(0).to_pylist():
-            yield row, (value.get("bytes") if isinstance(value, dict) else value) or b""
-            row += 1
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+    try:
+        for batch in open_parquet(name, content).iter_batches(batch_size=BATCH, columns=[column]):
+            for value in batch.column(0).to_pylist():
+                yield row, (value.get("bytes") if isinstance(value, dict) else value) or b""
+                row += 1
+    except (pa.ArrowException, OSError) as error:
+        _refuse(name, f"damaged ({first_line(error)})")

@@ -12,7 +12,17 @@ from pipelines.preparation.folders import Folder
 from pipelines.preparation.groups import check_groups, find_groups
 from pipelines.preparation.images import ENDINGS as IMAGE_ENDINGS
 from pipelines.preparation.layout import is_hidden
-from pipelines.preparation.listing import SPLITS, Box, Listing, Record, Split, check_classes, describe_files, name_first
+from pipelines.preparation.listing import (
+    SPLITS,
+    Box,
+    Listing,
+    Record,
+    Split,
+    check_classes,
+    count_of,
+    describe_files,
+    name_first,
+)
 from pipelines.preparation.split_names import EXAMPLES, split_of_path
 from pipelines.preparation.table_columns import (
     Columns,
@@ -22,7 +32,8 @@ from pipelines.preparation.table_columns import (
     parse_splits,
     refuse_rows,
 )
-from pipelines.preparation.table_files import ENDINGS, LIST, PARQUET, Table, read_embedded, read_table
+from pipelines.preparation.table_files import ENDINGS, PARQUET, Table, read_embedded, read_table
+from pipelines.preparation.table_lists import join_lists
 from pipelines.preparation.table_paths import ImagePaths
 from pipelines.runtime.errors import UserError
 from pipelines.settings.data_params import DataParams
@@ -66,7 +77,7 @@ def list_tables(data: DataParams, path: Path, files: AnyFiles, patterns: Sequenc
     """
     names = [name for name in files.names if not is_hidden(PurePosixPath(name).parts)]
     used = _match(data.source, patterns, [name for name in names if PurePosixPath(name).suffix.lower() in ENDINGS])
-    tables = _join_lists([read_table(name, content) for name, content in _contents(files, used)])
+    tables = join_lists([read_table(name, content) for name, content in _contents(files, used)])
     images = ImagePaths([name for name in names if PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS])
     splits = _splits_by_name(tables)
     rows = [row for table in tables for row in _read_rows(data, table, images, splits)]
@@ -94,10 +105,12 @@ def _match(source: str, patterns: Sequence[str], names: Sequence[str]) -> list[s
         fitting = [name for name in names if fnmatch(name, pattern)]
         fitting = fitting or [name for name in names if fnmatch(name, f"*/{pattern}")]
         if not fitting:
-            tables = f"the tables there are {name_first(names)}" if names else "there is no table"
+            tables = f"its tables: {name_first(names)}" if names else "it has no table"
             raise UserError(f"data.table.file: {pattern!r} given; no such file in data.source: {source!r}; {tables}")
         if len(fitting) > 1 and not set(pattern) & set("*?["):
-            raise UserError(f"data.table.file: {pattern!r} given; it may be {name_first(fitting)}")
+            raise UserError(
+                f"data.table.file: {pattern!r} given; {len(fitting)} files have this name: {name_first(fitting)}"
+            )
         found |= dict.fromkeys(sorted(fitting))
     return list(found)
 
@@ -109,29 +122,6 @@ def _contents(files: AnyFiles, names: Collection[str]) -> Iterator[tuple[str, by
     else:
         contents = dict(files.read(set(names)))
         yield from ((name, contents[name]) for name in names)
-
-
-def _join_lists(tables: list[Table]) -> list[Table]:
-    """Join numbered lists by their numbers; other tables stay as they are.
-
-    Raises:
-        UserError: lists have different numbers.
-    """
-    lists = [table for table in tables if table.name.lower().endswith(LIST)]
-    if not lists:
-        return tables
-    first, *others = lists
-    columns = dict(first.columns)
-    for other in others:
-        rows = {number: i for i, number in enumerate(other.columns["id"])}
-        missing = [row for row, number in zip(first.rows, first.columns["id"], strict=True) if number not in rows]
-        if missing:
-            raise UserError(
-                f"data.table.file: {other.name}: it lacks the numbers of {len(missing)} rows: {name_first(missing)}"
-            )
-        order = [rows[number] for number in first.columns["id"]]
-        columns |= {title: [values[i] for i in order] for title, values in other.columns.items() if title != "id"}
-    return [Table(first.name, columns, first.rows), *(table for table in tables if table not in lists)]
 
 
 def _splits_by_name(tables: Sequence[Table]) -> dict[str, Split]:
@@ -165,8 +155,8 @@ def _read_rows(data: DataParams, table: Table, images: ImagePaths, by_name: Mapp
         splits = parse_splits(columns.split, table.columns[columns.split], table.rows)
     elif by_name and table.name not in by_name:
         raise UserError(
-            f"data.table.file: {table.name}: neither its name nor a column says its split, such as {EXAMPLES}; "
-            f"the names of others do: {name_first(list(by_name))}"
+            f"data.table.file: {table.name}: neither its name nor a column has a split, such as {EXAMPLES}; "
+            f"the names of other tables have: {name_first(list(by_name))}"
         )
     labels = _read_labels(table, columns, names)
     found = find_groups(data.group, names)
@@ -174,13 +164,13 @@ def _read_rows(data: DataParams, table: Table, images: ImagePaths, by_name: Mapp
     if columns.group is not None:
         groups = table.columns[columns.group]
         empty = [row for row, group, of in zip(table.rows, groups, splits, strict=True) if not group and of == "train"]
-        refuse_rows("group", columns.group, empty, "have no group")
+        refuse_rows("group", columns.group, empty, "without a group")
     boxes: list[Box | None] = [None] * count
     if columns.box:
         texts = list(zip(*(table.columns[column] for column in columns.box), strict=True))
         boxes = [parse_box(data.table, text) for text in texts]
         bad = [f"{row} ({' '.join(text)})" for row, text, box in zip(table.rows, texts, boxes, strict=True) if not box]
-        refuse_rows("box", ", ".join(columns.box), bad, "do not have four numbers")
+        refuse_rows("box", ", ".join(columns.box), bad, "without four numbers")
     return [
         _Row(Record(name, label, of, group or None, box), where, exists)
         for name, label, of, group, box, where, exists in zip(
@@ -195,7 +185,7 @@ def _locate_images(table: Table, columns: Columns, images: ImagePaths) -> tuple[
         return table.rows, [True] * len(table.rows)
     values = table.columns[columns.image]
     empty = [row for row, value in zip(table.rows, values, strict=True) if not value]
-    refuse_rows("image", columns.image, empty, "have no image")
+    refuse_rows("image", columns.image, empty, "without an image")
     found = images.locate(table.name, values)
     return [name or value for name, value in zip(found, values, strict=True)], [name is not None for name in found]
 
@@ -208,7 +198,7 @@ def _read_labels(table: Table, columns: Columns, names: Sequence[str]) -> list[s
         numbers = {str(i): name for i, name in enumerate(class_names)} | {"-1": ""}  # -1: no label
         labels = [numbers.get(label, label) for label in labels]
     empty = [row for row, label in zip(table.rows, labels, strict=True) if not label]
-    refuse_rows("label", columns.label, empty, "have no class")
+    refuse_rows("label", columns.label, empty, "without a class")
     return labels
 
 
@@ -221,11 +211,11 @@ def _leave_out(data: DataParams, rows: list[_Row], left_alone: list[str]) -> lis
     missing = [f"{row.record.name} ({row.where})" for row in rows if not row.exists]
     if missing and not (data.skip_broken and len(missing) < len(rows)):
         raise UserError(
-            f"data.table: {len(missing)} of {len(rows)} rows name images that do not exist in {data.source!r}: "
-            f"{name_first(missing)}; repair them, or skip such rows with data.skip_broken: true"
+            f"data.table.image: {len(missing)} of {count_of(len(rows), 'row')} without an existing image in "
+            f"{data.source!r}: {name_first(missing)}; repair them, or skip such rows with data.skip_broken: true"
         )
     if missing:
-        left_alone.append(f"{len(missing)} rows: their images do not exist: {name_first(missing)}")
+        left_alone.append(f"{count_of(len(missing), 'row')} without an existing image: {name_first(missing)}")
     rows = [row for row in rows if row.exists]
     _check_spelling(Counter(row.record.label for row in rows))
     first: dict[tuple[str, Box | None], _Row] = {}
@@ -238,11 +228,11 @@ def _leave_out(data: DataParams, rows: list[_Row], left_alone: list[str]) -> lis
                 break
     if different:
         raise UserError(
-            f"data.table: {len(different)} rows repeat an image with another class, split or group: "
-            f"{name_first(different)}"
+            f"data.table: {count_of(len(different), 'row')} with the image of an earlier row, but another class, split "
+            f"or group: {name_first(different)}"
         )
     if repeated := len(rows) - len(first):
-        left_alone.append(f"{repeated} rows: they repeat other rows")
+        left_alone.append(f"{count_of(repeated, 'row')} with the image of an earlier row")
     return list(first.values())
 
 
@@ -258,7 +248,7 @@ def _check_spelling(counts: Mapping[str, int]) -> None:
     if same := [
         " and ".join(f"{s!r} ({counts[s]})" for s in labels) for labels in spellings.values() if len(labels) > 1
     ]:
-        raise UserError(f"data.table.label: {len(same)} classes are written in several ways: {name_first(same)}")
+        raise UserError(f"data.table.label: {count_of(len(same), 'class')} with several spellings: {name_first(same)}")
 
 
 def _order_classes(tables: Sequence[Table], rows: Sequence[_Row]) -> list[str]:
@@ -269,7 +259,7 @@ def _order_classes(tables: Sequence[Table], rows: Sequence[_Row]) -> list[str]:
             if present <= set(names):
                 return [name for name in names if name in present]
     if all(label.isdecimal() for label in present):
-        return sorted(present, key=int)
+        return sorted(present, key=lambda label: (int(label), label))
     return sorted(present)
 
 

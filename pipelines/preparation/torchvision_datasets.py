@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.preparation.folders import Folder
 from pipelines.preparation.groups import check_groups, find_groups
 from pipelines.preparation.images import ENDINGS
-from pipelines.preparation.listing import EXPECTED, SPLITS, Files, Listing, Record, Split
+from pipelines.preparation.listing import EXPECTED, SPLITS, Files, Listing, Record, Split, count_of
 from pipelines.preparation.torchvision_sets import (
     TORCHVISION_SETS,
     checksums,
@@ -21,7 +21,7 @@ from pipelines.preparation.torchvision_sets import (
     paths,
     targets,
 )
-from pipelines.runtime.errors import ExternalError
+from pipelines.runtime.errors import ExternalError, first_line
 from pipelines.settings.data_params import DataParams
 
 NAMES = tuple(TORCHVISION_SETS)
@@ -48,7 +48,7 @@ def find(data: DataParams, root: Path) -> Listing | None:
             return None
         # Most unpacked files have no checksums.
         raise ExternalError(
-            f"data.source: {data.dataset} in {data.source!r} is truncated or damaged ({_first_line(error)}); "
+            f"data.source: {data.dataset} in {data.source!r} is truncated or damaged ({first_line(error)}); "
             f"delete its folder there, and it will be downloaded again"
         ) from None
     pattern = data.group or entry.group
@@ -81,7 +81,7 @@ def _name_images(
     }
     missing = sorted({name for part in names.values() for name in part} - files.states.keys())
     if missing:
-        raise FileNotFoundError(f"{len(missing)} image files are missing, such as {folder}/{missing[0]}")
+        raise FileNotFoundError(f"{count_of(len(missing), 'image file')} missing, such as {folder}/{missing[0]}")
     return files, names
 
 
@@ -120,7 +120,7 @@ def download(data: DataParams, root: Path) -> None:
     try:
         open_sets(data.dataset, root, download=True)
     except (OSError, RuntimeError, ValueError, EOFError, http.client.HTTPException) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         for path, md5 in files.items():
             is_new = path.exists() and path.stat().st_mtime_ns != before.get(path)
             if is_new and (md5 is None or not check_integrity(path, md5)):
@@ -133,8 +133,3 @@ def download(data: DataParams, root: Path) -> None:
         ) from None
     finally:
         socket.setdefaulttimeout(timeout)
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type if it has none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

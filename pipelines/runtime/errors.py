@@ -1,7 +1,8 @@
 """Failures that are reported in one line, and the exit codes of every ``python -m pipelines.<module>``.
 
-0: success. 1: an external failure (no network, a full disk, a broken file, a lost worker). 2: a mistake of the user's
-(a setting, an argument). 3: a gate refused. 130: Ctrl-C. Any other exception is a bug and keeps its traceback.
+0: success. 1: an external failure (no network, a full disk, too little memory, a broken file, a lost worker). 2: a
+mistake of the user's (a setting, an argument). 3: a gate refused. 130: Ctrl-C. Any other exception is a bug and keeps
+its traceback.
 """
 
 import atexit
@@ -47,6 +48,11 @@ REMEDIES = {
 }
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def describe_os_error(error: OSError) -> str | None:
     """The error in one line: file, reason, remedy. None if the error did not come from the operating system."""
     if isinstance(error, shutil.Error):  # from copytree: (source, target, reason) of each file
@@ -80,6 +86,9 @@ def run_main(main: Callable[[], object]) -> None:
         if (line := describe_os_error(error)) is None:
             raise
         print(f"error: {line}; finished work is kept, and the next start continues from it", file=sys.stderr)
+        sys.exit(ExternalError.exit_code)
+    except MemoryError as error:
+        print(f"error: too little memory ({first_line(error)}); end other programs, and start again", file=sys.stderr)
         sys.exit(ExternalError.exit_code)
     except KeyboardInterrupt:
         print("interrupted; finished work is kept", file=sys.stderr)

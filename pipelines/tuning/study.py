@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from pipelines.runtime import environment
-from pipelines.runtime.errors import ExternalError, UserError
+from pipelines.runtime.errors import ExternalError, UserError, first_line
 from pipelines.runtime.home import state_dir
 from pipelines.runtime.locks import hold_lock
 from pipelines.settings.params import TuneParams
@@ -65,7 +65,7 @@ def open_study(name: str, settings: TuneParams) -> Iterator[optuna.Study]:
             study.sampler = _sampler(settings, settings.seed + len(study.trials))
             yield study
         except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError) as error:
-            reason = str(getattr(error, "orig", error)).partition("\n")[0]
+            reason = first_line(getattr(error, "orig", error))
             raise ExternalError(f"OPTUNA_STORAGE: the database does not answer ({reason}); the study is kept") from None
         finally:
             # An error here must not hide the one that ended the block.

@@ -1,5 +1,6 @@
 """Images are decoded in one process, or on all cores where that pays: the same pixels, the same messages, no torch."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -81,6 +82,11 @@ def test_a_worker_imports_no_torch():
         assert not pool.submit(eval, "'torch' in __import__('sys').modules").result()
 
 
+def test_a_worker_leaves_ctrl_c_to_the_main_process():
+    with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver"), initializer=decoder.start) as pool:
+        assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+
+
 def test_a_missing_file_is_named_by_a_worker(tmp_path, items, eager):
     (tmp_path / "99.png").unlink()
     with pytest.raises(ExternalError, match=r"99\.png: cannot be read: No such file"):
@@ -97,6 +103,47 @@ def test_a_worker_that_is_killed_is_an_error_in_one_line(tmp_path, items, eager)
 
     with pytest.raises(ExternalError, match="a process that decodes images was killed"):
         decode(tmp_path / "all", killing())  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_too_little_memory_is_an_error_in_one_line_and_no_broken_image(tmp_path, items, eager, monkeypatch, cores):
+    monkeypatch.setattr(decoder_pool, "usable_cores", lambda: Cores(cores))
+    monkeypatch.setattr(decoder, "open_image", fail_for_memory)
+    with pytest.raises(ExternalError, match=r"^prepare: too little memory to decode the image; .* \(taskset\)$"):
+        decode(tmp_path / "all", items)
+    with pytest.raises(ExternalError, match=f"^{tmp_path}: 1\\.png: too little memory"):
+        decode(tmp_path / "all", items[1:])
+
+
+def test_too_little_memory_in_a_process_is_an_error_in_one_line(tmp_path, items, eager):
+    huge = (HugeFile(tmp_path, "huge.png"), [Piece(0, None)])
+    with pytest.raises(ExternalError, match=f"^{tmp_path}: huge\\.png: too little memory"):
+        decode(tmp_path / "all", [*items, huge])
+
+
+class HugeFile(FileIn):
+    def read(self) -> bytes:
+        raise MemoryError
+
+
+def fail_for_memory(_) -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_error_of_starting_processes_is_not_called_a_killed_process(tmp_path, items, eager, monkeypatch, broken):
+    """A pool that closes itself because a process was killed also raises an OSError."""
+
+    def fail(pool, *_):
+        pool._broken = broken
+        raise OSError("handle is closed") if broken else OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", fail)
+    with pytest.raises(ExternalError) as caught:
+        decode(tmp_path / "all", items)
+    assert ("was killed, most likely for lack of memory" in str(caught.value)) == broken
+    assert ("cannot start: [Errno 24] Too many open files" in str(caught.value)) != broken
+    assert isinstance(caught.value.__cause__, OSError) != broken
 
 
 SLOW = """

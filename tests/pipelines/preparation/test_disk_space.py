@@ -6,10 +6,12 @@ import pytest
 
 from pipelines.preparation import disk_space
 from pipelines.preparation.disk_space import Cache, check_disk, needed_for, read_cache
+from pipelines.preparation.listing import Split
 from pipelines.runtime.errors import ExternalError
 from tests.pipelines.preparation.test_run import data, split_settings
 
 COUNT, IMAGE = 1000, 8 * 8
+SPLITS: list[Split] = ["train"] * COUNT
 PIXELS = COUNT * IMAGE
 FOLDER = Path("prepared")
 
@@ -19,13 +21,16 @@ def check(monkeypatch, free: int, cache: Cache, *, cache_free: int | None = None
     monkeypatch.setattr(disk_space, "read_cache", lambda: cache)
     monkeypatch.setattr(disk_space, "same_disk", lambda *_: cache_free is None)
     monkeypatch.setattr(disk_space, "free_at", lambda folder: free if folder == FOLDER else cache_free)
-    check_disk(data(**distortion), split_settings(validation=0.25), COUNT, FOLDER)
+    check_disk(data(**distortion), split_settings(validation=0.25), SPLITS, FOLDER)
 
 
 def test_validation_images_are_stored_twice_if_they_are_distorted_and_all_on_the_canvas():
-    assert needed_for(data(), split_settings(), COUNT) == (PIXELS, PIXELS)
-    assert needed_for(data(rotation=9.0), split_settings(validation=0.25), COUNT) == (PIXELS, PIXELS * 5 // 4)
-    pixels, files = needed_for(data(protocol="TC"), split_settings(validation=0.25), COUNT)
+    assert needed_for(data(), split_settings(), SPLITS) == (PIXELS, PIXELS)
+    assert needed_for(data(rotation=9.0), split_settings(validation=0.25), SPLITS) == (PIXELS, PIXELS * 5 // 4)
+    validation: list[Split] = ["validation"] * 400
+    own = SPLITS[:600] + validation
+    assert needed_for(data(rotation=9.0), split_settings(validation=0.25), own) == (PIXELS, PIXELS * 7 // 5)
+    pixels, files = needed_for(data(protocol="TC"), split_settings(validation=0.25), SPLITS)
     assert (pixels, files) == (PIXELS, COUNT * 5 // 4 * round(8 * 60 / 28) ** 2)
 
 
@@ -54,7 +59,7 @@ def test_a_cache_on_another_disk_holds_the_files(monkeypatch, links):
 def test_with_much_room_the_settings_of_dvc_are_not_read(monkeypatch):
     monkeypatch.setattr(disk_space, "free_at", lambda _: 31 * PIXELS)
     monkeypatch.setattr(disk_space, "read_cache", lambda: pytest.fail("read"))
-    check_disk(data(), split_settings(), COUNT, FOLDER)
+    check_disk(data(), split_settings(), SPLITS, FOLDER)
 
 
 @pytest.mark.parametrize(

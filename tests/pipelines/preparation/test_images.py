@@ -9,10 +9,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from pipelines.preparation import images
-from pipelines.preparation.images import FORMATS, open_image, to_pixels
+from pipelines.preparation.images import FORMATS, decode, open_image, to_pixels
 from pipelines.settings.image_form import ImageForm
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
@@ -73,6 +73,22 @@ def test_an_invalid_resolution_beside_the_orientation_of_tiff():
     struct.pack_into("<H", content, entry + 2, SIGNED_RATIONAL)
     struct.pack_into("<i", content, place, -1)
     assert_shows(bytes(content), TURNED)
+
+
+def test_too_little_memory_does_not_make_an_image_broken(monkeypatch):
+    """With ``data.skip_broken`` it would be left out."""
+
+    def fail(*_):
+        raise MemoryError
+
+    image, content = open_image(write("PNG")), write("PNG")
+    monkeypatch.setattr(images, "to_pixels", fail)
+    with pytest.raises(MemoryError):
+        decode(image, ImageForm(4, 4, 3))
+    for place, name in ((Image.Image, "getexif"), (ImageFile.ImageFile, "load"), (images, "_turn_upright")):
+        monkeypatch.setattr(place, name, fail)
+        with pytest.raises(MemoryError):
+            open_image(content)
 
 
 def write_deep_color(pixels: np.ndarray) -> bytes:

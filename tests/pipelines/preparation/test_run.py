@@ -1,6 +1,8 @@
 """prepare: complete and stratified splits, a digest of the data alone, and no partial results."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import threading
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
@@ -20,8 +24,9 @@ from pipelines import prepare as stage
 from pipelines.outputs.labeled_files import Labeled, LabeledWriter
 from pipelines.outputs.prepared_data import DatasetMeta, load_meta, load_split, load_training
 from pipelines.params import set_value
-from pipelines.preparation import run
+from pipelines.preparation import decoding, run, table_files
 from pipelines.preparation.decoder import hash_pixels
+from pipelines.preparation.grouped_splits import split_by_group
 from pipelines.preparation.raw_dataset import RawDataset
 from pipelines.preparation.run import prepare_source, report
 from pipelines.preparation.shares import Shares
@@ -327,10 +332,10 @@ def test_the_second_of_two_preparations_waits(monkeypatch, capsys):
 
 def test_too_few_images_are_refused_by_the_setting_that_asks_for_them(monkeypatch):
     set_source(monkeypatch, [30, 1])
-    with pytest.raises(UserError, match=r"prepare\.test: 0\.2 given; .*the smallest is class1, 1 images"):
+    with pytest.raises(UserError, match=r"prepare\.test: 0\.2 given; .*the smallest is class1, 1 image\)"):
         prepare_source(data(), split_settings())
     set_source(monkeypatch, [30, 1], test_counts=[5, 5])
-    with pytest.raises(UserError, match=r"prepare\.validation: 0\.25 given; .*the smallest is class1, 1 images"):
+    with pytest.raises(UserError, match=r"prepare\.validation: 0\.25 given; .*the smallest is class1, 1 image\)"):
         prepare_source(data(), split_settings())
     assert not Path("data/prepared").exists()
 
@@ -428,6 +433,44 @@ def test_splits_by_group_have_about_their_shares():
         assert all(abs(np.mean(np.array(labels)[part] == label) - 0.25) < 0.08 for label in range(4))
 
 
+@pytest.mark.parametrize("share", [0.01, 0.02, 0.03, 0.5, 0.97, 0.98, 0.99])
+def test_small_and_large_shares_of_groups_are_kept_up_to_one_fold(share):
+    groups = np.repeat(np.arange(200), 10)
+    _, rows = grouped((groups % 4).tolist(), groups.tolist(), Shares(None, share))
+    assert rows is not None
+    assert abs(len(rows.validation) / len(groups) - share) <= 1 / 20
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(
+    numbers=st.lists(st.integers(1, 30), min_size=2, max_size=4), size=st.integers(1, 4), share=st.floats(0.01, 0.99)
+)
+@example(numbers=[2, 2], size=5, share=0.02)
+@example(numbers=[30, 30], size=2, share=0.02)
+def test_a_share_of_groups_is_kept_or_refused_with_one_that_works(numbers, size, share):
+    """``numbers``: groups of each class, all of one size."""
+    labels = np.repeat(np.arange(len(numbers)), np.multiply(numbers, size))
+    groups = np.arange(len(labels)) // size
+    message, rows = grouped(labels.tolist(), groups.tolist(), Shares(None, share))
+    if rows is not None:
+        assert abs(len(rows.validation) / len(labels) - share) <= 1 / 20 + 2 / sum(numbers)
+        return
+    found = re.search(r"prepare\.validation: (\S+) would do$", message)
+    assert bool(found) == (min(numbers) > 1), message
+    if found:
+        assert grouped(labels.tolist(), groups.tolist(), Shares(None, float(found[1])))[1] is not None
+
+
+def test_of_the_folds_those_nearest_to_the_share_are_taken():
+    """Each of four folds has one group, and each group has both classes."""
+    sizes = [10, 24, 30, 36]
+    groups = np.repeat(np.arange(4), sizes).repeat(2)
+    labels = np.arange(len(groups)) % 2
+    for seed in range(8):
+        parts = split_by_group(labels, groups, 0.25, seed, 2)
+        assert parts is not None and len(parts[1]) == 2 * 24
+
+
 def test_groups_are_counted_and_those_in_two_splits_of_the_source_are_reported(monkeypatch, capsys):
     set_source(monkeypatch, [40, 40], test_counts=[5, 5])
     raw = made()
@@ -494,7 +537,72 @@ def test_images_of_another_aspect_ratio_are_counted(tmp_path, fit, done, capsys)
     Image.new("L", (2 * SIZE, 2 * SIZE), 7).save("tree/dog/large.png")
     meta = prepare_source(data().model_copy(update={"fit": fit}), split_settings())
     report(meta)
-    assert meta.fitted == 2 and f"shapes: 2 images have another aspect ratio and were {done}" in capsys.readouterr().out
+    assert meta.fitted == 2 and f"shapes: 2 images with another aspect ratio, {done}" in capsys.readouterr().out
+
+
+def test_the_error_is_shown_if_its_files_cannot_be_deleted(tmp_path, monkeypatch):
+    """NFS keeps the folder of a deleted file that a process still has open."""
+    write_tree(tmp_path / "tree")
+    prepare_source(data(), split_settings())
+    before = load_meta()
+    Path("tree/cat/broken.png").write_bytes(b"")
+    rmdir = os.rmdir
+
+    def busy(path, *arguments, **options):
+        if Path(path).name not in ("prepared", ".prepared-before"):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", path)
+        rmdir(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", busy)
+        with pytest.raises(ExternalError, match=r"cat/broken\.png"):
+            prepare_source(data(), split_settings())
+    assert load_meta() == before
+    Path("tree/cat/broken.png").unlink()
+    assert prepare_source(data(), split_settings()) == before
+    assert [path.name for path in Path("data").iterdir()] == ["prepared"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_the_pixels_are_deleted_after_their_last_use(tmp_path, monkeypatch):
+    write_tree(tmp_path / "tree")
+    mapped, rmtree = [], shutil.rmtree
+
+    def spy(path, *arguments, **options):
+        mapped.append(f"{Path(path).resolve()}/" in Path("/proc/self/maps").read_text())
+        rmtree(path, *arguments, **options)
+
+    monkeypatch.setattr(run.shutil, "rmtree", spy)
+    prepare_source(data(), split_settings())
+    assert mapped and not any(mapped)
+    assert sorted(path.name for path in Path("data/prepared").iterdir()) == [
+        "meta.json", "test.safetensors", "train.safetensors", "validation.safetensors"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("distortion", [{}, {"rotation": 20.0}])
+def test_small_chunks_give_the_same_files(tmp_path, monkeypatch, distortion):
+    write_tree(tmp_path / "tree")
+    files = sorted(Path("tree").glob("*/*.png"))
+    contents = [b"broken" if i in (0, 7, 8, 21, 39) else file.read_bytes() for i, file in enumerate(files)]
+    Path("table").mkdir()
+    columns = {"image": pa.array(contents, pa.binary()), "label": [file.parent.name for file in files]}
+    pq.write_table(pa.table(columns), "table/a.parquet")
+
+    def prepared() -> dict[str, bytes]:
+        prepare_source(data("table", skip_broken=True, **distortion), split_settings())
+        return {file.name: file.read_bytes() for file in Path("data/prepared").iterdir()}
+
+    whole = prepared()
+    meta = json.loads(whole["meta.json"])
+    assert sum(meta["counts"].values()) == 35 and len(meta["broken"]) == 5
+    for module, name, value in SMALL:
+        assert getattr(module, name) > value
+        monkeypatch.setattr(module, name, value)
+    assert prepared() == whole
+
+
+SMALL = [(table_files, "BATCH", 1), (decoding, "CHUNK", 2)]
 
 
 def test_a_source_that_is_refused_leaves_the_result_before_it(tmp_path):

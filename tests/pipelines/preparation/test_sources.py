@@ -405,6 +405,29 @@ def test_an_archives_checksum_is_read_to_its_end(tmp_path, form):
         read_source(data(path))
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("form", ["tar", "tar.gz", "zip"])
+@pytest.mark.parametrize("skip_broken", [False, True])
+def test_of_files_with_one_name_in_an_archive_the_last_is_read(tmp_path, form, skip_broken):
+    """``tar --update`` appends the files that changed."""
+    images = write_tree(tmp_path / "tree", ["cat/1.png", "dog/1.png", "dog/2.png"])
+    files = [("cat/1.png", b"cut off"), *((name, (tmp_path / "tree" / name).read_bytes()) for name in images)]
+    path = tmp_path / f"a.{form}"
+    if form == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files:
+                archive.writestr(name, content)
+    else:
+        with tarfile.open(path, "w:gz" if form == "tar.gz" else "w") as archive:
+            for name, content in files:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    found = read_source(data(path, skip_broken=skip_broken))
+    assert not found.broken
+    assert_equal(found.train.images, stacked(images, *images))
+
+
 def write_tar(path: Path, *odd: tarfile.TarInfo) -> Path:
     """Write a tar with two images and the given members."""
     with tarfile.open(path, "w") as archive:
@@ -601,6 +624,11 @@ def test_links_in_a_folder_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "tree/cat/again").symlink_to(tmp_path / "tree")
     with pytest.raises(UserError, match="cat/again: a link back"):
         read_source(data(tmp_path / "tree"))
+    (tmp_path / "tree/cat/again").unlink()
+    (tmp_path / "tree/cat/dogs").symlink_to(tmp_path / "far/dog")
+    (tmp_path / "far/dog/cats").symlink_to(tmp_path / "tree/cat")
+    with pytest.raises(UserError, match=r"cat/dogs/cats: a link back"):
+        read_source(data(tmp_path / "tree"))
 
 
 def test_a_broken_link_is_named_or_left_out(tmp_path):
@@ -650,7 +678,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, form, chang
     ("names", "message"),
     [
         ([], "0 images in 0 classes"),
-        (["cat/1.png", "cat/2.png"], "2 images in 1 classes"),
+        (["cat/1.png", "cat/2.png"], "2 images in 1 class;"),
         (["1.png", "2.png"], "0 images in 0 classes"),
         (["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"], "no image of class dog in test/"),
         (["train/cat/1.png", "test/cat/1.png", "test/dog/1.png"], "no image of class dog in train/"),

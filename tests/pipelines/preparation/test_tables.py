@@ -122,8 +122,8 @@ def test_columns_may_be_named_and_splits_switched_off(tmp_path):
     found = read_source(data(tmp_path, file="t.csv", image="a", label="b", split="none"))
     assert labeled(found) == expected([(name, kind, "train") for name, kind, _ in ROWS])
     for column, message in (
-        ({"image": "c"}, r"data\.table\.image: 'c' given; t\.csv has the columns label, split, a, b"),
-        ({"image": "a"}, r"split: column 'split': 6 rows have no name of a split.*t\.csv line 2 \('fold 3'\)"),
+        ({"image": "c"}, r"data\.table\.image: 'c' given; the columns of t\.csv are label, split, a, b"),
+        ({"image": "a"}, r"split: column 'split': 6 rows without the name of a split.*t\.csv line 2 \('fold 3'\)"),
         ({"label": "b"}, r"image: null given; no column of .* has a usual name; its columns are label, split, a, b"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
@@ -178,26 +178,61 @@ def test_faulty_rows_are_counted_and_named(tmp_path):
     def changed(number: int, **values: Any) -> list[dict[str, Any]]:
         return [row | (values if i < number else {}) for i, row in enumerate(good)]
 
-    assert (
-        "column 'label': 6 rows have no class: t.csv line 2, t.csv line 3, t.csv line 4, t.csv line 5, t.csv line 6, …"
-        in (refused(tmp_path, changed(6, label=" ")))
-    )
-    assert "column 'file_name': 1 row have no image: t.csv line 2" in refused(tmp_path, changed(1, file_name=""))
+    lines = ", ".join(f"t.csv line {i}" for i in range(2, 7))
+    assert f"column 'label': 6 rows without a class: {lines}, …" in refused(tmp_path, changed(6, label=" "))
+    assert "column 'file_name': 1 row without an image: t.csv line 2" in refused(tmp_path, changed(1, file_name=""))
     message = refused(tmp_path, changed(2, file_name="no.png"))
-    assert "2 of 8 rows name images that do not exist" in message and "no.png (t.csv line 2)" in message
+    assert "data.table.image: 2 of 8 rows without an existing image" in message and "no.png (t.csv line 2)" in message
     assert "skip_broken: true" in message
-    assert "1 classes are written in several ways: 'A' (1) and 'a' (3)" in refused(tmp_path, changed(1, label="A"))
+    assert "1 class with several spellings: 'A' (1) and 'a' (3)" in refused(tmp_path, changed(1, label="A"))
     message = refused(tmp_path, [*changed(1, label="A B"), {"file_name": "1.png", "label": "ab", "group": 0}])
     assert "'A B' (1) and 'ab' (1)" in message
     message = refused(tmp_path, [*good, {"file_name": "0.png", "label": "b", "group": 0}])
-    assert "1 rows repeat an image" in message and "0.png is a in t.csv line 2 and b in t.csv line 10" in message
-    assert "column 'group': 3 rows have no group" in refused(tmp_path, changed(3, group=""), column="group")
+    assert (
+        "data.table: 1 row with the image of an earlier row" in message
+        and "0.png is a in t.csv line 2 and b in t.csv line 10" in message
+    )
+    assert "column 'group': 3 rows without a group" in refused(tmp_path, changed(3, group=""), column="group")
     (tmp_path / "t.csv").write_text("file_name,label\n1.png,a\n2.png\n")
-    with pytest.raises(UserError, match="line 3 has 1 values, the first line has 2"):
+    with pytest.raises(UserError, match="line 3 has 1 value, the first line has 2"):
         list_images(data(tmp_path, file="t.csv"))
     (tmp_path / "t.csv").write_bytes("file_name,label\n1.png,é\n".encode("latin-1"))
     with pytest.raises(UserError, match="not UTF-8"):
         list_images(data(tmp_path, file="t.csv"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "", "it is empty"),
+        ("t.csv", "file_name,label,label\n1.png,a,b\n", "it has two columns with the name 'label'"),
+        ("t.jsonl", '{"label": 1}\n\n{"label" 2}\n', "a JSON list: line 3 column 10: Expecting ':' delimiter"),
+        ("t.jsonl", '{"label": 1}\n\n[2]\n', "line 3 is no JSON object"),
+        ("t.json", '[{"label": 1},\n {"label" 2}]', "a JSON list: line 2 column 11: Expecting ':' delimiter"),
+        ("t.json", '[{"label": 1},\n\n 2]', "entry 2 is no JSON object"),
+    ],
+)
+def test_a_table_that_cannot_be_read_says_where(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        list_images(data(tmp_path, file=name))
+    assert str(caught.value).startswith(f"data.table.file: {name}: ") and str(caught.value).endswith(message)
+
+
+def test_json_lines_may_have_other_line_breaks_in_strings(tmp_path):
+    write_images(tmp_path, ["1.png", "2.png"])
+    rows = [{"file_name": f"{i}.png", "label": i, "caption": "a\u2028b\x85c"} for i in (1, 2)]
+    (tmp_path / "t.jsonl").write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    assert len(list_images(data(tmp_path, file="t.jsonl")).records) == 2
+
+
+def test_classes_with_the_same_number_have_one_order(tmp_path):
+    """The order of a set of texts is another one in each process."""
+    names = [f"{'0' * i}{number}" for i in range(4) for number in (1, 2)]
+    write_images(tmp_path, [f"{name}.png" for name in names])
+    write_csv(tmp_path / "t.csv", [{"file_name": f"{name}.png", "label": name} for name in names])
+    classes = ["0001", "001", "01", "1", "0002", "002", "02", "2"]
+    assert list_images(data(tmp_path, file="t.csv")).classes == classes
 
 
 def test_rows_that_are_left_out_are_counted(tmp_path):
@@ -208,8 +243,8 @@ def test_rows_that_are_left_out_are_counted(tmp_path):
     listing = list_images(data(tmp_path, file="t.csv", skip_broken=True))
     assert [record.name for record in listing.records] == ["0.png", "1.png", "2.png"]
     assert listing.left_alone == [
-        "1 rows: their images do not exist: 9.png (t.csv line 6)",
-        "1 rows: they repeat other rows",
+        "1 row without an existing image: 9.png (t.csv line 6)",
+        "1 row with the image of an earlier row",
         "1 file (.png 1): in no row of the table, such as 3.png",
         "1 file (.md 1): neither images nor the table",
     ]
@@ -235,7 +270,7 @@ def test_boxes_are_cut_out(tmp_path, form, values, box):
     whole = Image.fromarray(pixels("0.png")).crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     assert np.array_equal(found.images[0], np.asarray(whole).transpose(2, 0, 1))
     rows[1]["x"] = "left"
-    assert "column 'x, y, p, q': 1 row do not have four numbers: t.csv line 3 (left 2" in refused(
+    assert "column 'x, y, p, q': 1 row without four numbers: t.csv line 3 (left 2" in refused(
         tmp_path, [*rows[:1], rows[1] | {"y": 2, "p": 3, "q": 4}], box=columns
     )
 
@@ -286,8 +321,26 @@ def test_parquet_with_images_inside(tmp_path, form):
 
 def test_tables_with_and_without_a_split_in_their_names_are_refused(tmp_path):
     write_hugging_face(tmp_path, {"train.parquet": [("1", 0), ("2", 1)], "more.parquet": [("3", 0), ("4", 1)]})
-    with pytest.raises(UserError, match=r"more\.parquet: neither its name nor a column says its split.*train\.parquet"):
+    with pytest.raises(UserError, match=r"more\.parquet: neither its name nor a column has a split.*train\.parquet"):
         list_images(data(tmp_path))
+
+
+@pytest.mark.parametrize("setting", ["label", "split", "column", "box"])
+def test_image_files_in_parquet_are_no_other_column(tmp_path, setting):
+    write_hugging_face(tmp_path, {"a.parquet": [("1", 0), ("2", 1)]})
+    with pytest.raises(UserError, match=r"'image' given; the columns of a\.parquet are label"):
+        list_images(data(tmp_path, file="a.parquet", **{setting: "image"}))
+
+
+def test_damage_in_the_images_of_parquet_is_named(tmp_path):
+    write_hugging_face(tmp_path, {"a.parquet": [(str(i), i % 2) for i in range(8)]})
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    start = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0).column(0)
+    first = start.dictionary_page_offset or start.data_page_offset
+    content[first : first + 40] = b"\xff" * 40
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(UserError, match=r"^data\.table\.file: a\.parquet: damaged \(.*\)$"):
+        read_source(data(tmp_path))
 
 
 def test_an_image_that_is_missing_in_parquet_is_named(tmp_path):
@@ -351,8 +404,22 @@ def test_cubs_lists(tmp_path):
         assert [r.split for r in listing.records] == ["train"] * 4 + ["test"] * 2
         assert {r.box for r in listing.records} == {Box(1, 2, 5, 5)}
     (tmp_path / "CUB_200_2011/train_test_split.txt").write_text("1 1\n2 0\n")
-    with pytest.raises(UserError, match=r"train_test_split\.txt: it lacks the numbers of 4 rows: .*images\.txt line 3"):
+    with pytest.raises(UserError, match=r"_split\.txt: no line has the number of 4 rows: .*images\.txt line 3"):
         list_images(data(tmp_path, file=lists[:3], **columns))
+
+
+def test_lists_that_cannot_be_joined_are_refused(tmp_path):
+    folder = tmp_path / "CUB_200_2011"
+    write_lists(folder)
+    lists, columns = ["images.txt", "image_class_labels.txt"], {"image": "images", "label": "image_class_labels"}
+    (folder / "image_class_labels.txt").write_text("".join(f"{i} {i % 2}\n" for i in (1, 2, 3, 4, 5, 6, 2)))
+    message = r"image_class_labels\.txt: lines with the same number: \S+ line 2, \S+ line 7$"
+    with pytest.raises(UserError, match=message):
+        list_images(data(tmp_path, file=lists, **columns))
+    (folder / "more").mkdir()
+    (folder / "more/images.txt").write_text("1 x\n")
+    with pytest.raises(UserError, match=r"more/images\.txt: another list has the column 'images', too"):
+        list_images(data(folder, file=["images.txt", "more/images.txt"], **columns))
 
 
 HEADER = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"
@@ -410,10 +477,10 @@ def test_a_table_outside_the_source_is_refused(file):
 
 def test_a_table_that_does_not_exist_is_refused_with_those_that_do(tmp_path):
     write_images(tmp_path, ["1.png"])
-    with pytest.raises(UserError, match=r"data\.table\.file: 't\.csv' given; no such file .*there is no table"):
+    with pytest.raises(UserError, match=r"data\.table\.file: 't\.csv' given; no such file .*it has no table"):
         list_images(data(tmp_path, file="t.csv"))
     write_csv(tmp_path / "a/labels.csv", [{"file_name": "1.png", "label": "a"}])
-    with pytest.raises(UserError, match=r"no such file .*the tables there are a/labels\.csv"):
+    with pytest.raises(UserError, match=r"no such file .*its tables: a/labels\.csv"):
         list_images(data(tmp_path, file="t.csv"))
     with pytest.raises(
         UserError, match=r"it is a table: give its folder, with the images, and data\.table\.file: labels\.csv"

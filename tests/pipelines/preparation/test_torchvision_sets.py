@@ -154,7 +154,7 @@ def test_gtsrb_has_its_tracks_as_groups(tmp_path):
     assert source.groups is not None and source.groups.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 5]
     (tmp_path / "gtsrb/GTSRB/Final_Test/Images/00001.ppm").unlink()
     with pytest.raises(
-        ExternalError, match=r"gtsrb in .* is truncated or damaged \(1 image files are missing, such as gtsrb/"
+        ExternalError, match=r"gtsrb in .* is truncated or damaged \(1 image file missing, such as gtsrb/"
     ):
         list_images(data(tmp_path, "gtsrb", 8))
 

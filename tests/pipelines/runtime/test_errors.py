@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from pipelines.runtime.errors import ExternalError, UserError, run_main
+from pipelines.runtime.errors import ExternalError, UserError, first_line, run_main
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,7 @@ from pipelines.runtime.errors import ExternalError, UserError, run_main
     [
         (ExternalError("no network"), 1, "error: no network\n"),
         (UserError("train.lr: -1 given"), 2, "error: train.lr: -1 given\n"),
+        (MemoryError("Unable to allocate 9 GiB"), 1, "error: too little memory (Unable to allocate 9 GiB)"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -25,6 +26,15 @@ def test_a_failure_has_its_exit_code_and_no_traceback(raised, code, message, cap
     out, err = capsys.readouterr()
     assert ended.value.code == code
     assert out == "" and err.startswith(message) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(ValueError("cut off\nat byte 3"), "cut off"), (ValueError("\n cut off"), "cut off"), (EOFError(), "EOFError"),
+     (ValueError(" \n"), "ValueError")],
+)  # fmt: skip
+def test_the_first_line_of_an_error(error, line):
+    assert first_line(error) == line
 
 
 @pytest.mark.parametrize(
