@@ -27,7 +27,7 @@ def main() -> None:
     if arguments.actors is not None and arguments.actors < 1:
         raise UserError(f"ACTORS: {arguments.actors} given; 1 or more are allowed")
 
-    # Ray's core calls it an error that the model is in the object store. Errors of actors are exceptions here.
+    # Ray's core logs an error because the model is in the object store. Errors of actors are exceptions here.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from pipelines.serving.scoring import score
     from pipelines.tracking.client import store_errors_explained

@@ -4,6 +4,8 @@ import base64
 import contextlib
 import io
 import json
+import struct
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,12 +42,12 @@ JSON_VALUES = st.dictionaries(
 )  # fmt: skip
 
 
-def image_file(index: int, form: str = "PNG", size: tuple[int, int] = (8, 8)) -> bytes:
+def image_file(index: int, form: str = "PNG", size: tuple[int, int] = (8, 8), **options) -> bytes:
     """An image whose first pixel is the index of a test image; lossless formats keep it."""
     pixels = np.random.default_rng(index).integers(0, 200, size, dtype=np.uint8)
     pixels[0, 0] = index
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form)
+    Image.fromarray(pixels).save(buffer, form, **options)
     return buffer.getvalue()
 
 
@@ -178,6 +180,16 @@ def test_a_request_has_limits_on_bytes_pixels_and_images(serve):
     answer = send("POST", "/predict", image_file(1, size=(20, 20)))
     assert answer.status == 413 and "at most 200 pixels" in answer.json()["detail"]
     assert send("POST", "/predict", image_file(1, "BMP", (80, 80))).status == 413
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    damaged = image_file(1, "AVIF", (20, 20), exif=exif).replace(b"Exif\0\0MM", b"Exif\0\0XX")
+    with pytest.raises(ValueError, match="Exif"):
+        Image.open(io.BytesIO(damaged))
+    assert send("POST", "/predict", damaged).status == 413
+    header = bytearray(image_file(1))
+    header[16:24] = struct.pack(">2I", 20_000, 20_000)  # more than PIL opens
+    header[29:33] = struct.pack(">I", zlib.crc32(header[12:29]))
+    assert send("POST", "/predict", bytes(header)).status == 413
     rows = [[base64.b64encode(small[0][1]).decode()]] * 4
     body = json.dumps({"dataframe_split": {"columns": ["image"], "data": rows}}).encode()
     answer = send("POST", "/invocations", body, content_type=JSON)
