@@ -30,7 +30,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 host=${MLFLOW_HOST:-127.0.0.1}
 port=${MLFLOW_PORT:-5000}
-path=${root//%/%25} # as in pipelines/tracking/relocation.py
+path=${root//%/%25} # as in pipelines/tracking/artifact_places.py
 export MLFLOW_BACKEND_STORE_URI=${MLFLOW_STORE:-sqlite:///${path//\?/%3F}/state/mlflow.db}
 hosts=${MLFLOW_ALLOWED_HOSTS:-}
 prefix=

@@ -155,7 +155,7 @@ class CapturedTraining:
         self.replay: Replay | None = None
         self.addresses: list[int] = []
         self._pool = ThreadPoolExecutor(1)
-        self._drawn: dict[tuple[int, int], Future] = {}
+        self._next: tuple[tuple[int, int], Future] | None = None
 
     def train_epoch(
         self, seed: int, epoch: int, scheduler: LambdaLR, on_step: Callable[[int], None] | None = None
@@ -171,7 +171,7 @@ class CapturedTraining:
         step, groups = self.step, self.step.optimizer.param_groups
         drawn = self._draw(seed, epoch).result()
         more = epoch + 1 < step.recipe.epochs
-        self._drawn = {(seed, epoch + 1): self._draw(seed, epoch + 1)} if more else {}
+        self._next = ((seed, epoch + 1), self._draw(seed, epoch + 1)) if more else None
         step.load(drawn, learning_rates(scheduler, step.steps))
         try:
             for group, rate in zip(groups, step.rate, strict=True):
@@ -193,14 +193,16 @@ class CapturedTraining:
         return step.losses.clone()
 
     def _draw(self, seed: int, epoch: int) -> Future:
-        """Draw an epoch in another thread."""
+        """Draw an epoch in another thread, unless that was done ahead."""
+        if self._next is not None and self._next[0] == (seed, epoch):
+            return self._next[1]
         batches, pinned = self.step.batches, self.step.batches.device.type == "cuda"
 
         def draw() -> Epoch:
             drawn = batches.draw(seed, epoch)
             return drawn.map(Tensor.pin_memory) if pinned else drawn
 
-        return self._drawn.get((seed, epoch)) or self._pool.submit(draw)
+        return self._pool.submit(draw)
 
     def _capture(self) -> Replay:
         """Warm up and capture the step, then restore network, optimizer and random state in place."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stn.classifiers import Network
+from stn.tf32 import without_tf32
 
 SETTINGS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WORTH_IT = 1.2  # bf16 must be faster by this factor, because it rounds more
@@ -52,6 +53,7 @@ def describe_bf16(device: torch.device) -> tuple[bool, str]:
     return False, "this CPU has no bf16 instructions"
 
 
+@without_tf32()
 def measure_speedup(make_network: Callable[[], Network], images: Tensor, labels: Tensor) -> float:
     """Measure how many times as fast a training step is with bf16 autocast as with fp32.
 

@@ -21,7 +21,7 @@ from stn.batches import Batches
 from stn.captured_step import CapturedTraining, capture_graph, run_eagerly
 from stn.distortions import PROTOCOLS, make_distortion
 from stn.muon import Muon
-from stn.training import metric_sums, predict, train_epoch
+from stn.training import metric_sums, one_cycle, predict, train_epoch
 
 Results = dict[str, Any]
 CPU = torch.device("cpu")
@@ -204,15 +204,13 @@ def tutorial(split: Split, device: torch.device, seconds: float) -> Results:
 
 
 def accuracy(splits: dict[str, Split], device: torch.device, seeds: int, steps: int) -> Results:
-    """Seconds and test accuracy of captured trainings of 220 steps, after one that is not counted."""
+    """Seconds and test accuracy of captured trainings of so many steps, after one that is not counted."""
     seconds, accuracies = [], []
     epoch_steps = len(splits["train"].labels) // RECIPE.batch_size
     test = Batches(*splits["test"], NORMALIZATION, device)
     for seed in range(-1, seeds):
         training = Training(splits["train"], RECIPE, device, seed=max(0, seed))
-        training.scheduler.lr_lambdas = [lambda step: one_cycle_factor(step, steps)] * len(
-            training.optimizer.param_groups
-        )
+        training.scheduler = one_cycle(training.optimizer, steps, RECIPE.warmup)
         training.load(max(0, seed), 0)
         run = capture([training])
         fresh = Training(splits["train"], RECIPE, device, seed=max(0, seed))
@@ -226,8 +224,7 @@ def accuracy(splits: dict[str, Split], device: torch.device, seeds: int, steps: 
         started = time.perf_counter()
         for number in range(steps):
             if number and number % epoch_steps == 0:
-                for _ in range(epoch_steps):
-                    training.scheduler.last_epoch += 1
+                training.scheduler.last_epoch += epoch_steps
                 training.load(max(0, seed), number // epoch_steps)
             run()
         synchronize(device)
@@ -236,16 +233,6 @@ def accuracy(splits: dict[str, Split], device: torch.device, seeds: int, steps: 
             sums = metric_sums(training.network, test, predict(training.network, test.ordered(1000)))
             accuracies.append(100 * (sums["accuracy"] / sums["count"]).item())
     return {"steps": steps, "seconds without the capture": seconds, "test accuracy, %": accuracies}
-
-
-def one_cycle_factor(step: int, steps: int) -> float:
-    """The schedule of stn.training.one_cycle for this recipe."""
-    import math
-
-    peak = RECIPE.warmup * steps
-    if step < peak:
-        return (step + 1) / (peak + 1)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - peak) / max(1.0, steps - peak))))
 
 
 def kernels(split: Split, device: torch.device, batch_size: int) -> Results:

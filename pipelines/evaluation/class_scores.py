@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support, recall_score
 
 from pipelines.outputs.class_results import ClassScores
 from pipelines.settings.metric import Metric
@@ -35,11 +35,12 @@ def _number_or_none(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else float(value)
 
 
-def score_predictions(truth: np.ndarray, predicted: np.ndarray, classes: int) -> dict[Metric, float]:
-    """Compute each metric, in [0, 1], from labels (N,); ``classes`` is the number of classes."""
-    scores = score_classes(truth, predicted, [""] * classes)
+def score_predictions(truth: np.ndarray, predicted: np.ndarray) -> dict[Metric, float]:
+    """Compute each metric, in [0, 1], from labels (N,). Classes without images are left out of both means."""
+    present = np.unique(truth)
+    means: Any = {"labels": present, "average": "macro", "zero_division": 0}
     return {
-        Metric.ACCURACY: float((truth == predicted).mean()),
-        Metric.BALANCED_ACCURACY: float(np.mean([each.recall for each in scores if each.recall is not None])),
-        Metric.MACRO_F1: float(np.mean([each.f1 for each in scores if each.f1 is not None])),
+        Metric.ACCURACY: float(accuracy_score(truth, predicted)),
+        Metric.BALANCED_ACCURACY: float(recall_score(truth, predicted, **means)),
+        Metric.MACRO_F1: float(f1_score(truth, predicted, **means)),
     }

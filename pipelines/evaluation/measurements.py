@@ -76,7 +76,7 @@ class Predictions:
     @cached_property
     def scores(self) -> dict[Metric, float]:
         """Each metric, in [0, 1]."""
-        return score_predictions(self.truth, self.predicted, len(self.classes))
+        return score_predictions(self.truth, self.predicted)
 
     @property
     def confusion(self) -> np.ndarray:

@@ -13,6 +13,7 @@ from pipelines.runtime.files import read_json, write_json
 MOST_CLASSES = 30  # that a plot, a figure or a table shows
 MOST_NAMES = 10  # in a sentence
 LONGEST_NAME = 40  # characters, in tables, figures and sentences
+LONGEST_TITLE = 18  # characters above an image that are not wider than it
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ def list_names(names: Sequence[str]) -> str:
 
 
 def shorten(name: str, longest: int = LONGEST_NAME) -> str:
-    """Cut a name after ``longest`` characters."""
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+    """Replace the middle of a name by an ellipsis if it has more than ``longest`` characters."""
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[half + 1 - longest :]}"
 
 
 def write_class_scores(variant: str, classes: Sequence[ClassScores]) -> None:

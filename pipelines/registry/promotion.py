@@ -170,7 +170,7 @@ def _metrics(verdict: Verdict, candidates: Sequence[Candidate], truth: GroundTru
     """Return the MLflow metrics of a promotion's run."""
     metrics = {"passed": float(verdict.passed)}
     for role, candidate in zip(("challenger", "champion"), candidates, strict=False):
-        scores = score_predictions(truth.labels, candidate.predicted, len(truth.classes))
+        scores = score_predictions(truth.labels, candidate.predicted)
         metrics |= {f"{role}_test_{metric}": value for metric, value in scores.items()}
         metrics[f"{role}_latency_ms"] = candidate.latency_ms
         if candidate.rotation_area is not None:
@@ -191,7 +191,7 @@ def _write_report(
         f"|---|---:|---|{'---:|' * (2 + len(Metric))}",
     ]
     for role, c in zip(("challenger", "champion"), candidates, strict=False):
-        scores = score_predictions(truth.labels, c.predicted, len(truth.classes))
+        scores = score_predictions(truth.labels, c.predicted)
         cells = " | ".join(f"{scores[metric]:.2%}" for metric in Metric)
         lines.append(f"| {role} | {c.version} | {c.variant} | {c.parameters:,} | {cells} | {c.latency_ms:.1f} ms |")
     lines += ["", "| gate | wanted | found | |", "|---|---|---|---|"]

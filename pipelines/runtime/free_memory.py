@@ -27,11 +27,6 @@ def free_memory() -> int:
     return min([psutil.virtual_memory().available, *left])
 
 
-def total_memory() -> int:
-    """The bytes of memory of the machine, or the lowest limit of this process's cgroups if that is less."""
-    return min([psutil.virtual_memory().total, *(group.limit for group in _cgroups())])
-
-
 def _cgroups() -> Iterator[Cgroup]:
     """The cgroup of this process and those around it, of both versions, that limit memory."""
     try:

@@ -131,7 +131,7 @@ class TrialRoom(NamedTuple):
     memory: int
 
 
-def room_for_trials(gpus_per_trial: float, memory: int = 1) -> TrialRoom:
+def room_for_trials(gpus_per_trial: float, memory: int) -> TrialRoom:
     """The tuning trials that the connected cluster has room for now.
 
     There is one trial for each CPU core or, on a cluster with GPUs, for each share of a GPU, as far as the memory
@@ -146,7 +146,7 @@ def room_for_trials(gpus_per_trial: float, memory: int = 1) -> TrialRoom:
     gpus = any(node.gpus for node in nodes)
     usable = [node for node in nodes if node.cpus and (node.gpus or not gpus)]
     memory = int(min([memory, max((node.memory for node in usable), default=memory)]))
-    fitting = [int(min(node.cpus, node.memory // memory)) for node in usable]
+    fitting = [min(node.cpus, int(min(node.memory, 2**62)) // memory) for node in usable]  # inf: Ray does not say
     if not gpus:
         return TrialRoom(max(1, sum(fitting)), 0.0, memory)
     on_each_gpu = int(1 / gpus_per_trial + 1e-9)

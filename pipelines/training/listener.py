@@ -6,7 +6,15 @@ from pipelines.outputs.trained_models import Metrics, trouble_tags
 from pipelines.runtime.errors import describe_os_error
 from pipelines.runtime.progress import Reporter
 from pipelines.tracking.client import TrainingRun
-from pipelines.training.messages import EpochDone, Message, NotFinite, SeedStarted, StepsDone, WorkersStarted
+from pipelines.training.messages import (
+    EpochDone,
+    Message,
+    NotFinite,
+    SeedStarted,
+    StepByStep,
+    StepsDone,
+    WorkersStarted,
+)
 from stn.theta_trouble import Trouble
 
 
@@ -86,6 +94,8 @@ class Listener:
                 self._show_start(message)
             case SeedStarted(seed):
                 self.recorder.start(seed)
+            case StepByStep(reason):
+                print(f"training goes step by step, without a captured step: {reason}", flush=True)
             case StepsDone(seed, epochs, images_per_second):
                 self._show_progress(seed, epochs, images_per_second)
             case EpochDone(time, seed, metrics, trouble):

@@ -34,6 +34,12 @@ class SeedStarted(NamedTuple):
     seed: int
 
 
+class StepByStep(NamedTuple):
+    """A GPU trains without the captured step that ``train.capture: auto`` asks for; ``reason`` says why."""
+
+    reason: str
+
+
 class StepsDone(NamedTuple):
     """Part of an epoch is done. ``epochs`` is the number of finished epochs of this seed, with a fraction."""
 
@@ -63,7 +69,7 @@ class NotFinite(NamedTuple):
     reason: str
 
 
-Message = WorkersStarted | SeedStarted | StepsDone | EpochDone | NotFinite
+Message = WorkersStarted | SeedStarted | StepByStep | StepsDone | EpochDone | NotFinite
 
 
 class Sender(Protocol):

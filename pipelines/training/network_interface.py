@@ -17,4 +17,3 @@ def use_cluster_interface() -> None:
         if any(candidate.address == address for candidate in addresses):
             for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
                 os.environ.setdefault(variable, name)
-    os.environ.setdefault("NCCL_DEBUG", "WARN")

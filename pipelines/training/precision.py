@@ -48,14 +48,15 @@ def measure_precision(
         images, labels = next(data.training.ordered(max(2, recipe.batch_size // world_size)))
         return measure_speedup(make_network, images, labels)
 
-    dtype, reason = choose_precision(recipe.precision, data.training.device, measure)
-    return Precision(str(dtype).removeprefix("torch."), reason)
+    return _name(*choose_precision(recipe.precision, data.training.device, measure))
 
 
 def load_precision(train: TrainParams, data_digest: str) -> Precision | None:
-    """The choice that was stored for a comparison; None if there is none, or if ``train.precision`` is not ``auto``."""
+    """The precision that is known without a measurement: set by hand, or stored for a comparison. None: neither."""
+    if train.precision != "auto":
+        return _name(*choose_precision(train.precision, torch.device("cpu")))
     file = _file(train, data_digest)
-    return Precision(**read_json(file)) if train.precision == "auto" and file.exists() else None
+    return Precision(**read_json(file)) if file.exists() else None
 
 
 def store_precision(train: TrainParams, data_digest: str, precision: Precision) -> None:
@@ -63,6 +64,10 @@ def store_precision(train: TrainParams, data_digest: str, precision: Precision) 
     file = _file(train, data_digest)
     if train.precision == "auto" and not file.exists():
         write_json(file, precision._asdict())
+
+
+def _name(dtype: torch.dtype, reason: str) -> Precision:
+    return Precision(str(dtype).removeprefix("torch."), reason)
 
 
 def _file(train: TrainParams, data_digest: str) -> Path:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from pipelines.outputs.prepared_data import DatasetMeta, TrainingSplits
 from pipelines.training.batches import make_training_data
 from pipelines.training.checkpoints import CheckpointWriter
-from pipelines.training.messages import EpochDone, NotFinite, SeedStarted, Sender, StepsDone, WorkersStarted
+from pipelines.training.messages import EpochDone, NotFinite, SeedStarted, Sender, StepByStep, StepsDone, WorkersStarted
 from pipelines.training.precision import Precision, measure_precision
 from pipelines.training.state import TrainingState, load_state, serialize
 from pipelines.training.trainer import Trainer
@@ -137,6 +137,8 @@ class TrainingWorker:
             metrics = trainer.train_epoch(self._step_reporter(seed, trainer) if self.rank == 0 else None)
             state.update(seed, trainer)
             if self.rank == 0:
+                if trainer.done == 1 and (reason := reason_for_eager_steps(trainer)):
+                    self.sender.send(StepByStep(reason))
                 self.checkpoints.write(serialize(state), state.epochs_done)
                 trouble = first_epochs(trainer.history, trainer.epochs)
                 self.sender.send(EpochDone(time.time(), seed, metrics, trouble))
@@ -155,6 +157,12 @@ class TrainingWorker:
                 self.sender.send(StepsDone(seed, epoch + step / trainer.steps, images_per_second))
 
         return report
+
+
+def reason_for_eager_steps(trainer: Trainer) -> str | None:
+    """Say why a trainer on a GPU has not captured its step; None if it has, or if ``train.capture`` is off."""
+    wanted = trainer.training.device.type == "cuda" and trainer.recipe.capture != "off"
+    return trainer.reason_against_capture if wanted and trainer.captured is None else None
 
 
 def broadcast(value: Any) -> Any:

@@ -145,10 +145,12 @@ def start_workers(study: optuna.Study, setup: TuningSetup) -> Pool:
     finished = len(finished_trials(study))
     done = f"{finished} of {tune.trials} trials done, {pool.size} at once"
     print(f"tune: {done}; the study is {study.study_name}", flush=True)
-    if (precision := load_precision(setup.params.train, setup.meta.digest)) is None:
-        pool.choose_precision(setup.meta.network_builder(setup.baseline, setup.params.train.dropout))
-        store_precision(setup.params.train, setup.meta.digest, pool.precision)
-    else:
+    train, digest = setup.params.train, setup.meta.digest
+    precision = load_precision(train, digest)
+    if precision is None:
+        precision = pool.measure_precision(setup.meta.network_builder(setup.baseline, train.dropout))
+    if precision is not None:
+        store_precision(train, digest, precision)
         pool.precision = precision
     print(f"tune: {pool.precision.dtype}: {pool.precision.reason}", flush=True)
     return pool

@@ -5,7 +5,6 @@ pruner.
 """
 
 import time
-from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -138,7 +137,7 @@ class Pool:
         memory: bytes that a worker needs.
 
     Attributes:
-        precision: of every task, see :meth:`choose_precision`.
+        precision: of every task.
     """
 
     def __init__(
@@ -149,7 +148,7 @@ class Pool:
         self.busy: dict[ray.ObjectRef, tuple[Any, Task]] = {}
         self.paused: dict[str, Any] = {}  # workers that have answered, by the key of their task
         self.idle: list[Any] = []
-        self.precision: Precision = Precision("float32", "no other was chosen")
+        self.precision = Precision("float32", "no other was chosen")
         self._start_workers()
 
     def _start_workers(self) -> None:
@@ -160,11 +159,14 @@ class Pool:
         while self.size < number:
             self.idle.append(options.remote(self.recipe, self.data, round(1 / share) if share else number))
 
-    def choose_precision(self, make_network: "partial[Network]") -> None:
-        """Have a worker choose :attr:`precision` for this network. It stays if the worker dies."""
-        with suppress(RayError):
+    def measure_precision(self, make_network: "partial[Network]") -> Precision | None:
+        """Have a worker choose a precision for this network; None if it fails."""
+        try:
             chosen: Any = ray.get(self.idle[0].measure_precision.remote(make_network))
-            self.precision = chosen
+        except RayError as error:
+            print(f"tune: the precision could not be measured: {_describe_death(error)}"[:LONGEST_REASON], flush=True)
+            return None
+        return chosen
 
     @property
     def size(self) -> int:

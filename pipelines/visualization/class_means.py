@@ -1,16 +1,15 @@
 """Mean images of classes and how much the images of a class differ: sharper means show that a transformer aligns."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipelines.outputs.class_results import shorten
+from pipelines.outputs.class_results import LONGEST_TITLE, shorten
 from pipelines.visualization.figures import lay_out_cells, show, to_uint8
-
-LONGEST_TITLE = 18  # characters that are not wider than an image
 
 
 class ClassMeans(NamedTuple):
@@ -59,7 +58,7 @@ class ClassSums:
         return ClassMeans(255 * means.nan_to_num().float(), variances, within.item() if varies else math.nan)
 
 
-def draw_class_means(before: ClassMeans, after: ClassMeans, classes: list[str], total: int) -> Figure:
+def draw_class_means(before: ClassMeans, after: ClassMeans, classes: Sequence[str], total: int) -> Figure:
     """Draw the mean image of each class before the transformer and, below it, after it, each with its variance.
 
     Args:

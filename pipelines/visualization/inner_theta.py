@@ -3,11 +3,11 @@
 import torch
 from matplotlib.figure import Figure
 
+from pipelines.outputs.class_results import LONGEST_TITLE, shorten
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled
 from pipelines.outputs.trained_models import Trained
 from pipelines.visualization.charts import draw_theta_distributions
 from pipelines.visualization.figures import draw_sampling_grids
-from pipelines.visualization.names import shorten_names
 from stn.classifiers import INPUT
 from stn.training import predict
 
@@ -24,7 +24,8 @@ def draw_inner_theta(model: Trained, meta: DatasetMeta, test: Labeled, examples:
     Returns:
         ``theta-<place>`` and ``grids-<place>`` → figure. Empty if there is none.
     """
-    network, batches, classes = model.network, meta.batches(test, CPU), shorten_names(meta.classes)
+    network, batches = model.network, meta.batches(test, CPU)
+    classes = [shorten(name, LONGEST_TITLE) for name in meta.classes]
     if not network.inner:
         return {}
     thetas = predict(network, batches.ordered(1000)).thetas

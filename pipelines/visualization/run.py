@@ -29,8 +29,8 @@ from pipelines.visualization.charts import (
     mean_curve,
 )
 from pipelines.visualization.confusion import draw_confusion
+from pipelines.visualization.fonts import choose_fonts
 from pipelines.visualization.inner_theta import draw_inner_theta
-from pipelines.visualization.names import choose_fonts
 from pipelines.visualization.report import ANIMATION, render_report
 from pipelines.visualization.theta import draw_theta, draw_theta_history
 

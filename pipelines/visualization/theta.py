@@ -1,5 +1,6 @@
 """Figures of what the spatial transformer of a trained model does to images."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,13 +10,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from pipelines.outputs.class_results import LONGEST_TITLE, shorten
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled
 from pipelines.outputs.trained_models import ThetaHistory, Trained
 from pipelines.visualization.animation import draw_filmstrip, draw_frame
 from pipelines.visualization.charts import draw_theta_distributions
 from pipelines.visualization.class_means import ClassSums, draw_class_means
 from pipelines.visualization.figures import draw_rectified_batch, draw_sampling_grids
-from pipelines.visualization.names import shorten_names
 from stn.batches import Batches
 from stn.classifiers import INPUT
 from stn.spatial_transformer import SpatialTransformer
@@ -83,11 +84,11 @@ def draw_theta(model: Trained, meta: DatasetMeta, test: Labeled, examples: int) 
         grids=_draw_grids(model, meta, first),
         worst=_draw_grids(model, meta, Labeled(test.images[worst], test.labels[worst])),
         theta=draw_theta_distributions(described),
-        means=_draw_means(model, batches, thetas[INPUT], shorten_names(meta.classes[:examples])),
+        means=_draw_means(model, batches, thetas[INPUT], meta.classes[:examples]),
     )
 
 
-def _draw_means(model: Trained, batches: Batches, theta: Tensor, classes: list[str]) -> Figure:
+def _draw_means(model: Trained, batches: Batches, theta: Tensor, classes: Sequence[str]) -> Figure:
     """Draw the mean image of each of the first classes before and after the transformer with θ (N, P)."""
     total = batches.classes
     transformer, before, after = transformer_of(model), ClassSums(len(classes)), ClassSums(len(classes))
@@ -102,7 +103,7 @@ def _draw_grids(model: Trained, meta: DatasetMeta, split: Labeled) -> Figure:
     rectifier = Rectifier(model, meta, split)
     theta = rectifier.theta()
     predicted = model.network(rectifier.images).argmax(1)
-    classes = shorten_names(meta.classes)
+    classes = [shorten(name, LONGEST_TITLE) for name in meta.classes]
     titles = [
         classes[label] if label == answer else f"{classes[label]} (predicted {classes[answer]})"
         for label, answer in zip(split.labels.tolist(), predicted.tolist(), strict=True)
@@ -137,7 +138,7 @@ def draw_theta_history(
     columns = np.unique(np.geomspace(1, epochs, MAX_COLUMNS).round().astype(int)).tolist()
     filmstrip = draw_filmstrip(
         split.images.float(), {epoch: rectifier.rectify(theta_of_epoch[epoch]) for epoch in columns},
-        shorten_names([meta.classes[int(label)] for label in split.labels]),
+        [shorten(meta.classes[int(label)], LONGEST_TITLE) for label in split.labels],
     )  # fmt: skip
     frames = []
     for epoch in np.linspace(0, epochs, min(MAX_FRAMES, epochs + 1)).round().astype(int).tolist():

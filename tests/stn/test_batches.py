@@ -10,7 +10,7 @@ from torchvision.transforms.v2.functional import resized_crop
 
 import stn.batches
 from stn.augmentation import Augmentation
-from stn.batches import Batches
+from stn.batches import LARGEST_BATCH, Batches, limit_batch
 from stn.clutter import add_clutter
 from stn.distortions import PROTOCOLS, Distortion, make_distortion
 from stn.seeds import derive_seed
@@ -343,3 +343,12 @@ def test_clutter_lies_on_the_crop(monkeypatch):
     expected = add_clutter(batches.denormalize(plain), pieces[0], images, frame)
     torch.testing.assert_close(batches.denormalize(cluttered), expected, atol=1e-3, rtol=0)
     assert not torch.equal(cluttered, plain)
+
+
+def test_a_batch_has_a_bounded_number_of_values():
+    small = Batches(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4), Normalization(MEAN, STD), CPU)
+    assert limit_batch(small, 1000) == 1000
+    large = Batches(
+        torch.zeros(1, 3, 1024, 1024, dtype=torch.uint8), torch.zeros(1).long(), Normalization(MEAN, STD), CPU
+    )
+    assert limit_batch(large, 1000) == LARGEST_BATCH // (3 * 1024 * 1024) == 5

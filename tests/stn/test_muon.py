@@ -8,6 +8,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stn.batched_muon import can_be_stacked
 from stn.muon import SCALE, Muon, orthogonalize
 
 
@@ -213,3 +214,13 @@ def test_a_loaded_state_continues_batched_steps():
             muon.step()
         ends.append(parameters)
     assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize(("shapes", "small"), [([(50, 500)] * 160, True), ([(50, 500)] * 161, False), ([], True)])
+def test_matrices_are_stacked_only_if_the_padded_stack_is_small(shapes, small):
+    """Matrices of fewer rows or columns count as the largest ones."""
+    parameters = [nn.Parameter(torch.empty(shape, device="meta")) for shape in shapes]
+    assert can_be_stacked([{"orthogonal": True, "params": parameters}]) is small
+    if shapes:
+        mixed = [parameters[0], *(nn.Parameter(torch.empty(1, 2, device="meta")) for _ in parameters[1:])]
+        assert can_be_stacked([{"orthogonal": True, "params": mixed}]) is small

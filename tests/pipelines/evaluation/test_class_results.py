@@ -12,6 +12,7 @@ from pipelines.outputs.class_results import (
     condense,
     list_names,
     read_confusion,
+    shorten,
     weakest,
     write_class_scores,
     write_confusion,
@@ -93,4 +94,10 @@ def test_of_many_classes_the_plot_has_the_weakest_and_the_mean_of_the_others():
 def test_names_in_a_sentence_are_few_and_short():
     assert list_names(["a", "b"]) == "a, b"
     assert list_names([f"c{i}" for i in range(12)]).endswith("c9 and 2 more")
-    assert list_names(["x" * 100]) == "x" * 39 + "…"
+    assert list_names(["x" * 100]) == "x" * 20 + "…" + "x" * 19
+
+
+def test_long_names_are_shortened_and_others_stay():
+    names = ["cat", "x" * 22, "a name that is far too long to stand above an image"]
+    assert [shorten(name, 22) for name in names] == [*names[:2], "a name that…e an image"]
+    assert {len(shorten("x" * 99, longest)) for longest in (18, 21)} == {18, 21}

@@ -23,7 +23,7 @@ def test_classes_without_images_and_without_predictions():
 
 
 def test_metrics_are_means_over_the_classes_with_images():
-    found = score_predictions(TRUTH, PREDICTED, 5)
+    found = score_predictions(TRUTH, PREDICTED)
     expected = {
         Metric.ACCURACY: accuracy_score(TRUTH, PREDICTED),
         Metric.BALANCED_ACCURACY: (0.75 + 0.5 + 0) / 3,
@@ -36,6 +36,6 @@ def test_where_all_classes_occur_the_metrics_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     truth = rng.choice(4, 300, p=[0.9, 0.05, 0.03, 0.02])
     predicted = np.where(rng.random(300) < 0.7, truth, rng.integers(4, size=300))
-    found = score_predictions(truth, predicted, 4)
+    found = score_predictions(truth, predicted)
     assert found[Metric.BALANCED_ACCURACY] == pytest.approx(balanced_accuracy_score(truth, predicted))
     assert found[Metric.MACRO_F1] == pytest.approx(f1_score(truth, predicted, average="macro"))

@@ -44,7 +44,7 @@ def described(store):
         trained.describe_now(params, {"variant": "stn", "seed": "5", **run_tags}, dataset, RECORD["git_diff"])
         trained.log_record(RECORD)
         trained.describe(tags={"device": "cpu", "precision": "bfloat16"})
-        trained.log_summary_metrics({"test_accuracy": 0.75, "loss_of_no_interest": 1.0})
+        trained.log_summary_metrics({"test_accuracy": 0.75, "validation_accuracy": 0.5, "loss_of_no_interest": 1.0})
         study = TrainingRun(outbox, experiment, "stn-mine-abc", "tune-mine")
         study.describe(tags={"study": "stn-mine-abc"})
         trial = TrainingRun(outbox, experiment, "stn-mine-abc/trial-7", "trial-7")
@@ -68,7 +68,10 @@ def test_the_sections_of_a_version(described):
         and made["data"]["shape"] == "1×8×8"
         and made["data"]["fit"] == "stretch"
     )
-    assert made["run"]["id"] == trained and made["metrics"] == {"test_accuracy": "0.7500"}
+    assert made["run"]["id"] == trained and made["metrics"] == {
+        "test_accuracy": "0.7500",
+        "validation_accuracy": "0.5000",
+    }
     assert made["train"] == {"epochs": "12", "lr": "0.1"}
     assert made["variant"]["transformer.localization.channels"] == "[4]" and "origin" not in str(made["variant"])
     assert made["machine"] == {

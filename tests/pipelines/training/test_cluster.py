@@ -58,7 +58,7 @@ def test_uv_run_copies_nothing():
 )
 def test_trials_fit_the_cluster(monkeypatch, nodes, share, number):
     pretend_nodes(monkeypatch, *nodes)
-    found, taken, _ = cluster.room_for_trials(share)
+    found, taken, _ = cluster.room_for_trials(share, memory=1)
     assert found == number
     # The oracle: each takes one core and its share of one single GPU.
     room = [(cpus, [1.0] * gpus) for cpus, gpus in nodes]
@@ -73,13 +73,17 @@ def test_trials_fit_the_cluster(monkeypatch, nodes, share, number):
 
 
 @pytest.mark.parametrize(
-    ("memory", "room"),
-    [((8, 8), (8, 2)), ((3, 8), (5, 2)), ((1, 1), (2, 1)), ((3, None), (5, 2))],
-    ids=["enough", "one host has less", "each host has too little for one", "a host does not say"],
-)
-def test_no_trial_reserves_more_memory_than_a_host_has(memory, room, monkeypatch):
+    ("memory", "gpus", "room"),
+    [
+        ((8, 8), 0, (8, 2)), ((3, 8), 0, (5, 2)), ((1, 1), 0, (2, 1)), ((3, None), 0, (5, 2)),
+        ((3, 8), 1, (5, 2)), ((3, 5), 1, (3, 2)),
+    ],
+    ids=["enough", "one host has less", "too little for one", "a host does not say", "GPUs", "GPUs, less"],
+)  # fmt: skip
+def test_no_trial_reserves_more_memory_than_a_host_has(memory, gpus, room, monkeypatch):
+    monkeypatch.setattr(cluster.torch.cuda, "is_available", lambda: True)
     nodes = [
-        {"Alive": True, "Resources": {"CPU": 4.0} | ({} if size is None else {"memory": float(size)})}
+        {"Alive": True, "Resources": {"CPU": 4.0, "GPU": gpus} | ({} if size is None else {"memory": float(size)})}
         for size in memory
     ]
     monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.runtime.progress import Reporter
 from pipelines.training.listener import Listener
-from pipelines.training.messages import EpochDone, NotFinite, SeedStarted, StepsDone, WorkersStarted
+from pipelines.training.messages import EpochDone, NotFinite, SeedStarted, StepByStep, StepsDone, WorkersStarted
 from pipelines.training.precision import Precision
 from stn.theta_trouble import Trouble
 
@@ -152,3 +152,8 @@ def test_a_full_disk_stops_the_recording_and_nothing_else(listener, runs, report
     listener.recorder.end("FAILED")
     assert log == [(7, "start")]
     assert [done for done, _ in reporter.updates] == [1, 2, EPOCHS + 1] and capsys.readouterr().out == ""
+
+
+def test_a_reason_for_eager_steps_is_printed(listener, capsys):
+    listener.handle(StepByStep("ema: why"))
+    assert "without a captured step: ema: why" in capsys.readouterr().out

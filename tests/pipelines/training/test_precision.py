@@ -12,6 +12,7 @@ from pipelines.settings.params import TrainParams, load_params
 from pipelines.training import worker
 from pipelines.training.messages import EpochDone
 from pipelines.training.precision import Precision, load_precision, store_precision
+from pipelines.training.trainer import Trainer
 from pipelines.training.worker import TrainingJob, TrainingWorker
 from stn.classifiers import build_network
 from stn.settings import NetworkSettings, Recipe
@@ -37,12 +38,12 @@ def test_a_choice_holds_for_all_lengths_and_seeds_of_a_recipe_on_the_same_data(t
     assert load_precision(train, "another digest") is None
 
 
-def test_a_precision_set_by_hand_is_not_stored(train):
+def test_a_precision_set_by_hand_needs_no_measurement_and_is_not_stored(train):
     by_hand = train.model_copy(update={"precision": "fp32"})
     store_precision(by_hand, "digest", FP32)
     assert load_precision(train, "digest") is None
     store_precision(train, "digest", BF16)
-    assert load_precision(by_hand, "digest") is None
+    assert load_precision(by_hand, "digest") == Precision("float32", "set by hand")
 
 
 def test_a_training_that_is_resumed_is_not_measured_again(tmp_path, monkeypatch):
@@ -66,6 +67,13 @@ def test_a_training_that_is_resumed_is_not_measured_again(tmp_path, monkeypatch)
 
         send_and_wait = send
 
+    def make_trainer(*arguments, precision, **options) -> Trainer:
+        trained.append(precision)
+        return Trainer(*arguments, precision=precision, **options)
+
+    trained = []
+    monkeypatch.setattr(worker, "Trainer", make_trainer)
+
     def start() -> list:
         messages = Messages()
         with suppress(Stopped):
@@ -79,3 +87,4 @@ def test_a_training_that_is_resumed_is_not_measured_again(tmp_path, monkeypatch)
     monkeypatch.setattr(worker, "measure_precision", lambda *_: FP32)
     resumed = start()
     assert resumed[0].precision == BF16 and resumed[0].resumed_epochs == 1
+    assert trained == [torch.bfloat16] * 3, "the first seed before and after the stop, and the second seed"

@@ -57,6 +57,13 @@ def test_processes_divide_the_memory(monkeypatch):
     assert choose_residency("auto", splits(), AUGMENTED, CPU, sharing=3) == UNMIRRORED
 
 
+@pytest.mark.parametrize(("sharing", "free"), [(1, 6), (2, 4), (4, 2)])
+def test_processes_that_share_a_gpu_get_no_more_than_their_share(monkeypatch, sharing, free):
+    """The others may have taken their share already, or not yet."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (6, 8))
+    assert module.free_on(torch.device("cuda"), sharing) == free
+
+
 def test_images_that_do_not_fit_are_refused_with_the_setting(monkeypatch):
     monkeypatch.setattr(module, "free_memory", lambda: WITHOUT - 1)
     with pytest.raises(UserError, match=r"train\.residency: device given.*use auto or host"):

@@ -1,20 +1,13 @@
-"""Names of classes in figures: long ones are shortened, and fonts are chosen that have all their characters."""
+"""Fonts for the names of classes in figures."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-LONGEST = 22  # characters above an image; a longer name would run into the next image's
 DEFAULT = "DejaVu Sans"  # comes with matplotlib
-
-
-def shorten_names(names: Sequence[str]) -> list[str]:
-    """Replace the middle of long names by an ellipsis."""
-    half = LONGEST // 2
-    return [name if len(name) <= LONGEST else f"{name[:half]}…{name[1 - half :]}" for name in names]
 
 
 def choose_fonts(names: Iterable[str]) -> str:

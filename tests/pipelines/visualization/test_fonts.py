@@ -11,7 +11,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from pipelines.visualization.names import LONGEST, choose_fonts, shorten_names
+from pipelines.visualization.fonts import choose_fonts
 
 
 @pytest.fixture(autouse=True)
@@ -67,9 +67,3 @@ def test_installed_fonts_are_used_for_the_characters_that_they_have(tmp_path, mo
 def test_latin_names_need_no_search(monkeypatch):
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: pytest.fail("a search"))
     assert choose_fonts(["cat", "us_$", "café", "Ελλάδα"]) == ""
-
-
-def test_long_names_are_shortened_and_others_stay():
-    names = ["cat", "x" * LONGEST, "a name that is far too long to stand above an image"]
-    assert shorten_names(names) == [*names[:2], "a name that…e an image"]
-    assert all(len(name) <= LONGEST for name in shorten_names(names))
