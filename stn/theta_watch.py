@@ -50,7 +50,7 @@ class ThetaWatch:
 
         - ``theta_mirrored``, ``theta_spread``: of all images, see :mod:`stn.theta_trouble`.
         - ``theta_one_color``: of the watched images.
-        - ``theta_undone_<motion>``: the mean slope of θ on motions of the watched images, see :mod:`stn.alignment`.
+        - ``theta_undone_<motion>``: the median slope of θ on motions of the watched images, see :mod:`stn.alignment`.
 
         Args:
             network: the network with the weights of this epoch, in evaluation mode.
@@ -69,7 +69,7 @@ class ThetaWatch:
         }
 
     def _undone(self, theta: Tensor) -> dict[str, float]:
-        """Mean slope over the watched images, from θ of all views, (views · E, P)."""
+        """Median slope over the watched images, from θ of all views, (views · E, P)."""
         poses = fit_poses(self.transform, theta, self.input_size, self.output_size)
         quantities = {
             "rotation": poses.rotation,
@@ -80,7 +80,7 @@ class ThetaWatch:
         for motion, (amount, views) in MOTIONS.items():
             values = quantities[motion].view(len(VIEWS), -1)[list(views)]
             turned = relative_to(values, 1, self.transform.heads, is_angle=motion == "rotation")
-            undone[motion] = slopes(torch.tensor([-amount, 0.0, amount]), turned).mean().item()
+            undone[motion] = slopes(torch.tensor([-amount, 0.0, amount]), turned).quantile(0.5).item()
         return undone
 
 

@@ -702,6 +702,13 @@ def _(bench: Bench) -> None:
     assert {trial.params["backbone"] for trial in tuned.drawn} == {"test_resnet"}
 
 
+@check("tune.search_space.alignment_weight")
+def _(bench: Bench) -> None:
+    assert not any("alignment_weight" in trial.params for trial in bench.tuned().drawn)
+    tuned = bench.tune({"tune.search_space.alignment_weight": [0.7]})
+    assert {trial.params["alignment_weight"] for trial in tuned.drawn} == {0.7}
+
+
 def straightens(name: str) -> None:
     """Check that ``name`` is drawn uniformly if it is not logarithmic, so that large values are more frequent."""
 

@@ -124,13 +124,13 @@ def measure_alignment(
 
 
 def summarize(measurements: AlignmentMeasurements, confidence: float) -> Alignment:
-    """Average over images and training seeds. The intervals are percentiles of a bootstrap over both."""
+    """Take medians over images and training seeds. The intervals are percentiles of a bootstrap over both."""
     by_seed = [measurements.slopes_of(seed) for seed in measurements.seeds]
     errors = torch.stack([undone.errors for undone in measurements.seeds.values()]).numpy()
     fixed = torch.stack([undone.fixed_errors for undone in measurements.seeds.values()]).numpy()
     return Alignment(
         slopes={
-            motion.name: _mean_slope(torch.stack([slopes_[motion] for slopes_ in by_seed]).numpy(), confidence)
+            motion.name: _median_slope(torch.stack([slopes_[motion] for slopes_ in by_seed]).numpy(), confidence)
             for motion in UNDONE_MOTIONS
         },
         corner_error=float(np.median(errors)),
@@ -144,7 +144,7 @@ def summarize(measurements: AlignmentMeasurements, confidence: float) -> Alignme
 def undone_curve(motion: Motion, measurements: AlignmentMeasurements) -> UndoneCurve:
     """What is undone at each amount, in the unit of the motion, over the images of all training seeds."""
     values = torch.cat([undone.amounts[motion] for undone in measurements.seeds.values()], 1).numpy()
-    curves = (values.mean(1), *np.quantile(values, (0.1, 0.9), axis=1))
+    curves = np.quantile(values, (0.5, 0.1, 0.9), axis=1)
     return UndoneCurve(*(QUANTITIES[motion.name].in_units(curve) for curve in curves))
 
 
@@ -168,16 +168,16 @@ def _undone(motion: Motion, poses: Sequence[Poses], heads: int) -> Tensor:
     return relative_to(values, motion.amounts.index(motion.still), heads, is_angle=motion.name == "rotation")
 
 
-def _mean_slope(by_seed: np.ndarray, confidence: float) -> Slope:
-    """Mean of slopes (S, N) with the interval of a bootstrap over seeds and images."""
+def _median_slope(by_seed: np.ndarray, confidence: float) -> Slope:
+    """Median of slopes (S, N) with the interval of a bootstrap over seeds and images."""
     generator = np.random.default_rng(0)
     seeds, images = by_seed.shape
-    means = [
-        by_seed[generator.integers(seeds, size=seeds)][:, generator.integers(images, size=images)].mean()
+    medians = [
+        np.median(by_seed[generator.integers(seeds, size=seeds)][:, generator.integers(images, size=images)])
         for _ in range(RESAMPLES)
     ]
-    low, high = np.quantile(means, ((1 - confidence) / 2, (1 + confidence) / 2))
-    return Slope(float(by_seed.mean()), float(low), float(high))
+    low, high = np.quantile(medians, ((1 - confidence) / 2, (1 + confidence) / 2))
+    return Slope(float(np.median(by_seed)), float(low), float(high), float(by_seed.mean()))
 
 
 def _random_motions(count: int, meta: DatasetMeta, seed: int) -> Tensor:

@@ -86,9 +86,9 @@ def _alignment_lines(alignments: Mapping[str, Alignment], confidence: float) -> 
         return []
     return [
         "",
-        "What the transformers undo of motions of the test images. Slope of θ on the motion (0: nothing, 1: all) with "
-        f"its {confidence * 100:g}% interval. Distance of the corners of two views of an image in pixels, median and "
-        "90th percentile, also with θ fixed:",
+        "What the transformers undo of motions of the test images. Median slope of θ on the motion (0: nothing, "
+        f"1: all) with its {confidence * 100:g}% interval. Distance of the corners of two views of an image in pixels, "
+        "median and 90th percentile, also with θ fixed:",
         "",
         f"| variant | {' | '.join(map(str, UNDONE_MOTIONS))} | corners | corners, θ fixed | undone |",
         f"|---|{'---:|' * (len(UNDONE_MOTIONS) + 3)}",

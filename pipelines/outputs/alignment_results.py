@@ -19,14 +19,22 @@ PLOTS = Path("plots/evaluate")
 
 @dataclass(frozen=True)
 class Slope:
-    """Slope of what was undone on what was applied, with its confidence interval over images and training seeds."""
+    """Slope of what was undone on what was applied: the median over images and training seeds.
 
-    mean: float
+    Args:
+        median: the median slope.
+        low, high: its confidence interval.
+        mean: the mean slope. It is far below the median where θ of some images jumps by half a turn: a single jump can
+            give a slope of -3.
+    """
+
+    median: float
     low: float
     high: float
+    mean: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f})"
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 @dataclass(frozen=True)
@@ -81,10 +89,10 @@ class ThetaResults:
 
 
 class UndoneCurve(NamedTuple):
-    """What is undone at each amount of a motion, in the unit of the motion: mean, 10th and 90th percentile of the
-    images of all training seeds. Arrays (A,)."""
+    """What is undone at each amount of a motion, in the unit of the motion: median, 10th and 90th percentile of
+    the images of all training seeds. Arrays (A,)."""
 
-    mean: np.ndarray
+    median: np.ndarray
     low: np.ndarray
     high: np.ndarray
 

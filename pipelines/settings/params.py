@@ -3,12 +3,14 @@
 Imports neither torch nor Ray, so mistakes are reported at once.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 
+from pipelines.runtime.errors import UserError
 from pipelines.settings.data_params import DataParams, Name, PrepareParams, Seed
 from pipelines.settings.metric import Metric
 from pipelines.settings.nulls import replace_nulls
@@ -20,6 +22,7 @@ from pipelines.settings.variants import (
     FORMER_BASELINE,
     TUNED,
     Activation,
+    AlignmentWeight,
     Channels,
     Downsample,
     Hidden,
@@ -57,6 +60,7 @@ class SearchSpaceParams(Section):
     # Not drawn if they are empty.
     at: list[str]
     backbone: list[str]
+    alignment_weight: list[AlignmentWeight]
 
 
 class TuneParams(Section):
@@ -187,12 +191,24 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _upright_undoes_a_distortion(self):
-        if self.train.alignment.weight and self.train.alignment.to == "upright" and self.data.distortion.is_identity:
-            raise ValueError(
-                "train.alignment.to: upright given, but data.distortion moves no image; set it, or to: itself"
-            )
+    def _a_term_for_undone_motions_has_a_motion(self):
+        self.check_alignment("train.alignment.weight", [self.train.alignment.weight])
+        self.check_alignment("tune.search_space.alignment_weight", self.tune.search_space.alignment_weight)
         return self
+
+    def check_alignment(self, setting: str, weights: Sequence[float]) -> None:
+        """Check that the term of ``train.alignment`` is possible, if one of its weights is not 0.
+
+        Raises:
+            ValueError: images are mixed, or ``upright`` is set and nothing is distorted. It names ``setting``.
+        """
+        given = next((f"{setting}: {weight} given" for weight in weights if weight), None)
+        if given and self.train.mixup:
+            raise ValueError(f"{given} with train.mixup: {self.train.mixup}; θ of a mixture has no motion")
+        if given and self.train.alignment.to == "upright" and self.data.distortion.is_identity:
+            raise ValueError(
+                f"{given} with train.alignment.to: upright, but data.distortion moves no image; set it, or to: itself"
+            )
 
     @model_validator(mode="before")
     @classmethod
@@ -218,5 +234,9 @@ def check_params(values: Any, path: Path) -> Params:
     params = check_settings(values, path, Params)
     for variant in params.variants:
         if variant != TUNED or variant_file(variant).exists():
-            load_variant(variant)
+            weight = load_variant(variant).alignment_weight
+            try:
+                params.check_alignment(f"{variant_file(variant)}: alignment_weight", [weight or 0.0])
+            except ValueError as error:
+                raise UserError(str(error)) from None
     return params

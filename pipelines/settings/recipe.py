@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from pipelines.settings.variants import AlignmentWeight
 from pipelines.settings.workers import Count
 from pipelines.settings.yaml_file import Section
 
@@ -14,7 +15,7 @@ from pipelines.settings.yaml_file import Section
 class AlignmentParams(Section):
     """The term of the training objective for motions that θ undoes."""
 
-    weight: Annotated[float, Field(ge=0, le=1000), BeforeValidator(lambda value: 0.0 if value is None else value)] = 0.0
+    weight: Annotated[AlignmentWeight, BeforeValidator(lambda value: 0.0 if value is None else value)] = 0.0
     to: Literal["upright", "itself"] = "itself"
     warmup: float = Field(default=0.0, ge=0, le=1)
 

@@ -22,6 +22,7 @@ Downsample = Annotated[int, Field(ge=1, le=16)]
 LearningRateFactor = Annotated[float, Field(gt=0, le=10)]
 WeightDecay = Annotated[float, Field(ge=0, le=1)]
 ThetaPenalty = Annotated[float, Field(ge=0, le=1000)]
+AlignmentWeight = Annotated[float, Field(ge=0, le=1000)]
 Pixels = Annotated[int, Field(ge=4, le=4096)]
 Size = Annotated[
     Annotated[Pixels, Tag("one")] | Annotated[list[Pixels], Field(min_length=2, max_length=2), Tag("list")],
@@ -198,6 +199,7 @@ class VariantParams(Section):
     localization_lr: LearningRateFactor = 1.0
     localization_weight_decay: WeightDecay | None = None
     theta_penalty: ThetaPenalty = 0.0
+    alignment_weight: AlignmentWeight | None = None  # None: train.alignment.weight
     origin: Origin | None = None  # written by the stage tune
 
     @model_validator(mode="before")

@@ -69,6 +69,7 @@ def to_variant(values: dict[str, Any], classifier: ClassifierParams) -> VariantP
             "localization_lr": values["localization_lr"],
             "localization_weight_decay": values["localization_weight_decay"],
             "theta_penalty": values["theta_penalty"],
+            "alignment_weight": values.get("alignment_weight"),
         }
     )
 
@@ -90,6 +91,8 @@ def from_variant(variant: VariantParams, weight_decay: float) -> dict[str, Any]:
         "activation": localization.activation, "localization_lr": variant.localization_lr,
         "theta_penalty": variant.theta_penalty, "localization_weight_decay": weight_decay if decay is None else decay,
     }  # fmt: skip
+    if variant.alignment_weight is not None:
+        values["alignment_weight"] = variant.alignment_weight
     if isinstance(variant.classifier, BackboneParams):
         values["backbone"] = variant.classifier.backbone
     if not isinstance(localization, ConvolutionalLocalizationParams):

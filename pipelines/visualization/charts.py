@@ -130,8 +130,8 @@ def draw_robustness(curves: Mapping[Motion, Mapping[str, MeanCurve]]) -> Figure:
 def draw_undone(curves: Mapping[Motion, Mapping[str, UndoneCurve]]) -> Figure:
     """Draw what transformers undo of each applied amount: one panel per motion, one line per variant.
 
-    The band holds 80 % of the images. A transformer that undoes a motion lies on the diagonal, and one that does
-    nothing on the horizontal line.
+    Lines are medians, and the band holds 80 % of the images. A transformer that undoes a motion lies on the diagonal,
+    and one that does nothing on the horizontal line.
 
     Args:
         curves: motion → variant → what is undone.
@@ -142,7 +142,7 @@ def draw_undone(curves: Mapping[Motion, Mapping[str, UndoneCurve]]) -> Figure:
         ax.plot(motion.amounts, motion.amounts, color="gray", linewidth=0.7, linestyle=":")
         ax.axhline(motion.still, color="gray", linewidth=0.7)
         for color, (variant, curve) in enumerate(of_variants.items()):
-            ax.plot(motion.amounts, curve.mean, color=f"C{color}", linewidth=1.2, label=variant)
+            ax.plot(motion.amounts, curve.median, color=f"C{color}", linewidth=1.2, label=variant)
             ax.fill_between(motion.amounts, curve.low, curve.high, color=f"C{color}", alpha=0.2, linewidth=0)
         ax.set_xlabel(f"applied {motion}")
         ax.grid(alpha=0.3)

@@ -9,7 +9,7 @@ ROTATION = UNDONE_MOTIONS[0]
 
 
 def test_an_alignment_is_read_from_its_json():
-    alignment = Alignment({"rotation": Slope(0.5, 0.4, 0.6)}, 3.0, 9.0, 6.0, 12.0, 0.5)
+    alignment = Alignment({"rotation": Slope(0.5, 0.4, 0.6, -0.25)}, 3.0, 9.0, 6.0, 12.0, 0.5)
     assert Alignment.from_json(alignment.to_json()) == alignment
 
 

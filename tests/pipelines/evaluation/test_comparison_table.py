@@ -89,7 +89,8 @@ def test_of_many_classes_without_a_right_answer_some_are_named_and_all_are_count
 
 
 def test_a_variant_with_a_transformer_has_a_row_on_what_it_undoes():
-    slopes = {"rotation": Slope(0.01, -0.02, 0.03), "scale": Slope(0.5, 0.4, 0.6), "shift": Slope(1.0, 0.9, 1.1)}
+    intervals = {"rotation": (0.01, -0.02, 0.03), "scale": (0.5, 0.4, 0.6), "shift": (1.0, 0.9, 1.1)}
+    slopes = {name: Slope(*interval, mean=-0.25) for name, interval in intervals.items()}
     stn = replace(make_results(0.9, 9), alignment=Alignment(slopes, 4.06, 9.0, 5.04, 12.0, 0.18))
     text = comparison_table(EvaluationResults({"plain": make_results(0.8, 5), "stn": stn}, {}), META, 0.95)
     slopes_shown = "0.01 (-0.02 to 0.03) | 0.50 (0.40 to 0.60) | 1.00 (0.90 to 1.10)"

@@ -34,7 +34,7 @@ def empty_folder(tmp_path, monkeypatch):
 
 def test_results_have_the_documented_json_form():
     seeds = {4: seed_results(0.5, 0.7, ThetaResults(0.5, 0.6, 0.0, 0.1, 0.2)), 5: seed_results(0.5, 0.7, None, ["dog"])}
-    alignment = Alignment({"rotation": Slope(0.5, 0.4, 0.6)}, 3.0, 9.0, 6.0, 12.0, 0.5)
+    alignment = Alignment({"rotation": Slope(0.5, 0.4, 0.6, -0.25)}, 3.0, 9.0, 6.0, 12.0, 0.5)
     classes = [ClassScores("cat", 10, 0.5, 0.25, 0.3), ClassScores("dog", 0, None, None, None)]
     plain = variant_results(0.5, seeds=seeds, alignment=alignment, chosen_seed=4, classes=classes)
     results = EvaluationResults(
@@ -75,8 +75,9 @@ def test_results_have_the_documented_json_form():
                 "parameters": 12345, "multiply_adds": 23456,
                 "robustness": {"rotation": 0.25, "scale": 0.5 / 3, "shift": 0.125},
                 "alignment": {
-                    "slopes": {"rotation": {"mean": 0.5, "low": 0.4, "high": 0.6}}, "corner_error": 3.0,
-                    "corner_error_90": 9.0, "fixed_error": 6.0, "fixed_error_90": 12.0, "undone": 0.5,
+                    "slopes": {"rotation": {"median": 0.5, "low": 0.4, "high": 0.6, "mean": -0.25}},
+                    "corner_error": 3.0, "corner_error_90": 9.0, "fixed_error": 6.0, "fixed_error_90": 12.0,
+                    "undone": 0.5,
                 },
             }
         },

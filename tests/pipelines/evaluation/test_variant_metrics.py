@@ -16,7 +16,7 @@ def test_a_variant_has_a_few_numbers(tmp_path, monkeypatch):
         validation_balanced_accuracy=0.5, validation_macro_f1=0.5, seeds={4: SeedResults(0.5, 0.4, 0.3, 0.7)},
         final_fit=False, chosen_seed=4, chosen_test_accuracy=0.5, classes=[], parameters=10, multiply_adds=20,
         robustness={"rotation": 0.3},
-        alignment=Alignment({"rotation": Slope(0.5, 0.4, 0.6)}, 3.0, 9.0, 6.0, 12.0, 0.75),
+        alignment=Alignment({"rotation": Slope(0.5, 0.4, 0.6, -0.25)}, 3.0, 9.0, 6.0, 12.0, 0.75),
     )  # fmt: skip
     write_variant_metrics({"stn": stn, "plain": replace(stn, test_accuracy_std=None, alignment=None)})
     expected = {

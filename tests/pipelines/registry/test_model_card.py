@@ -39,7 +39,7 @@ def card(variant: str, seeds: int = 3, meta: DatasetMeta = META, without: str = 
     settings = VariantParams.model_validate(
         {"transformer": None if variant == "plain" else transformer, "classifier": classifier}
     )
-    slopes = {name: Slope(0.5, 0.4, 0.6) for name in ("rotation", "scale", "shift")}
+    slopes = {name: Slope(0.5, 0.4, 0.6, -0.25) for name in ("rotation", "scale", "shift")}
     stn = replace(results(0.9, 23456, seeds), alignment=Alignment(slopes, 3.0, 9.0, 6.0, 12.0, 0.5))
     variants = {"plain": results(0.8, 12345, seeds), "stn": stn}
     variants.pop(without, None)

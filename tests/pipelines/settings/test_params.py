@@ -239,7 +239,12 @@ def test_a_term_for_undone_motions_is_refused_where_there_is_no_motion():
     load_params()  # without a weight it does not count
     edit("train.alignment.weight", 1.0)
     said = refusal()
-    assert len(said.splitlines()) == 1 and "train.alignment.to: upright given" in said and "data.distortion" in said
+    assert len(said.splitlines()) == 1 and "weight: 1.0 given with train.alignment.to: upright" in said
+    edit("train.alignment.weight", 0.0)
+    edit("tune.search_space.alignment_weight", [0.0, 2.0])
+    assert "tune.search_space.alignment_weight: 2.0 given with train.alignment.to: upright" in refusal()
+    edit("tune.search_space.alignment_weight", [])
+    edit("train.alignment.weight", 1.0)
     edit("data.distortion.rotation", 30)
     assert load_params().train.alignment.to == "upright"
     edit("train.mixup", 0.2)
@@ -247,6 +252,18 @@ def test_a_term_for_undone_motions_is_refused_where_there_is_no_motion():
     assert len(said.splitlines()) == 1 and "alignment.weight: 1.0 given with mixup: 0.2" in said
     edit("train.alignment.weight", 0.0)
     assert load_params().train.mixup == 0.2
+
+
+def test_a_weight_of_a_variant_is_checked_like_that_of_the_recipe(tmp_path):
+    stn = tmp_path / "variants/stn.yaml"
+    stn.write_text(stn.read_text() + "alignment_weight: 3.0\n")
+    load_params()
+    edit("train.alignment.to", "upright")
+    assert "variants/stn.yaml: alignment_weight: 3.0 given with train.alignment.to: upright" in refusal()
+    edit("data.distortion.rotation", 30)
+    load_params()
+    edit("train.mixup", 0.2)
+    assert "variants/stn.yaml: alignment_weight: 3.0 given with train.mixup: 0.2" in refusal()
 
 
 def test_rare_classes_are_raised_once():
@@ -365,6 +382,7 @@ VALID = (
     {("register.tags", kind) for kind in ("mapping", "empty mapping")}
     | {(f"data.{name}", kind) for name in ("source", "group", "table.file") for kind in TEXTS}
     | {("tune.search_space.at", "empty list"), ("tune.search_space.backbone", "empty list")}
+    | {("tune.search_space.alignment_weight", "empty list")}
 )
 
 

@@ -41,6 +41,7 @@ PLACED = PlacedTransformerParams(
 OF_VARIANT: dict[str, Any] = {
     "transformer": None, "transformers": [PLACED], "classifier": ConvClassifierParams(hidden=[77]),
     "localization_lr": 0.123, "localization_weight_decay": 0.123, "theta_penalty": 0.123,
+    "alignment_weight": 0.123,
     "origin": Origin(study="another", trial=7),
 }  # fmt: skip
 

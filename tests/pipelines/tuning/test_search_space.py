@@ -95,7 +95,8 @@ CHANGES = {
     "transformer.localization.channels": [4, 10], "transformer.localization.kernel_sizes": [3, 5],
     "transformer.localization.hidden": 20, "transformer.localization.activation": "tanh",
     "transformer.localization.downsample": 2, "localization_lr": 0.5, "localization_weight_decay": 0.9,
-    "theta_penalty": 0.5, "transformer.parallel": 2, "transformer.scale": 0.5, "transformer.control_points": 3,
+    "theta_penalty": 0.5, "alignment_weight": 0.5,
+    "transformer.parallel": 2, "transformer.scale": 0.5, "transformer.control_points": 3,
     "transformer.bound": 0.01, "transformer.output_size": 20, "transformer.antialias": 2,
     "classifier.channels": [10, 12], "classifier.kernel_sizes": [3, 5], "classifier.hidden": [],
 }  # fmt: skip
