@@ -26,6 +26,13 @@ def test_every_setting_of_the_demo_is_given_by_its_dotted_name():
     assert settings["variants"] == ["plain", "stn", "tuned"] and settings["data.size"] is None
 
 
+def test_the_upright_digits_are_those_of_the_demo():
+    demo, upright = (read_settings(Path(f"experiments/{name}.yaml")) for name in ("demo", "digits_upright"))
+    of_data = {name for name in demo if name.startswith(("data.", "prepare."))}
+    assert of_data and {name: upright.get(name, "none") for name in of_data} == {name: demo[name] for name in of_data}
+    assert read_settings(Path("experiments/cifar10_rts.yaml"))["data.distortion.protocol"] == "RTS"
+
+
 def test_what_the_demo_does_not_name_may_be_edited_in_params():
     """A user's own data set must not reach the demo: each setting with a default per data set is reset, and so is the
     preset, which comes before these defaults."""
