@@ -8,7 +8,7 @@ Results are parquet files. A job that was ended continues with the images that a
 import argparse
 import os
 
-from pipelines.runtime.errors import UserError, run_main
+from pipelines.runtime.errors import ExternalError, UserError, run_main
 
 
 def main() -> None:
@@ -27,13 +27,18 @@ def main() -> None:
     if arguments.actors is not None and arguments.actors < 1:
         raise UserError(f"ACTORS: {arguments.actors} given; 1 or more are allowed")
 
-    # Ray's core calls it an error that the model is in the object store. Errors of actors are exceptions here.
+    # Ray's core logs an error because the model is in the object store. Errors of actors are exceptions here.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    from botocore.exceptions import BotoCoreError
+
     from pipelines.serving.scoring import score
     from pipelines.tracking.client import store_errors_explained
 
-    with store_errors_explained("finished results are kept"):
-        scored = score(arguments.model, arguments.version, arguments.source, arguments.out, arguments.actors)
+    try:
+        with store_errors_explained("finished results are kept"):
+            scored = score(arguments.model, arguments.version, arguments.source, arguments.out, arguments.actors)
+    except BotoCoreError as error:
+        raise ExternalError(f"S3 does not answer ({error}); finished results are kept") from None
     speed = f"; {scored.now / scored.seconds:,.0f} images/s" if scored.now else ""
     print(f"{scored.label}: {scored.scored:,} images scored, {scored.broken:,} broken, in {arguments.out}{speed}")
 

@@ -89,18 +89,21 @@ def main() -> None:
 
     import uvicorn
 
-    from pipelines.serving.app import ServerOptions, make_app
+    from pipelines.serving.app import LOOPBACK_HOSTS, ServerOptions, make_app
     from pipelines.serving.deployment import Deployment
     from pipelines.tracking.client import connect, store_errors_explained
+    from pipelines.tracking.store_requests import short_timeouts
 
     with store_errors_explained("nothing was changed"):
         deployment = Deployment(connect(), arguments.model, arguments.version)
     token = environment.get("SERVE_TOKEN")
-    app = make_app(deployment, ServerOptions(token=token, origins=origins, reload_s=arguments.reload))
     host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    hosts = ["*"] if token else [*LOOPBACK_HOSTS, host]
+    app = make_app(deployment, ServerOptions(token=token, hosts=hosts, origins=origins, reload_s=arguments.reload))
     needed = "; requests need the header Authorization: Bearer <SERVE_TOKEN>" if token else ""
     print(f"{deployment.default.version}: http://{host}:{arguments.port}/{needed}", flush=True)
-    uvicorn.run(app, host=arguments.host, port=arguments.port, access_log=False)
+    with short_timeouts():
+        uvicorn.run(app, host=arguments.host, port=arguments.port, access_log=False)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Open image files, and convert them to uint8 pixels of one form.
 
-Prepare and predict open every image file with :func:`open_image`.
+Prepare, predict, score and the server open every image file with :func:`open_image`.
 """
 
 import io
@@ -8,7 +8,8 @@ import re
 import warnings
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.IcoImagePlugin import IcoFile
 
 from pipelines.preparation.listing import Box
 from pipelines.preparation.pixel_range import Extrema, PixelRange, find_range, is_deep, measure, to_eight_bits
@@ -17,6 +18,7 @@ from pipelines.settings.image_form import Fill, ImageForm
 
 # Raster formats only. PIL also opens others, among them EPS, which it passes to Ghostscript to execute.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "ICO", "PCX", "QOI")
+ICON = b"\0\0\1\0"  # first bytes of ICO files
 HEIC = ("HEIF",)  # pillow-heif's, which is optional
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 ENDINGS = frozenset(ending for ending, name in Image.registered_extensions().items() if name in FORMATS)
@@ -48,12 +50,10 @@ def open_image(content: bytes) -> Image.Image:
     """
     if not content:
         raise ValueError("the file is empty")
-    if content[8:12] == b"avif":
-        content = AVIF_EXIF.sub(rb"\1Skip", content)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # PIL warns about harmless oddities in files
-            with Image.open(io.BytesIO(content), formats=FORMATS + _formats_of(content)) as image:
+            with _open(content) as image:
                 deep_color = any(";16" in str(tile) for tile in image.tile) and not is_deep(image)
                 image.load()
                 if deep_color:
@@ -65,6 +65,13 @@ def open_image(content: bytes) -> Image.Image:
         raise
     except Exception as error:  # decoders raise many types on damaged bytes: struct.error, IndexError, ...
         raise ValueError(first_line(error)) from None
+
+
+def _open(content: bytes) -> ImageFile.ImageFile:
+    """Open an image file whose pixels are not decoded yet. Raises exceptions of many types."""
+    if content[8:12] == b"avif":
+        content = AVIF_EXIF.sub(rb"\1Skip", content)
+    return Image.open(io.BytesIO(content), formats=FORMATS + _formats_of(content))
 
 
 def _formats_of(content: bytes) -> tuple[str, ...]:
@@ -96,14 +103,25 @@ def _check_brightness(image: Image.Image) -> None:
 
 
 def count_pixels(content: bytes) -> int:
-    """Return the number of pixels that the header of an image file declares; 0 if it cannot be read."""
+    """Return the number of pixels that the headers of an image file declare, before anything is decoded.
+
+    It is 0 if the file cannot be read. If it declares more pixels than PIL opens, it is a number above that limit.
+    """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            with _open_icon(content) if content.startswith(ICON) else _open(content) as image:
                 return image.width * image.height
+    except Image.DecompressionBombError:
+        return 2 * (Image.MAX_IMAGE_PIXELS or 0) + 1
     except Exception:  # as above; open_image says why
         return 0
+
+
+def _open_icon(content: bytes) -> ImageFile.ImageFile:
+    """Open the image in an icon that PIL would use. PIL decodes an icon as soon as it is opened, whatever its size."""
+    image = IcoFile(io.BytesIO(content)).entry[0]
+    return Image.open(io.BytesIO(content[image.offset :]), formats=("PNG", "DIB"))
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:

@@ -10,7 +10,9 @@ from typing import Annotated, NamedTuple
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
+from mlflow.exceptions import MlflowException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -23,26 +25,27 @@ from pipelines.serving.limits import Limits
 from pipelines.serving.loaded_version import describe
 from pipelines.serving.page import make_page
 from pipelines.serving.pictures import encode_rectified
-from pipelines.serving.requests import decode_files, read_image_files
+from pipelines.serving.requests import IMAGE_FILE, decode_files, read_image_files
+from pipelines.tracking.store_requests import describe_store_error
 
 LOG = logging.getLogger("uvicorn.error")
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 SCORING_SERVER = {"/invocations": "POST", "/ping": "GET", "/health": "GET", "/version": "GET"}  # MLflow's routes
-BINARY = {"schema": {"type": "string", "format": "binary"}}
 FORM = {
     "schema": {
         "type": "object", "required": ["image"],
-        "properties": {"image": {"type": "array", "minItems": 1, "items": BINARY["schema"]}},
+        "properties": {"image": {"type": "array", "minItems": 1, "items": IMAGE_FILE["schema"]}},
     }
 }  # fmt: skip
 IMAGE_BODY = {
-    "requestBody": {"required": True, "content": {"application/octet-stream": BINARY, "multipart/form-data": FORM}}
+    "requestBody": {"required": True, "content": {"application/octet-stream": IMAGE_FILE, "multipart/form-data": FORM}}
 }
 ERRORS = {
-    400: "a malformed request, a file that is not a readable image, or an unknown version",
+    400: "a malformed request, a file that is not a readable image, an unknown version, or another server's Host",
     401: "no token, or a wrong one",
     408: "the request took too long to arrive",
     413: "too many bytes or pixels",
-    503: "the queue is full, or a version cannot be loaded",
+    503: "the queue is full, a version cannot be loaded, or the registry does not answer",
     504: "the answer took too long",
 }
 
@@ -53,12 +56,15 @@ class ServerOptions(NamedTuple):
     Args:
         limits: limits on each request and on the queue.
         token: token that requests must have; None: none.
+        hosts: names that the header Host of a request may have, without a port; ``*``: any. The default keeps out web
+            pages that make their own name lead to this machine (DNS rebinding).
         origins: origins of web pages of others that may use the server (CORS).
         reload_s: seconds between looks at the registry for an alias that moved; 0: never.
     """
 
     limits: Limits = Limits()
     token: str | None = None
+    hosts: Sequence[str] = LOOPBACK_HOSTS
     origins: Sequence[str] = ()
     reload_s: float = 0.0
 
@@ -113,8 +119,12 @@ def make_app(deployment: Deployment, options: ServerOptions = ServerOptions()) -
 
     @app.exception_handler(ExternalError)
     async def report(_: Request, error: ExternalError) -> Response:
-        LOG.error("%s", error)
-        return JSONResponse({"detail": str(error)}, 503, headers={"Retry-After": "60"})
+        return _unavailable(str(error))
+
+    @app.exception_handler(MlflowException)
+    @app.exception_handler(OSError)
+    async def report_store(_: Request, error: MlflowException | OSError) -> Response:
+        return _unavailable(f"the registry or its files cannot be read: {describe_store_error(error)}")
 
     async def find(version: str | None) -> Deployed:
         """Return a version; one that is not loaded yet is loaded in a thread."""
@@ -154,14 +164,17 @@ def make_app(deployment: Deployment, options: ServerOptions = ServerOptions()) -
             CORSMiddleware, allow_origins=list(options.origins), allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )  # fmt: skip
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(options.hosts), www_redirect=False)
     return app
+
+
+def _unavailable(reason: str) -> Response:
+    LOG.error("%s", reason)
+    return JSONResponse({"detail": reason}, 503, headers={"Retry-After": "60"})
 
 
 async def _reload(deployment: Deployment, every_s: float) -> None:
     """Look for aliases that moved, until the server ends."""
     while True:
         await asyncio.sleep(every_s)
-        try:
-            await asyncio.to_thread(deployment.refresh)
-        except Exception:  # a failure of the registry does not end the server
-            LOG.exception("the registry was not read")
+        await asyncio.to_thread(deployment.refresh)

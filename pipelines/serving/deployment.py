@@ -5,13 +5,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 
 from pipelines.registry.versions import aliases_of, find_version
-from pipelines.runtime.errors import ExternalError, UserError
+from pipelines.runtime.errors import UserError
 from pipelines.serving.loaded_version import LoadedVersion, load_found
 from pipelines.serving.queue import Queue
+from pipelines.tracking.store_requests import describe_store_error
 
 LOG = logging.getLogger("uvicorn.error")  # the server's own log
 ALIASES = ("champion", "challenger")
@@ -76,9 +76,9 @@ class Deployment:
             try:
                 with self.loading:
                     self._deploy(label)
-            except (UserError, ExternalError, MlflowException, OSError) as error:
-                reason = str(error).splitlines()[0]
-                LOG.error("%s stays version %s: %s", label, self.deployed[label].version.number, reason)
+            except Exception as error:  # any fault of the registry or of one version; the others are still refreshed
+                number = self.deployed[label].version.number
+                LOG.error("%s stays version %s: %s", label, number, describe_store_error(error))
 
     def _deploy(self, label: str) -> None:
         """Load and check the version that ``label`` names now, unless it is the one that is loaded."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from pipelines.outputs.prepared_data import load_meta, load_split
 from pipelines.registry.prepared_by_digest import find_prepared
@@ -30,9 +31,5 @@ def load_examples(digest: str) -> list[Example]:
         classes, test = load_meta(found).classes, load_split("test", found)
         labels = test.labels.numpy()
         # The first image of each class, then the second of each class, and so on.
-        by_class = np.argsort(labels, kind="stable")
-        index = np.empty(len(labels), dtype=np.int64)
-        for label in range(len(classes)):
-            index[by_class[labels[by_class] == label]] = np.arange((labels == label).sum())
-        chosen = np.lexsort((labels, index))[:COUNT]
+        chosen = np.lexsort((labels, pd.Series(labels).groupby(labels).cumcount()))[:COUNT]
         return [Example(test.images[int(i)].clone().numpy(), classes[int(labels[i])]) for i in chosen]

@@ -80,7 +80,7 @@ class Gate:
             self.bytes -= sum(map(len, chunks))
 
     async def _receive_body(self, scope: Scope, receive: Receive, chunks: list[bytes]) -> None:
-        """Append the body to ``chunks``. A body that declares to be too large is refused before it is read."""
+        """Append the body to ``chunks``. A body whose declared size is too large is refused before it is read."""
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         size, received, more = int(declared) if declared.isdigit() else 0, 0, True
         self._check_size(size, size)

@@ -10,7 +10,7 @@ class Limits(NamedTuple):
         request_bytes: bytes in the body of a request.
         pixels: pixels of all images of a request, as their files declare them.
         images: images in a request.
-        seconds: time to receive a request, and again to answer it.
+        seconds: time to receive the body of a request, and again to answer it; GET has no limit.
         queue: requests that are received or answered at the same time; more are refused with 503.
         queue_bytes: bytes in the bodies of these requests; more are refused with 503.
     """

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from PIL import Image
 
@@ -21,6 +20,7 @@ from pipelines.preparation.pixel_range import PixelRange
 from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.registry.versions import HOW_TO_REGISTER, fetch_files, find_version
 from pipelines.runtime.errors import ExternalError
+from pipelines.tracking.store_requests import describe_store_error
 
 
 class Outputs(NamedTuple):
@@ -117,7 +117,8 @@ class LoadedVersion:
         try:
             outputs = self.predict(np.zeros((2, *self.metadata.image_shape), dtype=np.uint8))
         except Exception as error:  # any fault of a model that was made elsewhere
-            raise ExternalError(f"{self}: it fails on a black image ({str(error).splitlines()[0]})") from error
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ExternalError(f"{self}: it fails on a black image ({reason})") from error
         probabilities = outputs.probabilities
         finite = np.isfinite(probabilities).all() and (outputs.theta is None or np.isfinite(outputs.theta).all())
         if probabilities.shape != (2, len(self.metadata.classes)) or not finite:
@@ -153,8 +154,8 @@ def load_fetched(path: Path, identity: Identity) -> LoadedVersion:
     label = f"version {identity.number} of {identity.name}"
     try:
         model = mlflow.pyfunc.load_model(str(path))
-    except MlflowException as error:
-        raise ExternalError(f"{label}: MLflow cannot load it ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # the files of a version are code
+        raise ExternalError(f"{label}: MLflow cannot load it ({describe_store_error(error)})") from error
     if not model.metadata.metadata:
         raise ExternalError(f"{label} is too old: it does not name its classes; {HOW_TO_REGISTER}")
     return LoadedVersion(*identity, ModelMetadata.from_json(model.metadata.metadata), model)

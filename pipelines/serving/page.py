@@ -16,7 +16,7 @@ from pipelines.serving.limits import Limits
 from pipelines.serving.loaded_version import LoadedVersion, Outputs
 from pipelines.serving.pictures import encode, encode_rectified
 from pipelines.serving.rectification import parse_theta
-from pipelines.serving.requests import ImageFile, decode_files
+from pipelines.serving.requests import IMAGE_FILE, ImageFile, decode_files
 from pipelines.serving.sliders import SLIDERS, Motion, grid_lines, measure_path, motions_along, move
 
 PAGE = files("pipelines.serving") / "page.html"
@@ -26,9 +26,7 @@ POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 Find = Callable[[str | None], Awaitable[Deployed]]
-FILE_BODY = {
-    "requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
-}
+FILE_BODY = {"requestBody": {"content": {"application/octet-stream": IMAGE_FILE}}}
 
 
 class Place(Motion):

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.serving.loaded_version import Outputs
 
-MOST = 64  # images that are run together; measured by benchmarks/serving.py
+MOST = 64  # images that are run together
 
 
 class _Waiting(NamedTuple):
@@ -22,7 +22,8 @@ class Queue:
     """Runs a model on the images of many requests, one batch at a time, in the order of arrival.
 
     The first request runs at once. Requests that arrive meanwhile wait, and run together when it is done; no request
-    waits for others to arrive. A request with more than :data:`MOST` images is a batch of its own.
+    waits for others to arrive. A request with more than :data:`MOST` images is a batch of its own. Requests to
+    ``/invocations`` do not pass the queue: MLflow's scoring server runs the model in threads of its own.
 
     Args:
         run: the model, for uint8 images (B, C, H, W).

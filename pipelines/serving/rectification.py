@@ -118,8 +118,8 @@ def rectify(
 ) -> Image.Image:
     """Return an image as the transformer samples it, in the size of the image.
 
-    The image is sampled at its full resolution by the sampling map that the network has in its own input. Of a form
-    that crops the image, the parts that the network did not see are moved, too.
+    The image is sampled at its full resolution by the sampling map that the network has in its own input. Parts of a
+    cropped image that the network did not see are moved too.
 
     Args:
         image: gray or RGB.

@@ -11,6 +11,8 @@ from pipelines.preparation.images import count_pixels
 from pipelines.serving.limits import Limits
 from pipelines.serving.loaded_version import LoadedVersion
 
+IMAGE_FILE = {"schema": {"type": "string", "format": "binary"}}  # in the OpenAPI description
+
 
 class ImageFile(NamedTuple):
     """An image file of a request. ``name`` is for messages."""

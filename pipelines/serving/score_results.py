@@ -2,9 +2,10 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.files import write_bytes
-from pipelines.serving.score_sources import open_place
+from pipelines.serving.score_sources import open_place, refusals_explained
 
 JOB = "job.json"
 SCORES, BROKEN = "scores", "broken"
@@ -36,7 +37,7 @@ class Job:
     """What a folder of results belongs to.
 
     Args:
-        source: as it was given.
+        source: absolute path or address.
         model, version, digest: of the model.
         classes: names of the classes, in the order of the probabilities.
     """
@@ -46,6 +47,40 @@ class Job:
     version: str
     digest: str
     classes: Sequence[str]
+
+    def identity(self) -> dict[str, str]:
+        """Return the fields that are equal for all starts of a job."""
+        return {name: getattr(self, name) for name in ("source", "model", "version", "digest")}
+
+
+def read_job(content: str | bytes, place: str) -> dict[str, Any]:
+    """Return the fields of a job's file in ``place``.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        found = json.loads(content)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"OUT: {place!r} given; its {JOB} is damaged; name another folder")
+    return found
+
+
+def pack(table: pa.Table) -> pa.Table:
+    """Return a table with one row that holds ``table``. Ray splits tables between rows; items must stay whole."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return pa.table({"packed": pa.array([sink.getvalue().to_pybytes()], pa.large_binary())})
+
+
+def unpack(packed: pa.Table) -> Iterator[pa.Table]:
+    """Yield the tables of :func:`pack`."""
+    for value in packed.column("packed"):
+        with pa.ipc.open_stream(value.as_py()) as reader:
+            yield reader.read_all()
 
 
 class Results:
@@ -59,26 +94,35 @@ class Results:
         job: the job.
 
     Raises:
-        UserError: the folder has results of another job.
+        UserError: the folder has results of another job, or cannot be written.
     """
 
     def __init__(self, place: str, job: Job):
-        self.filesystem, self.folder = open_place(place)
+        with refusals_explained("OUT", place, "used"):
+            self.filesystem, self.folder = open_place(place)
+            self._claim(place, job)
+            self.parts = len(self._files(SCORES))
+
+    def _claim(self, place: str, job: Job) -> None:
+        """Check that the folder is free or belongs to the job, and can be written.
+
+        Raises:
+            UserError: it has other content.
+            OSError: it cannot be read or written.
+        """
         path = f"{self.folder}/{JOB}"
         if self.filesystem.exists(path):
-            found = json.loads(self.filesystem.cat_file(path))
-            expected = json.loads(json.dumps(asdict(job)))
-            for name in ("source", "model", "version", "digest"):
-                if found.get(name) != expected[name]:
+            found = read_job(self.filesystem.cat_file(path), place)
+            for name, value in job.identity().items():
+                if found.get(name) != value:
                     raise UserError(
-                        f"OUT: {place!r} given; it has results of {name} {found.get(name)}, not {expected[name]}; "
+                        f"OUT: {place!r} given; it has results of {name} {found.get(name)}, not {value}; "
                         "name another folder"
                     )
         elif self.filesystem.exists(self.folder) and self.filesystem.ls(self.folder):
             raise UserError(f"OUT: {place!r} given; it is not empty and has no {JOB}; name another folder")
-        else:
-            self._write(JOB, json.dumps(asdict(job), indent=2).encode() + b"\n")
-        self.parts = len(self._files(SCORES))
+        # Written again at each start: a folder that cannot be written is refused before anything is scored.
+        self._write(JOB, json.dumps(asdict(job), indent=2).encode() + b"\n")
 
     def finished(self) -> tuple[set[str], dict[str, int]]:
         """Return the finished items, and the number of images of each kind."""
@@ -91,8 +135,10 @@ class Results:
                 try:
                     with self.filesystem.open(file) as opened:
                         column = pq.read_table(opened, columns=["item"]).column("item")
-                except pa.ArrowInvalid as error:
-                    raise ExternalError(f"{file}: damaged ({error}); score again, to another folder") from None
+                except (ValueError, OSError) as error:  # pyarrow's exceptions are both
+                    raise ExternalError(
+                        f"{file}: it cannot be read ({error}); score again, to another folder"
+                    ) from None
                 items.update(column.to_pylist())
                 counts[kind] += len(column)
         return items, counts

@@ -1,10 +1,15 @@
 """What is scored: image files of a folder or a bucket, or images in parquet files."""
 
+import errno
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import fsspec
 import pyarrow.parquet as pq
+from botocore.exceptions import NoCredentialsError
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
@@ -12,38 +17,63 @@ from pipelines.preparation.images import ENDINGS
 from pipelines.runtime.errors import UserError
 
 COLUMNS = ("image", "bytes", "content")  # of a parquet file, with image files as bytes or as {bytes, path}
+REFUSALS = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError, NoCredentialsError)
+REFUSED = (errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG)  # the same of errors without a class of their own
 
 
 class Source(NamedTuple):
     """Items to score.
 
     Args:
+        place: absolute path or address of the folder or file.
         items: image files, or row groups of parquet files as ``<file>#<row group>``.
         images: number of images.
     """
 
+    place: str
     items: list[str]
     images: int
 
 
 def open_place(place: str) -> tuple[AbstractFileSystem, str]:
-    """Return the file system of a path or an address such as ``s3://bucket/folder``, and the path in it."""
+    """Return the file system of a path or an address such as ``s3://bucket/folder``, and the path in it.
+
+    Raises:
+        ValueError: the address has an unknown protocol.
+        ImportError: the package of its protocol is not installed.
+    """
     return fsspec.url_to_fs(place)
+
+
+@contextmanager
+def refusals_explained(setting: str, place: str, what: str) -> Iterator[None]:
+    """Turn errors of a place that cannot be used into a :class:`UserError`.
+
+    Args:
+        setting: ``SOURCE`` or ``OUT``.
+        place: its value.
+        what: what is done in the block: ``read`` or ``used``.
+    """
+    try:
+        yield
+    except (OSError, NoCredentialsError) as error:
+        if not isinstance(error, REFUSALS) and getattr(error, "errno", None) not in REFUSED:
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{setting}: {place!r} given; it cannot be {what} ({reason})") from None
+    except (ValueError, ImportError) as error:
+        raise UserError(f"{setting}: {place!r} given; {str(error).partition(chr(10))[0]}") from None
 
 
 def list_source(place: str) -> Source:
     """List a folder of images, a parquet file or a folder of them, local or ``s3://…``.
 
     Raises:
-        UserError: there is nothing, or neither images nor parquet files.
+        UserError: there is nothing, or neither images nor parquet files, or it cannot be read.
     """
-    try:
+    with refusals_explained("SOURCE", place, "read"):
         filesystem, path = open_place(place)
-        files = sorted(filesystem.find(path))  # of a file, the file itself
-    except (ValueError, ImportError) as error:
-        raise UserError(f"SOURCE: {place!r} given; {error}") from None
-    except (PermissionError, FileNotFoundError) as error:
-        raise UserError(f"SOURCE: {place!r} given; it cannot be read ({error})") from None
+        files = _find(filesystem, path)
     if not files:
         raise UserError(f"SOURCE: {place!r} given; there is no such file or folder, or it is empty")
     images = [file for file in files if any(file.lower().endswith(ending) for ending in ENDINGS)]
@@ -51,19 +81,66 @@ def list_source(place: str) -> Source:
     if images and tables:
         raise UserError(f"SOURCE: {place!r} given; it has image files and parquet files, expected one kind")
     if images:
-        return Source([_name(filesystem, file) for file in images], len(images))
+        return Source(_name(filesystem, path), [_name(filesystem, file) for file in images], len(images))
     if not tables:
         raise UserError(
             f"SOURCE: {place!r} given; {len(files)} files, but none with the ending of an image or .parquet"
         )
     items, rows = [], 0
     for file in tables:
-        with filesystem.open(file) as opened:
-            metadata = pq.read_metadata(opened)
-        _find_column(metadata.schema.to_arrow_schema().names, file)
+        metadata = _read_metadata(filesystem, file)
         items += [f"{_name(filesystem, file)}#{group}" for group in range(metadata.num_row_groups)]
         rows += metadata.num_rows
-    return Source(items, rows)
+    return Source(_name(filesystem, path), items, rows)
+
+
+def _find(filesystem: AbstractFileSystem, path: str) -> list[str]:
+    """Return all files of a folder; of a file, the file itself.
+
+    Raises:
+        OSError: a folder cannot be read. fsspec leaves such a folder out.
+    """
+    if not isinstance(filesystem, LocalFileSystem) or not Path(path).is_dir():
+        return sorted(filesystem.find(path))
+    return sorted(
+        f"{folder}/{name}" for folder, _, names in os.walk(path, onerror=_fail, followlinks=True) for name in names
+    )
+
+
+def _fail(error: OSError) -> None:
+    raise error
+
+
+def _read_metadata(filesystem: AbstractFileSystem, file: str) -> pq.FileMetaData:
+    """Return the metadata of a parquet file with images.
+
+    Raises:
+        UserError: it cannot be read, or has no column of images.
+    """
+    try:
+        with refusals_explained("SOURCE", file, "read"), filesystem.open(file) as opened:
+            metadata = pq.read_metadata(opened)
+    except OSError as error:
+        raise UserError(f"SOURCE: {file}: it is damaged ({error})") from None
+    _find_column(metadata.schema.to_arrow_schema().names, file)
+    return metadata
+
+
+def check_apart(source: str, out: str) -> None:
+    """Check that results are not written into the source: the next start would list them as images.
+
+    Raises:
+        UserError: ``out`` is the source or lies in it.
+    """
+    with refusals_explained("OUT", out, "used"):
+        filesystem, path = open_place(out)
+    source_filesystem, source_path = open_place(source)
+    if filesystem != source_filesystem:
+        return
+    if isinstance(filesystem, LocalFileSystem):
+        path, source_path = os.path.realpath(path), os.path.realpath(source_path)
+    if f"{path.rstrip('/')}/".startswith(f"{source_path.rstrip('/')}/"):
+        raise UserError(f"OUT: {out!r} given; it lies in SOURCE {source!r}; name a folder outside of it")
 
 
 class Content(NamedTuple):
@@ -75,27 +152,37 @@ class Content(NamedTuple):
 
 
 def read_item(item: str) -> Iterator[Content]:
-    """Yield the images of an item. A file that cannot be read has a reason."""
+    """Yield the images of an item. A file or row group that cannot be read has a reason."""
     place, is_row_group, group = item.rpartition(".parquet#")
-    if not is_row_group:
-        filesystem, path = open_place(item)
-        try:
-            content = filesystem.cat_file(path)
-            assert isinstance(content, bytes)
-            yield Content(item, content)
-        except OSError as error:
-            yield Content(item, b"", error.strerror or str(error))
+    if is_row_group:
+        yield from _read_row_group(f"{place}.parquet", int(group))
         return
-    filesystem, path = open_place(f"{place}.parquet")
+    filesystem, path = open_place(item)
+    try:
+        content = filesystem.cat_file(path)
+        assert isinstance(content, bytes)
+        yield Content(item, content)
+    except OSError as error:
+        yield Content(item, b"", error.strerror or str(error))
+
+
+def _read_row_group(place: str, group: int) -> Iterator[Content]:
+    """Yield the images of a row group; if it is damaged, a reason for each of its rows."""
+    filesystem, path = open_place(place)
     with filesystem.open(path) as opened:
         file = pq.ParquetFile(opened)
-        first = sum(file.metadata.row_group(i).num_rows for i in range(int(group)))
+        sizes = [file.metadata.row_group(i).num_rows for i in range(group + 1)]
         column = _find_column(file.schema_arrow.names, path)
-        values = file.read_row_group(int(group), columns=[column]).column(column)
-    for row, value in enumerate(values, first):
+        names = [f"{place}#{row}" for row in range(sum(sizes[:-1]), sum(sizes))]
+        try:
+            values = file.read_row_group(group, columns=[column]).column(column)
+        except (OSError, ValueError) as error:  # pyarrow's exceptions are both
+            reason = f"its row group is damaged ({str(error).partition(chr(10))[0]})"
+            yield from (Content(name, b"", reason) for name in names)
+            return
+    for name, value in zip(names, values, strict=True):
         found = value.as_py()
         found = found.get("bytes") if isinstance(found, dict) else found
-        name = f"{place}.parquet#{row}"
         yield Content(name, found) if isinstance(found, bytes) else Content(name, b"", "no bytes in the row")
 
 

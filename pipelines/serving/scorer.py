@@ -12,7 +12,7 @@ import ray
 import torch
 
 from pipelines.serving.loaded_version import Identity, load_fetched
-from pipelines.serving.score_results import SCHEMA
+from pipelines.serving.score_results import SCHEMA, pack
 from pipelines.serving.score_sources import Content, read_item
 
 BATCH = 64  # images that the model classifies at once
@@ -40,8 +40,11 @@ class Scorer:
         self.readers, self.decoders = ThreadPoolExecutor(READERS), ThreadPoolExecutor(threads)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
-        """Score the items of a batch: a table with :data:`~pipelines.serving.score_results.SCHEMA`."""
-        items = [str(item) for item in batch["item"]]
+        """Score the items of a batch: the table of :meth:`score`, packed."""
+        return pack(self.score([str(item) for item in batch["item"]]))
+
+    def score(self, items: Sequence[str]) -> pa.Table:
+        """Score items: a table with :data:`~pipelines.serving.score_results.SCHEMA`."""
         read = self.readers.map(lambda item: list(read_item(item)), items)
         contents = [(item, content) for item, of_item in zip(items, read, strict=True) for content in of_item]
         rows = []

@@ -17,13 +17,12 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from pipelines.registry.model_metadata import ModelMetadata
 from pipelines.registry.versions import fetch_files, find_version
 from pipelines.runtime.errors import ExternalError, UserError
 from pipelines.runtime.progress import progress
 from pipelines.serving.loaded_version import Identity, load_fetched
-from pipelines.serving.score_results import BROKEN, SCORES, Job, Results
-from pipelines.serving.score_sources import list_source
+from pipelines.serving.score_results import BROKEN, SCORES, Job, Results, unpack
+from pipelines.serving.score_sources import check_apart, list_source
 from pipelines.serving.scorer import BATCH, Scorer
 from pipelines.tracking.client import connect
 from pipelines.training.cluster import connected
@@ -60,10 +59,12 @@ def score(name: str, wanted: str, source: str, out: str, actors: int | None = No
         actors: processes that hold the model; None: one for each GPU of the cluster, else one for each core.
 
     Raises:
-        UserError: there is no such model, version or source, or ``out`` has results of another job.
+        UserError: there is no such model, version or source, or ``out`` lies in the source, has results of another job
+            or cannot be written.
         ExternalError: files of the version are damaged, or a worker fails.
     """
     found = list_source(source)
+    check_apart(found.place, out)
     version = find_version(connect(), name, wanted)
     identity = Identity.of(version)
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +72,8 @@ def score(name: str, wanted: str, source: str, out: str, actors: int | None = No
         loaded = load_fetched(path, identity)
         loaded.check()
         files = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    results = Results(out, make_job(source, identity, loaded.metadata))
+    job = Job(found.place, identity.name, identity.number, identity.digest, loaded.metadata.classes)
+    results = Results(out, job)
     finished, counts = results.finished()
     before = sum(counts.values())
     if before:
@@ -90,17 +92,13 @@ def score(name: str, wanted: str, source: str, out: str, actors: int | None = No
     return Scored(label, counts[SCORES], counts[BROKEN], sum(counts.values()) - before, time.monotonic() - started)
 
 
-def make_job(source: str, identity: Identity, metadata: ModelMetadata) -> Job:
-    """Describe a job."""
-    return Job(source, identity.name, identity.number, identity.digest, list(metadata.classes))
-
-
 def _stream(
     items: Sequence[str], files: dict[str, bytes], identity: Identity, actors: int | None
 ) -> Iterator[pa.Table]:
     """Yield the scored batches, in any order."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.target_max_block_size = 1  # a batch is sent when it is scored, instead of when a block of many is full
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"ray\.data", category=UserWarning)  # of few items for many actors
     resources = ray.cluster_resources()
@@ -122,7 +120,7 @@ def _stream(
     )  # fmt: skip
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         assert isinstance(table, pa.Table)
-        yield table
+        yield from unpack(table)
 
 
 def _run(stream: Iterator[pa.Table], results: Results, counts: dict[str, int], total: int) -> None:

@@ -115,11 +115,6 @@ def move(pixels: np.ndarray, motions: Sequence[Motion]) -> np.ndarray:
     return moved.round().clamp(0, 255).byte().numpy()
 
 
-def still_motion(motion: Motion, slider: Slider) -> Motion:
-    """Return a motion with one slider at the position that moves nothing."""
-    return motion.model_copy(update={slider.name: slider.still})
-
-
 def motions_along(motion: Motion, slider: Slider) -> list[Motion]:
     """Return the motions of a path: one slider moves and the others stay."""
     return [motion.model_copy(update={slider.name: position}) for position in slider.positions()]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from pipelines.preparation import images
-from pipelines.preparation.images import FORMATS, decode, open_image, to_pixels
+from pipelines.preparation.images import FORMATS, count_pixels, decode, open_image, to_pixels
 from pipelines.settings.image_form import ImageForm
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
@@ -111,6 +111,37 @@ def test_color_of_12_bits_in_16_is_not_black_in_silence():
     assert not np.asarray(open_image(write_deep_color(deep * 0))).any()  # a black image is black
 
 
+def write_icon(size: tuple[int, int], declared: int) -> bytes:
+    """An icon whose directory declares another size than its image has."""
+    stream = io.BytesIO()
+    Image.new("L", size).save(stream, "PNG")
+    directory = struct.pack("<3H4B2H2I", 0, 1, 1, declared, declared, 0, 0, 1, 8, stream.tell(), 22)
+    return directory + stream.getvalue()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_pixels_are_counted_before_anything_is_decoded(form, monkeypatch):
+    stream = io.BytesIO()
+    Image.fromarray(PIXELS).resize((32, 48)).save(stream, form, **({"sizes": [(32, 48)]} if form == "ICO" else {}))
+    assert open_image(stream.getvalue()).size == (32, 48)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
+    assert count_pixels(stream.getvalue()) == 32 * 48
+
+
+def test_pixels_of_an_icon_are_those_of_its_image():
+    icon = write_icon((400, 300), declared=16)
+    assert open_image(icon).size == (400, 300)
+    assert count_pixels(icon) == 400 * 300
+
+
+def test_more_pixels_than_pil_opens_are_counted(monkeypatch):
+    stream = io.BytesIO()
+    Image.fromarray(PIXELS).save(stream, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    assert count_pixels(stream.getvalue()) == 81  # more than 80 are not opened
+    assert count_pixels(b"no image") == 0
+
+
 def test_heic_without_its_package_names_the_extra(monkeypatch):
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
@@ -122,6 +153,7 @@ def test_heic():
     heif = pytest.importorskip("pillow_heif")
     stream = io.BytesIO()
     heif.from_pillow(Image.fromarray(PIXELS).resize((64, 96), 0)).save(stream, quality=-1, chroma=444)
+    assert count_pixels(stream.getvalue()) == 64 * 96
     read = np.asarray(open_image(stream.getvalue()).resize(PIXELS.shape[1::-1], 0)).astype(int)
     assert np.abs(read - PIXELS).max() < 8
 
@@ -150,6 +182,7 @@ def test_damaged_exif_of_avif_leaves_the_pixels(monkeypatch):
     for content in (whole, *damaged):
         read = np.asarray(open_image(content)).astype(int)
         assert np.abs(read - np.rot90(expected, -1)).max() < 6
+        assert count_pixels(content) == expected[..., 0].size
     monkeypatch.setattr(images, "AVIF_EXIF", re.compile(b"(never)"))
     for content in damaged:
         with pytest.raises(ValueError, match=r"no image|Exif"):

@@ -4,6 +4,9 @@ import base64
 import contextlib
 import io
 import json
+import struct
+import threading
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,11 +15,14 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
+from mlflow.exceptions import MlflowException
 from PIL import Image
 from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 
 from pipelines.preparation.images import open_image, to_pixels
+from pipelines.registry.export import DIGEST_TAG
+from pipelines.serving.deployment import Deployment
 from pipelines.serving.limits import Limits
 from pipelines.settings.image_form import ImageForm
 
@@ -40,12 +46,12 @@ JSON_VALUES = st.dictionaries(
 )  # fmt: skip
 
 
-def image_file(index: int, form: str = "PNG", size: tuple[int, int] = (8, 8)) -> bytes:
+def image_file(index: int, form: str = "PNG", size: tuple[int, int] = (8, 8), **options) -> bytes:
     """An image whose first pixel is the index of a test image; lossless formats keep it."""
     pixels = np.random.default_rng(index).integers(0, 200, size, dtype=np.uint8)
     pixels[0, 0] = index
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form)
+    Image.fromarray(pixels).save(buffer, form, **options)
     return buffer.getvalue()
 
 
@@ -178,6 +184,16 @@ def test_a_request_has_limits_on_bytes_pixels_and_images(serve):
     answer = send("POST", "/predict", image_file(1, size=(20, 20)))
     assert answer.status == 413 and "at most 200 pixels" in answer.json()["detail"]
     assert send("POST", "/predict", image_file(1, "BMP", (80, 80))).status == 413
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    damaged = image_file(1, "AVIF", (20, 20), exif=exif).replace(b"Exif\0\0MM", b"Exif\0\0XX")
+    with pytest.raises(ValueError, match="Exif"):
+        Image.open(io.BytesIO(damaged))
+    assert send("POST", "/predict", damaged).status == 413
+    header = bytearray(image_file(1))
+    header[16:24] = struct.pack(">2I", 20_000, 20_000)  # more than PIL opens
+    header[29:33] = struct.pack(">I", zlib.crc32(header[12:29]))
+    assert send("POST", "/predict", bytes(header)).status == 413
     rows = [[base64.b64encode(small[0][1]).decode()]] * 4
     body = json.dumps({"dataframe_split": {"columns": ["image"], "data": rows}}).encode()
     answer = send("POST", "/invocations", body, content_type=JSON)
@@ -206,6 +222,62 @@ def test_pages_of_others_are_refused_unless_they_are_named(serve):
     authorized = {"authorization": f"Bearer {TOKEN}"}
     assert send("POST", "/predict", image_file(1), origin=origin, **authorized).headers[allowed] == origin
     assert allowed not in send("POST", "/predict", image_file(1), origin="https://evil.example", **authorized).headers
+
+
+def test_other_hosts_are_refused_without_a_token(serve):
+    """A page whose own name leads to this machine (DNS rebinding) has its name in the header Host."""
+    send = serve()
+    for host in ("127.0.0.1", "localhost:5001", "[::1]:5001", "LOCALHOST"):
+        assert send("GET", "/ping", host=host).status == 200, host
+    for host in ("evil.example", "evil.example:5001", "localhost.evil.example", "127.0.0.1.evil.example", "[::2]", ""):
+        for method, path in (("GET", "/"), ("GET", "/model"), ("POST", "/predict"), ("POST", "/invocations")):
+            assert send(method, path, image_file(1), host=host).status == 400, host
+    send = serve(token=TOKEN, hosts=["*"])
+    assert send("POST", "/predict", image_file(1), host="a.example", authorization=f"Bearer {TOKEN}").status == 200
+
+
+@pytest.mark.parametrize("error", [MlflowException("no answer\nat line 3"), ConnectionError("no answer")])
+def test_a_registry_out_of_reach_is_503_and_loaded_versions_answer(serve, monkeypatch, error):
+    send = serve()
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("pipelines.serving.deployment.aliases_of", fail)
+    for method, path in (("GET", "/model"), ("POST", "/predict?version=challenger")):
+        answer = send(method, path, image_file(1))
+        assert (answer.status, answer.headers["retry-after"]) == (503, "60")
+        assert answer.json() == {"detail": "the registry or its files cannot be read: no answer"}
+    assert send("POST", "/predict", image_file(1)).status == 200
+
+
+def test_a_champion_that_moves_answers_unless_it_fails(serve, store, monkeypatch):
+    refreshed = threading.Event()
+    refresh = Deployment.refresh
+
+    def refresh_and_note(self):
+        refresh(self)
+        refreshed.set()
+
+    monkeypatch.setattr(Deployment, "refresh", refresh_and_note)
+    send = serve(reload_s=0.01)
+
+    def answers_after(version: str) -> str:
+        store.client.set_registered_model_alias(NAME, "champion", version)
+        for _ in range(2):  # the first look may have begun before the alias moved
+            refreshed.clear()
+            assert refreshed.wait(60)
+        answer = send("POST", "/predict", image_file(1))
+        assert answer.status == 200
+        return answer.json()["version"]
+
+    assert answers_after("2") == "2"
+    store.client.set_model_version_tag(NAME, "3", f"{DIGEST_TAG}network.pt2", "0" * 64)
+    assert answers_after("3") == "2"
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.pyfunc.load_model", lambda _: 1 / 0)
+        assert answers_after("4") == "2"
+    assert answers_after("4") == "4"
 
 
 def test_the_page_needs_no_network(serve):

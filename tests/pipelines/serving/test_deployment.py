@@ -6,6 +6,7 @@ import weakref
 
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
 
 from pipelines.registry.export import DIGEST_TAG
 from pipelines.runtime.errors import ExternalError, UserError
@@ -82,6 +83,39 @@ def test_altered_files_and_a_missing_alias_leave_the_old_version(store, caplog):
     assert deployment.default.version.number == "1"
     messages = [record.getMessage() for record in caplog.records]
     assert "network.pt2 differs" in messages[0] and "VERSION: 'champion' given" in messages[1]
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError("no route"), MlflowException("no answer"), RuntimeError(""), KeyError("weights")]
+)
+def test_a_label_that_fails_does_not_stop_the_other(store, monkeypatch, caplog, error):
+    store.client.set_registered_model_alias(NAME, "challenger", "4")
+    deployment = Deployment(store.client, NAME, "challenger")
+    deployment.get("champion")
+    assert list(deployment.deployed) == ["challenger", "champion"]
+    set_champion(store, "2")
+    find = module.find_version
+
+    def find_or_fail(client, name, label):
+        if label == "challenger":
+            raise error
+        return find(client, name, label)
+
+    monkeypatch.setattr(module, "find_version", find_or_fail)
+    with caplog.at_level(logging.ERROR):
+        deployment.refresh()
+    assert deployment.get("champion").version.number == "2" and deployment.default.version.number == "4"
+    (record,) = caplog.records
+    assert record.getMessage() == f"challenger stays version 4: {str(error) or 'RuntimeError'}"
+
+
+def test_a_version_that_mlflow_cannot_load_is_named(store, monkeypatch):
+    def fail(path):
+        raise RuntimeError("no such operator\nat line 3")
+
+    monkeypatch.setattr("mlflow.pyfunc.load_model", fail)
+    with pytest.raises(ExternalError, match=r"^version 1 of stn-mine: MLflow cannot load it \(no such operator\)$"):
+        Deployment(store.client, NAME)
 
 
 def test_the_challenger_is_loaded_when_it_is_first_asked_for(store, monkeypatch):

@@ -1,6 +1,7 @@
 """Scoring of folders, parquet files and buckets: every image once, also after a kill."""
 
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -19,8 +20,8 @@ from pipelines.commands import score as command
 from pipelines.runtime.errors import UserError
 from pipelines.serving import scoring
 from pipelines.serving.loaded_version import Identity, LoadedVersion, load_version
-from pipelines.serving.score_results import SCHEMA, Job, Results
-from pipelines.serving.score_sources import list_source, read_item
+from pipelines.serving.score_results import SCHEMA, Job, Results, unpack
+from pipelines.serving.score_sources import check_apart, list_source, read_item
 from pipelines.serving.scorer import Scorer
 
 NAME, CLASSES = "stn-mine", ["cat", "dog", "eel", "fox"]
@@ -69,7 +70,7 @@ def without_ray(scorer, monkeypatch) -> list[str]:
     def stream(items, files, identity, actors):
         for start in range(0, len(items), 4):
             scored.extend(items[start : start + 4])
-            yield scorer({"item": np.array(items[start : start + 4])})
+            yield scorer.score(items[start : start + 4])
 
     monkeypatch.setattr(scoring, "_stream", stream)
     monkeypatch.setattr(scoring, "connected", contextlib.nullcontext)
@@ -127,8 +128,72 @@ def test_results_of_another_job_are_refused(without_ray, tmp_path):
         scoring.score(NAME, "2", str(tmp_path / "photos"), str(tmp_path / "out"))
     with pytest.raises(UserError, match=r"OUT: .* it has results of source"):
         scoring.score(NAME, "1", str(tmp_path / "photos/0"), str(tmp_path / "out"))
+    write_images(tmp_path / "others", 2)
     with pytest.raises(UserError, match=r"OUT: .* not empty and has no job\.json"):
-        scoring.score(NAME, "1", str(tmp_path / "photos"), str(tmp_path / "photos/0"))
+        scoring.score(NAME, "1", str(tmp_path / "photos"), str(tmp_path / "others"))
+    (tmp_path / "out/job.json").write_text("{")
+    with pytest.raises(UserError, match=r"OUT: .* its job\.json is damaged; name another folder"):
+        scoring.score(NAME, "1", str(tmp_path / "photos"), str(tmp_path / "out"))
+
+
+def test_a_relative_source_is_the_folder_that_it_names(without_ray, tmp_path, monkeypatch):
+    for project in ("a", "b"):
+        write_images(tmp_path / project / "photos", 2)
+        monkeypatch.chdir(tmp_path / project)
+        if project == "a":
+            scoring.score(NAME, "1", "photos", str(tmp_path / "out"))
+            assert scoring.score(NAME, "1", str(tmp_path / "a/photos"), str(tmp_path / "out")).now == 0
+    with pytest.raises(UserError, match=r"OUT: .* it has results of source .*a/photos, not .*b/photos"):
+        scoring.score(NAME, "1", "photos", str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("out", ["photos", "photos/out", "photos/../photos/out/", "link/out", "other/../photos/0/out"])
+def test_results_in_the_source_are_refused(without_ray, tmp_path, out):
+    """They would be listed as images the next time."""
+    write_images(tmp_path / "photos", 2)
+    (tmp_path / "link").symlink_to("photos")
+    for source in ("photos", "link"):
+        with pytest.raises(UserError, match=r"OUT: .* given; it lies in SOURCE .*; name a folder outside of it"):
+            scoring.score(NAME, "1", str(tmp_path / source), f"{tmp_path}/{out}")
+    assert not any(tmp_path.rglob("job.json")) and not without_ray
+    check_apart(str(tmp_path / "photos"), str(tmp_path / "photos-scores"))
+
+
+def test_results_in_a_prefix_of_the_source_are_refused():
+    for out in ("s3://bucket/photos", "s3://bucket/photos/", "s3://bucket/photos/out", "s3a://bucket/photos/out"):
+        with pytest.raises(UserError, match=r"OUT: .* it lies in SOURCE 's3://bucket/photos/?'"):
+            check_apart("s3://bucket/photos", out)
+    for out in ("s3://bucket/photos-scores", "s3://other/photos/out", "/bucket/photos/out"):
+        check_apart("s3://bucket/photos", out)
+
+
+def test_an_unknown_model_and_a_folder_that_cannot_be_written_are_refused(without_ray, tmp_path, monkeypatch):
+    source, file = str(tmp_path / "photos"), tmp_path / "file"
+    write_images(tmp_path / "photos", 2)
+    file.write_text("")
+    with pytest.raises(UserError, match=r"MODEL: 'stn-none' given; the registry has no such model"):
+        scoring.score("stn-none", "1", source, str(tmp_path / "out"))
+    with pytest.raises(UserError, match=r"OUT: .* given; it cannot be used \(Not a directory\)"):
+        scoring.score(NAME, "1", source, str(file / "out"))
+    with pytest.raises(UserError, match=r"OUT: 'gopher://x' given; Protocol not known: gopher"):
+        scoring.score(NAME, "1", source, "gopher://x")
+    for number, reason in ((errno.EACCES, "Permission denied"), (errno.EROFS, "Read-only file system")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_bytes", fails_with(OSError(number, reason)))
+            with pytest.raises(UserError, match=rf"OUT: .* given; it cannot be used \({reason}\)"):
+                scoring.score(NAME, "1", source, str(tmp_path / "out"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fails_with(OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(OSError, match="No space left"):  # the disk's fault
+            scoring.score(NAME, "1", source, str(tmp_path / "out"))
+    assert not without_ray
+
+
+def fails_with(error: Exception):
+    def fail(*_, **__):
+        raise error
+
+    return fail
 
 
 def rows(*items: str, reason: str | None = None) -> pa.Table:
@@ -172,6 +237,51 @@ def test_a_source_that_cannot_be_scored_says_why(tmp_path, files, message):
         list_source(str(tmp_path / "photos"))
 
 
+def test_what_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    write_images(tmp_path / "photos", 3)
+    scandir = os.scandir
+
+    def scan(path):
+        if path.endswith("/1"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scan)
+        with pytest.raises(UserError, match=r"SOURCE: .*photos' given; it cannot be read \(Permission denied\)"):
+            list_source(str(tmp_path / "photos"))
+    with pytest.raises(UserError, match=r"SOURCE: 'gopher://x' given; Protocol not known: gopher"):
+        list_source("gopher://x")
+    for content in (b"", b"x" * 100, b"PAR1" + bytes(100) + b"PAR1"):
+        (tmp_path / "a.parquet").write_bytes(content)
+        with pytest.raises(UserError, match=r"SOURCE: .*a\.parquet"):
+            list_source(str(tmp_path / "a.parquet"))
+
+
+def test_images_of_a_damaged_row_group_are_listed_as_broken(without_ray, tmp_path):
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [image_file(i) for i in range(8)]}), file, row_group_size=4, compression="zstd")
+    column = pq.read_metadata(file).row_group(1).column(0)
+    start = column.dictionary_page_offset or column.data_page_offset
+    content = bytearray(file.read_bytes())
+    content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
+    file.write_bytes(content)
+    result = scoring.score(NAME, "1", str(file), str(tmp_path / "out"))
+    assert (result.scored, result.broken) == (4, 4)
+    assert broken(tmp_path / "out").keys() == {f"{file}#{row}" for row in range(4, 8)}
+    assert all("its row group is damaged" in reason for reason in broken(tmp_path / "out").values())
+    assert scoring.score(NAME, "1", str(file), str(tmp_path / "out")).now == 0
+
+
+def test_a_batch_is_one_row_for_ray(scorer, tmp_path):
+    write_images(tmp_path / "photos", 5)
+    items = [f"{tmp_path}/photos/{i % 3}/{i:04}.png" for i in range(5)]
+    packed = scorer({"item": np.array(items)})
+    assert packed.num_rows == 1
+    (table,) = unpack(packed)
+    assert table.schema == SCHEMA and table.column("item").to_pylist() == items
+
+
 def test_a_parquet_file_without_images_is_refused(tmp_path):
     pq.write_table(pa.table({"label": [1]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"SOURCE: .*a\.parquet: it has the columns label; expected one of image"):
@@ -194,7 +304,7 @@ def test_a_bucket_is_read_and_written(s3, without_ray, tmp_path, monkeypatch):
 
 def test_no_model_is_run_on_files_that_cannot_be_read(scorer, monkeypatch):
     monkeypatch.setattr(LoadedVersion, "predict", lambda *_: pytest.fail("it ran"))
-    table = scorer({"item": np.array(["/nowhere/a.png"])})
+    table = scorer.score(["/nowhere/a.png"])
     assert table.column("reason").to_pylist() == ["No such file or directory"]
     assert [content.path for content in read_item("/nowhere/a.png")] == ["/nowhere/a.png"]
 
@@ -214,14 +324,21 @@ def test_mistakes_are_named(monkeypatch, arguments, message):
 
 
 @pytest.mark.slow
-def test_a_killed_job_continues_and_scores_nothing_twice(store, project, tmp_path):
+@pytest.mark.parametrize("source", ["photos", "tables"])
+def test_a_killed_job_continues_and_scores_nothing_twice(store, project, tmp_path, source):
     """On Ray, with two actors; killed when the first results are written."""
-    write_images(tmp_path / "photos", 3000)
+    if source == "photos":
+        write_images(tmp_path / "photos", 3000)
+    else:  # row groups of different sizes
+        (tmp_path / "tables").mkdir()
+        for rows, start in ((7, 0), (90, 1500)):
+            table = pa.table({"image": [image_file(i % 150) for i in range(start, start + 1500)]})
+            pq.write_table(table, tmp_path / f"tables/{start}.parquet", row_group_size=rows)
     project.env["DVC_ROOT"] = str(store.folder)
     out = tmp_path / "out"
     code = (
         "import pipelines.serving.scoring as s; s.WRITE_ROWS = 200; "
-        f"print(s.score('{NAME}', '1', r'{tmp_path / 'photos'}', r'{out}', 2))"
+        f"print(s.score('{NAME}', '1', r'{tmp_path / source}', r'{out}', 2))"
     )
     process = project.start(sys.executable, "-c", code)
     end = time.monotonic() + 300
@@ -236,4 +353,6 @@ def test_a_killed_job_continues_and_scores_nothing_twice(store, project, tmp_pat
     assert f"{len(first):,} of 3,000 images are finished" in printed
     found = scores(out)
     assert len(found) == 3000 and f"now={3000 - len(first)}," in printed
-    assert all(row["class"] == CLASSES[int(Path(path).stem) % 150 % 4] for path, row in found.items())
+    for path, row in found.items():
+        file, _, index = path.rpartition("#")
+        assert row["class"] == CLASSES[int(index if file else Path(path).stem) % 150 % 4]
