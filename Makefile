@@ -115,12 +115,8 @@ bench: $(READY)  ## run the benchmarks on the prepared CIFAR-10; [ONLY="scaling 
 		[ -e "benchmarks/$$name.py" ] || { echo "error: ONLY: '$$name' given; there is no such benchmark" >&2; exit 2; }; \
 		python -m "benchmarks.$$name"; done
 
-paper: $(READY)  ## train what is missing in the paper's table on MNIST; [ONLY=R, R-ST-CNN, addition or colocalization]
-	@cd experiments/paper; stages=$$(dvc stage list --name-only | awk '{ only = ENVIRON["ONLY"]; name = $$0; \
-			sub(/^train@/, "", name); sub(/@/, "-", name); if (!only || index(name "-", only "-") == 1) print }'); \
-		[ -n "$$stages" ] || { echo "error: ONLY: '$${ONLY:-}' given; a distortion or addition, and a network: R, R-ST-CNN; or colocalization" >&2; exit 2; }; \
-		dvc repro $$stages; \
-		dvc repro --single-item code@table table
+paper: $(READY)  ## train what is missing in the paper's table on MNIST; [ONLY=R, R-ST-CNN, addition or colocalization] [MINUTES=60]
+	@tools/paper.sh
 
 doctor: $(READY)  ## show what this machine offers, and what is wrong
 	@python -m pipelines.commands.doctor

@@ -102,11 +102,15 @@ def make_paper(tmp_path):
     """Runs ``make paper ONLY=…`` with a fake ``dvc`` that records its arguments; returns these and the process."""
     calls = tmp_path / "calls"
     fake = tmp_path / "dvc"
-    fake.write_text(f'#!/bin/sh\n[ "$1" = stage ] && exec {sys.executable} -m dvc "$@"\necho "$@" >> {calls}\n')
+    fake.write_text(
+        f'#!/bin/sh\n[ "$1" = stage ] && exec {sys.executable} -m dvc "$@"\necho "$@" >> {calls}\n'
+        '[ "$2" = --single-item ] || sleep "${SECONDS_OF_TRAINING:-0}"\n'
+    )
     fake.chmod(0o755)
 
-    def run(only: str) -> tuple[list[str], subprocess.CompletedProcess]:
-        command = ["make", "-o", ".venv/.ready", "paper", f"ONLY={only}", f"PATH={tmp_path}:{os.environ['PATH']}"]
+    def run(only: str, *more: str) -> tuple[list[str], subprocess.CompletedProcess]:
+        path = f"PATH={tmp_path}:{os.environ['PATH']}"
+        command = ["make", "-o", ".venv/.ready", "paper", f"ONLY={only}", path, *more]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
         lines = calls.read_text().splitlines() if calls.exists() else []
         return lines, done
@@ -139,3 +143,21 @@ def test_an_unknown_part_is_refused(make_paper):
     calls, done = make_paper("Q")
     assert done.returncode == 2 and calls == []
     assert "error: ONLY: 'Q' given" in done.stderr
+
+
+def test_the_first_seed_of_all_networks_comes_first(make_paper):
+    stages = make_paper("R")[0][0].split()[1:]
+    assert [int(stage[-1]) for stage in stages] == sorted(int(stage[-1]) for stage in stages)
+
+
+def test_after_the_time_the_table_is_made_and_the_rest_stays_for_the_next_call(make_paper):
+    calls, done = make_paper("R-CNN-0", "MINUTES=0.02", "SECONDS_OF_TRAINING=60")
+    assert done.returncode == 0 and "The 0.02 minutes are over" in done.stdout
+    assert calls == ["repro train@R-CNN-0", "repro --single-item code@table table"]
+    calls, done = make_paper("R-CNN-0", "MINUTES=1")
+    assert done.returncode == 0 and "minutes are over" not in done.stdout
+
+
+def test_a_wrong_time_is_refused(make_paper):
+    calls, done = make_paper("R-CNN-0", "MINUTES=soon")
+    assert done.returncode == 2 and calls == [] and "error: MINUTES: 'soon' given" in done.stderr
