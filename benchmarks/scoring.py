@@ -1,9 +1,9 @@
-"""Claim: `make score` keeps up with a plain loop over the same files, and two processes are faster than one.
+"""Measures `make score` with one process and with two, beside a plain loop over the same files.
 
     python -m benchmarks.scoring --files 20000
 
 The plain loop reads, decodes and classifies the files in batches of 64, in one process with one thread. The times of
-`score` do not contain the start of Ray. The model is an untrained network for CIFAR-10.
+`score` contain the start of the processes that hold the model, but not that of Ray. The model is an untrained network for CIFAR-10.
 """
 
 import argparse

@@ -27,6 +27,7 @@ from pipelines.serving.scorer import BATCH, Scorer
 from pipelines.tracking.client import connect
 from pipelines.training.cluster import connected
 
+LARGEST_BATCH = 256  # files of a batch; Ray needs about 60 ms for each batch
 WRITE_EVERY_S = 10.0  # after a kill, the results of this time are computed again
 WRITE_ROWS = 20_000
 
@@ -106,11 +107,11 @@ def _stream(
     count = actors or gpus or cores
     if count > cores:
         raise UserError(f"ACTORS: {count} given; the cluster has {cores} CPU cores, and each actor takes one")
-    # Rows of parquet files are many: one row group is a batch.
-    batch = 1 if ".parquet#" in items[0] else BATCH
     threads = max(1, cores // count) if gpus else 1
-    # Several blocks for each actor, so that all of them have work until the end.
-    size = max(batch, min(16 * batch, len(items) // (4 * count)))
+    # Several batches for each actor, so that all of them have work until the end. Rows of parquet files are many: one
+    # row group is a batch.
+    batch = 1 if ".parquet#" in items[0] else max(BATCH, min(LARGEST_BATCH, len(items) // (4 * count)))
+    size = max(batch, min(4 * batch, len(items) // (4 * count)))
     blocks = [pa.table({"item": items[start : start + size]}) for start in range(0, len(items), size)]
     dataset = ray.data.from_arrow(blocks).map_batches(
         Scorer,  # pyright: ignore[reportArgumentType]
