@@ -3,7 +3,8 @@
     python -m benchmarks.scoring --files 20000
 
 The plain loop reads, decodes and classifies the files in batches of 64, in one process with one thread. The times of
-`score` contain the start of the processes that hold the model, but not that of Ray. The model is an untrained network for CIFAR-10.
+`score` contain the start of the processes that hold the model, but not that of Ray. The model is an untrained network
+for CIFAR-10.
 """
 
 import argparse
