@@ -78,12 +78,12 @@ def read(path: Path, processes: int) -> dict[str, Split]:
         for name in SPLITS:
             count = about["counts"][name]
             labels = np.frombuffer(body, np.uint8, count, place)
-            lengths = np.frombuffer(body, "<u2", count, place + count)
+            lengths = np.frombuffer(body, "<u2", count, place + count).tolist()
             place += 3 * count
             files = []
             for length in lengths:
                 files.append(header + body[place : place + length])
-                place += int(length)
+                place += length
             parts = [files[start : start + 2000] for start in range(0, count, 2000)]
             pixels = np.concatenate(list(pool.map(decode, parts)))
             digest.update(pixels.tobytes())
