@@ -158,3 +158,11 @@ def test_the_readme_is_short():
 def test_the_words_are_plain(name):
     text = " ".join((ROOT / name).read_text(encoding="utf-8").lower().split())
     assert [word for word in ARCHAIC if re.search(rf"\b{word}\b", text)] == []
+
+
+def test_the_words_of_the_code_are_plain():
+    folders = ("benchmarks", "experiments", "own_networks", "pipelines", "stn", "tests", "tools")
+    paths = {path for folder in folders for path in (ROOT / folder).rglob("*.py")} - {Path(__file__).resolve()}
+    texts = {path: " ".join(path.read_text(encoding="utf-8").lower().split()) for path in paths}
+    found = {path.name: word for path, text in texts.items() for word in ARCHAIC if re.search(rf"\b{word}\b", text)}
+    assert len(paths) > 100 and found == {}

@@ -24,8 +24,8 @@ class Slope:
     Args:
         median: the median slope.
         low, high: its confidence interval.
-        mean: the mean slope. It is far below the median where θ of some images jumps by half a turn: a single jump can
-            give a slope of -3.
+        mean: the mean slope. It is far below the median where θ of some images jumps by half a turn: one jump takes
+            2 to 4 from the slope of an image.
     """
 
     median: float

@@ -119,7 +119,7 @@ def count_pixels(content: bytes) -> int:
 
 
 def _open_icon(content: bytes) -> ImageFile.ImageFile:
-    """Open the image in an icon that PIL would use. PIL decodes an icon as soon as it is opened, whatever its size."""
+    """Open the image in an icon that PIL would use. PIL itself decodes an icon of any size as soon as it opens it."""
     image = IcoFile(io.BytesIO(content)).entry[0]
     return Image.open(io.BytesIO(content[image.offset :]), formats=("PNG", "DIB"))
 

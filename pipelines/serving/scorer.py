@@ -15,7 +15,7 @@ from pipelines.serving.loaded_version import Identity, load_fetched
 from pipelines.serving.score_results import SCHEMA, pack
 from pipelines.serving.score_sources import Content, read_item
 
-BATCH = 64  # images that the model classifies at once
+BATCH = 64  # files that are held, and images that the model classifies at once
 READERS = 8  # threads that wait for files most of the time
 
 
@@ -45,11 +45,13 @@ class Scorer:
 
     def score(self, items: Sequence[str]) -> pa.Table:
         """Score items: a table with :data:`~pipelines.serving.score_results.SCHEMA`."""
-        read = self.readers.map(lambda item: list(read_item(item)), items)
-        contents = [(item, content) for item, of_item in zip(items, read, strict=True) for content in of_item]
         rows = []
-        for start in range(0, len(contents), BATCH):
-            rows += self._score(contents[start : start + BATCH])
+        for first in range(0, len(items), BATCH):
+            part = items[first : first + BATCH]
+            read = self.readers.map(lambda item: list(read_item(item)), part)
+            contents = [(item, content) for item, of_item in zip(part, read, strict=True) for content in of_item]
+            for start in range(0, len(contents), BATCH):
+                rows += self._score(contents[start : start + BATCH])
         return pa.Table.from_pylist(rows, SCHEMA)
 
     def _score(self, contents: Sequence[tuple[str, Content]]) -> list[dict]:

@@ -57,6 +57,16 @@ def test_the_slopes_are_the_share_that_is_undone(share, transform, output_size):
     assert {name: metrics[name] for name in NAMES} == pytest.approx(dict.fromkeys(NAMES, share), abs=1e-5)
 
 
+def test_one_image_whose_theta_jumps_by_half_a_turn_does_not_count():
+    class Jumps(Oracle):
+        def theta(self, images: Tensor) -> Tensor:
+            maps = super().theta(images)
+            maps[len(images) // len(VIEWS) * 2] *= -1  # the first image, turned by the third view
+            return maps
+
+    assert measured(Jumps(1.0), batches())["theta_undone_rotation"] == pytest.approx(1, abs=1e-5)
+
+
 def test_the_views_are_those_of_the_watched_images():
     """The second view is the image itself, also for images with a margin and mirrored copies."""
     for images in (batches(), batches(margin=3)):

@@ -93,6 +93,23 @@ def test_broken_files_are_listed_apart(without_ray, tmp_path):
     assert broken(tmp_path / "out")[str(tmp_path / "photos/bad.png")] == "its content is no image"
 
 
+def test_a_batch_is_read_in_parts(scorer, tmp_path, monkeypatch):
+    """A batch of Ray may have more files than an actor should hold at once."""
+    write_images(tmp_path / "photos", 10)
+    monkeypatch.setattr("pipelines.serving.scorer.BATCH", 4)
+    read, held = [], []
+
+    def count(item):
+        read.append(item)
+        return read_item(item)
+
+    monkeypatch.setattr("pipelines.serving.scorer.read_item", count)
+    score = scorer._score
+    monkeypatch.setattr(scorer, "_score", lambda contents: (held.append(len(read)), score(contents))[1])
+    table = scorer.score(sorted(map(str, (tmp_path / "photos").rglob("*.png"))))
+    assert held == [4, 8, 10] and table.num_rows == 10
+
+
 def test_images_in_parquet_files(without_ray, tmp_path):
     (tmp_path / "tables").mkdir()
     contents: list = [image_file(i) for i in range(10)]
