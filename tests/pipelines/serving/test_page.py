@@ -148,8 +148,8 @@ def test_slow_answers_never_overtake_newer_ones(open_page, monkeypatch):
     late: list[bool] = []
     time.sleep(0.3)  # the path
     monkeypatch.setattr(queue, "predict", predict_late)
+    before = page.run(PICTURE)  # read first: the second answer may be there when `slide` returns
     page.slide("shift_y", 0.3)  # two positions: the first one is slow
-    before = page.run(PICTURE)
     newer = page.until(lambda: (picture := page.run(PICTURE)) != before and picture, "no answer")
     page.until(lambda: late, "the slow answer was not asked for")
     time.sleep(0.3)
