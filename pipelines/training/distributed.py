@@ -4,26 +4,23 @@ import threading
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
-import ray
-import ray.train
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from pipelines.runtime.errors import ExternalError
 from pipelines.runtime.files import write_text
 from pipelines.settings.params import Params
-from pipelines.training.checkpoints import VARIABLE, probe
-from pipelines.training.host_checks import read_error
+from pipelines.training.checkpoints import probe
 from pipelines.training.host_watch import HostWatch
 from pipelines.training.listener import Listener
 from pipelines.training.mailbox import Mailbox
 from pipelines.training.memory import ran_out_of_memory
-from pipelines.training.shared_data import SharedData, share_data
-from pipelines.training.worker import TrainingJob, TrainingWorker
+from pipelines.training.ray_worker import Shared, train_worker
+from pipelines.training.shared_data import share_data
+from pipelines.training.worker import TrainingJob
 from pipelines.training.worker_plan import WorkerPlan
 
 # Minimum time between two increases of the number of workers. Each one restarts the epoch in progress.
@@ -31,32 +28,6 @@ RESIZE_AT_MOST_EVERY_S = 30.0
 LISTEN_EVERY_S = 0.3
 # After the loss of a GPU worker the others wait for it in NCCL. By default they would wait for half an hour.
 NCCL_TIMEOUT_S = 120
-
-
-class Shared(NamedTuple):
-    """What the driver gives to every worker."""
-
-    job: TrainingJob
-    data: SharedData
-    mailbox: Mailbox
-    probe: str  # a file in the checkpoint storage that every host must be able to read
-
-
-def train_worker(config: dict[str, Shared]) -> None:
-    """Ray Train's training function. ``config`` holds a :class:`Shared` under its only key.
-
-    It does not call ``ray.train.report``: rank 0 stores checkpoints itself, and looks for the latest one at a restart.
-    """
-    shared, context = config["shared"], ray.train.get_context()
-    # A host that has joined since the start has not been checked: without the storage it would begin from epoch 0.
-    if error := read_error(shared.job.storage, shared.probe):
-        raise ExternalError(f"{VARIABLE}: {shared.job.storage} cannot be read on this host ({error})")
-    device = get_device()
-    TrainingWorker(
-        shared.job, shared.data.open(), device, shared.mailbox,
-        rank=context.get_world_rank(), world_size=context.get_world_size(),
-        sharing=1 if device.type == "cuda" else context.get_local_world_size(),
-    ).run()  # fmt: skip
 
 
 def train_on_ray(params: Params, job: TrainingJob, workers: WorkerPlan, listener: Listener, log: Path) -> None:

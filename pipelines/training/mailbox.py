@@ -1,29 +1,16 @@
-"""The queue of messages between the workers and the driver, a Ray actor.
+"""Sends messages from the workers to the driver, through a Ray actor.
 
 Workers import this module: it imports neither MLflow nor Ray Train.
 """
 
+import pickle
 from typing import Any
 
 import ray
 
 from pipelines.training.cluster import on_driver_node
+from pipelines.training.message_queue import MessageQueue
 from pipelines.training.messages import Message
-
-
-class MessageQueue:
-    """Holds messages until the driver takes them. A worker never waits for the driver or its database."""
-
-    def __init__(self) -> None:
-        self.messages: list[Message] = []
-
-    def put(self, message: Message) -> None:
-        self.messages.append(message)
-
-    def drain(self) -> list[Message]:
-        messages, self.messages = self.messages, []
-        return messages
-
 
 RemoteMessageQueue = ray.remote(MessageQueue)
 
@@ -36,11 +23,11 @@ class Mailbox:
 
     def send(self, message: Message) -> None:
         """Send a message without waiting for its arrival."""
-        self.queue.put.remote(message)
+        self.queue.put.remote(pickle.dumps(message))
 
     def send_and_wait(self, message: Message) -> None:
         """Send a message and return after its arrival."""
-        ray.get(self.queue.put.remote(message))
+        ray.get(self.queue.put.remote(pickle.dumps(message)))
 
     def drain(self) -> list[Message]:
         """Remove and return all messages that have arrived.
@@ -48,4 +35,4 @@ class Mailbox:
         Raises:
             RayError: the queue's process is lost.
         """
-        return ray.get(self.queue.drain.remote())
+        return [pickle.loads(message) for message in ray.get(self.queue.drain.remote())]
