@@ -110,13 +110,13 @@ class Network(nn.Module):
     def predict(self, images: Tensor, second_view: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return logits (B, classes), and θ (B, P) of each transformer by its place, see :attr:`transformers`.
 
-        ``second_view`` are other views of the images, (B, C, H, W), which are not classified. Their θ by the
+        ``second_view`` are other views of some images, (m, C, H, W), which are not classified. Their θ (m, P) by the
         transformer in front is at the key :data:`SECOND_VIEW`.
         """
         thetas = {}
         if self.transformer is not None and second_view is not None:
             both = self.transformer.theta(torch.cat((images, second_view)))
-            thetas[INPUT], thetas[SECOND_VIEW] = both.split(len(images))
+            thetas[INPUT], thetas[SECOND_VIEW] = both.split((len(images), len(second_view)))
         elif self.transformer is not None:
             thetas[INPUT] = self.transformer.theta(images)
         if self.transformer is not None:

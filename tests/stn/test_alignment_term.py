@@ -100,7 +100,7 @@ def test_the_distance_of_a_rotation_is_the_same_on_images_of_every_shape(size):
     term = AlignmentTerm(make_network(Affine()), make_batches(size=size), RECIPE, seed=0, epoch=0)
     still, turned = torch.zeros(24), torch.full((24,), angle)
     term.motions = sampling_matrix(turned, still + 1, still, still, aspect=size[1] / size[0])
-    value = value_of(term, {"input": identity(8), "second view": identity(8)})
+    value = value_of(term, {"input": identity(8), "second view": identity(4)})
     assert value == pytest.approx((2 - 2 * math.cos(angle)) / 2, rel=1e-4)
 
 
@@ -123,7 +123,7 @@ def test_a_step_against_the_gradient_leads_to_what_undoes(target):
     batches = make_batches(Augmentation(distortion=replace(MOTION, scale=(1.0, 1.0), shift=0.0)))
     term = AlignmentTerm(make_network(Similarity()), batches, replace(RECIPE, alignment=target), seed=0, epoch=0)
     theta = torch.tensor([Similarity.identity]).repeat(8, 1).requires_grad_()
-    other = torch.tensor([Similarity.identity]).repeat(8, 1).requires_grad_()
+    other = torch.tensor([Similarity.identity]).repeat(4, 1).requires_grad_()
     term.loss(0, {"input": theta, "second view": other}).backward()
     order, _, draws = batches.draw(0, 0)
     assert theta.grad is not None and draws.motions is not None
@@ -131,7 +131,7 @@ def test_a_step_against_the_gradient_leads_to_what_undoes(target):
         undone, moved = invert(draws.motions[order[:8]]), theta.grad
     else:
         assert other.grad is not None
-        undone, moved = invert(term.motions[order[:8]]), other.grad
+        undone, moved, theta = invert(term.motions[order[:4]]), other.grad, other
     wanted, step = Affine().matrix(undone), -(Similarity().matrix(theta.detach() + moved) - Similarity().matrix(theta))
     assert (wanted[:, 1, 0] * step[:, 1, 0] > 0).all(), "the rotation of the map"
 
@@ -139,15 +139,15 @@ def test_a_step_against_the_gradient_leads_to_what_undoes(target):
 def test_itself_is_zero_for_what_undoes_both_motions_and_zooming_to_a_point_is_not_rewarded():
     term = AlignmentTerm(make_network(Affine()), make_batches(), RECIPE, seed=0, epoch=0)
     order = make_batches().draw(0, 0).order
-    undone = invert(term.motions[order[:8]])
+    undone = invert(term.motions[order[:4]])  # the second view has half of the images
     assert value_of(term, {"input": identity(8), "second view": undone}) == pytest.approx(0, abs=1e-6)
-    nothing = value_of(term, {"input": identity(8), "second view": identity(8)})
+    nothing = value_of(term, {"input": identity(8), "second view": identity(4)})
     assert nothing > 0.05
-    values = [value_of(term, {"input": zoomed(8, s), "second view": zoomed(8, s)}) for s in (1.0, 0.3, 0.1, 0.01)]
+    values = [value_of(term, {"input": zoomed(8, s), "second view": zoomed(4, s)}) for s in (1.0, 0.3, 0.1, 0.01)]
     assert values == sorted(values) and values[0] > nothing * 0.9
     # Any common map behind both is as good; the gauge prefers the identity.
     common = torch.tensor([[0.0, -1.0, 0.3, 1.0, 0.0, 0.0]]).expand(8, 6)
-    undone_and_turned = compose(undone, common)
+    undone_and_turned = compose(undone, common[:4])
     assert value_of(term, {"input": common, "second view": undone_and_turned}) == pytest.approx(0, abs=1e-6)
     theta = common.clone().requires_grad_()
     term.loss(0, {"input": theta, "second view": undone_and_turned}).backward()
@@ -228,7 +228,7 @@ def test_every_family_has_finite_gradients_and_the_value_of_the_identity(family,
     assert gradients and all(gradient.isfinite().all() for gradient in gradients)
     assert any(gradient.abs().max() > 0 for gradient in gradients)
     reference = AlignmentTerm(make_network(Affine()), batches, replace(RECIPE, alignment=target), seed=0, epoch=0)
-    of_identity = value_of(reference, {"input": identity(8), "second view": identity(8)})
+    of_identity = value_of(reference, {"input": identity(8), "second view": identity(4)})
     assert term.total.item() / 8 == pytest.approx(of_identity, rel=1e-3), "all networks start at the identity"
 
 
@@ -251,7 +251,7 @@ def test_the_shares_of_two_ranks_add_up_to_the_term_of_one(target):
             own, _ = list(batches.shuffled(8, 4, 1, rank, 2))[step]
             own_view = parts[-1].second_view(step, own)
             if view is not None and own_view is not None:
-                assert torch.equal(own_view, view[rank::2])
+                torch.testing.assert_close(own_view, view[rank::2], atol=1e-5, rtol=0)
             parts[-1].loss(step, network.predict(own, own_view)[1])
         assert parts[0].total.item() + parts[1].total.item() == pytest.approx(whole.total.item(), rel=1e-5)
 
