@@ -115,7 +115,7 @@ bench: $(READY)  ## run the benchmarks on the prepared CIFAR-10; [ONLY="scaling 
 		[ -e "benchmarks/$$name.py" ] || { echo "error: ONLY: '$$name' given; there is no such benchmark" >&2; exit 2; }; \
 		python -m "benchmarks.$$name"; done
 
-paper: $(READY)  ## train what is missing in the paper's table on MNIST; [ONLY=R, R-ST-CNN, addition or colocalization] [MINUTES=60]
+paper: $(READY)  ## train what is missing in the paper's table on MNIST; [ONLY=R, R-ST-CNN, addition or colocalization] [SCHEDULE=long] [MINUTES=60]
 	@tools/paper.sh
 
 doctor: $(READY)  ## show what this machine offers, and what is wrong

@@ -129,8 +129,9 @@ class Recipe:
         epochs: number of passes over the training images.
         batch_size: size of the global batch, which all ranks share.
         optimizer: ``muon``, ``sgd`` or ``adamw``, see :func:`stn.optimizers.make_optimizer`.
-        lr: peak learning rate of the one-cycle schedule.
-        warmup: share of the steps in which the learning rate rises, in [0, 1).
+        schedule: ``one_cycle`` or ``thirds``, see :func:`stn.training.make_schedule`.
+        lr: peak learning rate of the schedule.
+        warmup: share of the steps in which the learning rate rises, in [0, 1); ``thirds`` has none.
         momentum: in [0, 1).
         weight_decay: weight decay of the classifier.
         layer_decay: in (0, 1]. The learning rate of each layer of the classifier is this factor of that of the next
@@ -155,6 +156,7 @@ class Recipe:
     epochs: int
     batch_size: int
     optimizer: str = "sgd"
+    schedule: str = "one_cycle"
     lr: float = 0.1
     warmup: float = 0.2
     momentum: float = 0.9

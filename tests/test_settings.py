@@ -45,7 +45,7 @@ from pipelines.runtime.files import read_json, write_json
 from pipelines.settings.dotted_names import flatten
 from pipelines.settings.params import Params, load_params
 from pipelines.settings.variants import ConvClassifierParams, load_variant
-from pipelines.training import distributed, local
+from pipelines.training import distributed, local, worker
 from pipelines.training import run as train_module
 from pipelines.training.checkpoints import checkpoints
 from pipelines.training.messages import Message, WorkersStarted
@@ -763,6 +763,14 @@ def _(bench: Bench) -> None:
     assert bench.train({"train.warmup": 0.5}).history[0]["lr"] == pytest.approx(0.02)
 
 
+@check("train.schedule")
+def _(bench: Bench) -> None:
+    bench.base = {"train.lr": 0.02, "train.epochs": 3}
+    rates = [metrics["lr"] for metrics in bench.train({"train.schedule": "thirds"}).history]
+    bench.base = {}
+    assert rates == pytest.approx([0.002, 0.0002, 0.0002]), "the rate of the next step"
+
+
 @check("train.weight_decay")
 def _(bench: Bench) -> None:
     def norm(trained: Trained) -> float:
@@ -879,6 +887,7 @@ def _(bench: Bench) -> None:
 def _(bench: Bench) -> None:
     kept = []
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "CHECKPOINT_EVERY_S", 0.0)
         patch.setattr(train_module, "remove", lambda storage: kept.append(len(checkpoints(storage))))
         patch.setattr(bench, "base", {"train.epochs": 4})
         for changes in ({}, {"clean.checkpoints": 5}):

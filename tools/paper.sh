@@ -1,9 +1,16 @@
 #!/usr/bin/env bash
 # Trains what is missing in the paper's table: the first seed of every network, then the second, then the third.
-# ONLY selects stages (R, R-ST-CNN, R-CNN-0, addition, colocalization), MINUTES limits the time.
+# ONLY selects stages (R, R-ST-CNN, R-CNN-0, addition, colocalization), MINUTES limits the time. SCHEDULE=long selects
+# the trainings with the paper's own schedule.
 set -euo pipefail
 cd experiments/paper
-stages=$(dvc stage list --name-only | awk '{ only = ENVIRON["ONLY"]; name = $0; parts = split(name, part, "-")
+case "${SCHEDULE:-short}" in
+  short | long) ;;
+  *) echo "error: SCHEDULE: '$SCHEDULE' given; short or long" >&2; exit 2 ;;
+esac
+stages=$(dvc stage list --name-only | awk '{
+  only = ENVIRON["ONLY"]; name = $0; parts = split(name, part, "-")
+  if ((ENVIRON["SCHEDULE"] == "long") != sub(/^long[@_]/, "", name)) next
   sub(/^train@/, "", name); sub(/@/, "-", name)
   if (!only || index(name "-", only "-") == 1) print part[parts] + 0, $0 }' | sort -s -n -k1,1 | cut -d' ' -f2-)
 if [ -z "$stages" ]; then

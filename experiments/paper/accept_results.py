@@ -9,7 +9,7 @@ It prepares the data, and trains nothing.
 import subprocess
 
 from experiments.paper.result_files import RESULTS
-from experiments.paper.settings import ADDITION, COLOCALIZATION, FOLDER, load_params
+from experiments.paper.settings import ADDITION, COLOCALIZATION, FOLDER, LONG, load_params
 from pipelines.runtime.errors import ExternalError, run_main
 
 
@@ -18,7 +18,12 @@ def find_stages() -> list[str]:
     stages = []
     for file in sorted(RESULTS.rglob("*.json")):
         task, *names = file.relative_to(RESULTS).with_suffix("").parts
-        if task in (ADDITION, COLOCALIZATION):
+        if task == LONG:
+            task, *names = names
+            stages.append(
+                f"long_addition@{'-'.join(names)}" if task == ADDITION else f"long@{'-'.join((task, *names))}"
+            )
+        elif task in (ADDITION, COLOCALIZATION):
             stages.append(f"{task}@{'-'.join(names)}")
         else:
             stages.append(f"train@{'-'.join((task, *names))}")

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from experiments.paper.settings import COLOCALIZATION, FOLDER
+from experiments.paper.settings import COLOCALIZATION, FOLDER, LONG, Schedule
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.files import read_json, write_json
 
@@ -20,6 +20,7 @@ class Result:
         seconds: duration of the training, without evaluation.
         device: name of the GPU, or ``CPU``.
         precision: dtype of autocast.
+        schedule: ``long`` is the paper's, with 150,000 steps.
     """
 
     task: str
@@ -34,6 +35,7 @@ class Result:
     seconds: float
     device: str
     precision: str
+    schedule: Schedule = "short"
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ class ColocalizationResult:
 
 
 def write_result(result: Result) -> None:
-    """Write ``results/<task>/<network>/<seed>.json``."""
-    write_json(RESULTS / result.task / result.network / f"{result.seed}.json", asdict(result))
+    """Write ``results/<task>/<network>/<seed>.json``, or the same in ``results/long/``."""
+    folder = RESULTS / LONG if result.schedule == LONG else RESULTS
+    write_json(folder / result.task / result.network / f"{result.seed}.json", asdict(result))
 
 
 def write_colocalization(result: ColocalizationResult) -> None:
@@ -64,12 +67,13 @@ def write_colocalization(result: ColocalizationResult) -> None:
 
 
 def load_results() -> list[Result]:
-    """Read the results of all trainings.
+    """Read the results of all trainings, of both schedules.
 
     Raises:
         UserError: there are none.
     """
-    results = [Result(**read_json(path)) for path in sorted(RESULTS.glob("*/*/*.json"))]
+    files = [*sorted(RESULTS.glob("*/*/*.json")), *sorted((RESULTS / LONG).glob("*/*/*.json"))]
+    results = [Result(**read_json(path)) for path in files]
     if not results:
         raise UserError(f"{RESULTS}: no results here; make some with: make paper ONLY=R")
     return results

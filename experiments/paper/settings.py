@@ -12,6 +12,8 @@ from pipelines.settings.yaml_file import Section, load_settings
 FOLDER = Path("experiments/paper")
 ADDITION = "addition"
 COLOCALIZATION = "colocalization"
+LONG = "long"
+Schedule = Literal["short", "long"]
 Distortion = Literal["R", "RTS", "P", "E", "TC"]
 Bound = Annotated[float, Field(gt=0, le=10)]
 Network = Literal[
@@ -62,6 +64,20 @@ class OverridesParams(Section):
     addition: OverrideParams
 
 
+class LongParams(Section):
+    """The paper's own schedule: settings that replace those of the section ``train`` and of the tasks."""
+
+    epochs: Count
+    batch_size: Count
+    optimizer: Literal["sgd"]
+    schedule: Literal["thirds"]
+    lr: float = Field(gt=0, le=10)
+    momentum: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0, le=1)
+    localization_lr: LearningRateFactor
+    bound: Bound | None
+
+
 class ColocalizationParams(Section):
     images: int = Field(ge=2, le=1000)
     clutter: int = Field(ge=0, le=1000)
@@ -85,11 +101,13 @@ class Params(Section):
     prepare: PrepareParams
     train: TrainParams
     overrides: OverridesParams
+    long: LongParams
     colocalization: ColocalizationParams
 
-    def train_of(self, task: str) -> TrainParams:
-        """The section ``train`` with the overrides of a task, which is a distortion or ``addition``."""
-        return self.train.model_copy(update=getattr(self.overrides, task).model_dump(exclude_unset=True))
+    def train_of(self, task: str, schedule: Schedule) -> TrainParams:
+        """The section ``train`` with the overrides of a task (a distortion or ``addition``), or with ``long``."""
+        section = self.long if schedule == LONG else getattr(self.overrides, task)
+        return self.train.model_copy(update=section.model_dump(exclude_unset=True))
 
 
 def load_params() -> Params:

@@ -5,14 +5,14 @@ python -m experiments.paper.table
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import t
 
 from experiments.paper.result_files import ColocalizationResult, Result, load_colocalization, load_results
-from experiments.paper.settings import ADDITION, FOLDER, load_params
+from experiments.paper.settings import ADDITION, FOLDER, LONG, Schedule, load_params
 from pipelines.runtime.errors import run_main
 from pipelines.runtime.files import write_json
 
@@ -32,6 +32,7 @@ PAPER = {
 }  # fmt: skip
 NETWORKS = list(dict.fromkeys(name for row in (PAPER["R"], PAPER[ADDITION]) for name in row))
 TABLE, FIGURE, METRICS = FOLDER / "table.md", FOLDER / "table.png", FOLDER / "table.json"
+OURS, OURS_LONG = "ours, 95 % interval", "ours with the paper's schedule"
 OUR_COLOR, PAPER_COLOR = "#d1495b", "#2e86ab"
 
 
@@ -84,6 +85,19 @@ def _group(results: list[Result]) -> dict[str, dict[str, Cell]]:
     }
 
 
+def of_schedule(results: list[Result], schedule: Schedule) -> list[Result]:
+    """The results with this schedule."""
+    return [result for result in results if result.schedule == schedule]
+
+
+def make_tables(results: list[Result]) -> str:
+    """The table of the short schedule, and that of the paper's own; one without results is left out."""
+    tables = [make_table(short)] if (short := of_schedule(results, "short")) else []
+    if long := of_schedule(results, "long"):
+        tables.append("The same with the paper's schedule, 150,000 steps of SGD.\n\n" + make_table(long))
+    return "\n".join(tables)
+
+
 def make_table(results: list[Result]) -> str:
     """A Markdown table with a row for each network: our error and the paper's for each task, and its parameters.
 
@@ -124,16 +138,22 @@ def _describe_trainings(results: list[Result]) -> str:
 
 
 def draw_figure(results: list[Result]) -> Figure:
-    """A panel for each task, with a row for each network: our mean with its interval, and the paper's error."""
-    groups = _group(results)
+    """A panel for each task, with a row for each network: our mean with its interval, and the paper's error.
+
+    The means of the paper's own schedule have a marker of their own.
+    """
+    groups, long = _group(results), _group(of_schedule(results, "long"))
+    short = _group(of_schedule(results, "short"))
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(3.6 * columns + 0.8, 2.6 * rows + 0.6), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for axes, (task, cells) in zip(panels, groups.items(), strict=False):
-        for y, (name, ours) in enumerate(cells.items()):
-            half = None if ours.n == 1 else ours.half
-            axes.errorbar(ours.mean, y, xerr=half, fmt="o", color=OUR_COLOR, capsize=3, label="ours, 95 % interval")
+        for y, name in enumerate(cells):
+            for drawn, marker, label in ((short, "o", OURS), (long, "s", OURS_LONG)):
+                if (ours := drawn.get(task, {}).get(name)) is not None:
+                    half = None if ours.n == 1 else ours.half
+                    axes.errorbar(ours.mean, y, xerr=half, fmt=marker, color=OUR_COLOR, capsize=3, label=label)
             if name in PAPER[task]:
                 axes.plot(PAPER[task][name], y, "D", color=PAPER_COLOR, fillstyle="none", label="the paper's")
         axes.set_yticks(range(len(cells)), list(cells), fontsize=8)
@@ -150,15 +170,20 @@ def draw_figure(results: list[Result]) -> Figure:
     return figure
 
 
-def make_metrics(results: list[Result]) -> dict[str, dict[str, float]]:
-    """DVC's metrics: task → network → mean test error in percent."""
-    return {task: {name: cell.mean for name, cell in cells.items()} for task, cells in _group(results).items()}
+def make_metrics(results: list[Result]) -> dict[str, Any]:
+    """DVC's metrics: task → network → mean test error in percent; ``long`` → task → … for the paper's own schedule."""
+
+    def means(schedule: Schedule) -> dict[str, Any]:
+        groups = _group(of_schedule(results, schedule))
+        return {task: {name: cell.mean for name, cell in cells.items()} for task, cells in groups.items()}
+
+    return means("short") | ({LONG: long} if (long := means("long")) else {})
 
 
 def main() -> None:
     load_params()
     results = load_results()
-    text = make_table(results)
+    text = make_tables(results)
     if colocalization := load_colocalization():
         text += "\n" + make_colocalization_table(colocalization)
     TABLE.write_text(text, encoding="utf-8")

@@ -9,7 +9,7 @@ import torch
 from experiments.paper.addition import SUMS, Sums, make_pairs
 from experiments.paper.networks import paper_network
 from experiments.paper.result_files import Result, write_result
-from experiments.paper.settings import ADDITION, FOLDER, Params, TrainParams
+from experiments.paper.settings import ADDITION, FOLDER, Params, Schedule, TrainParams
 from pipelines.networks.build import count_parameters
 from pipelines.outputs.prepared_data import DatasetMeta, load_meta, load_split
 from pipelines.runtime.errors import ExternalError
@@ -40,8 +40,10 @@ class TaskData(NamedTuple):
     test: Batches
 
 
-def train(task: str, network: str, seed: int, params: Params) -> Result:
+def train(task: str, network: str, seed: int, params: Params, schedule: Schedule = "short") -> Result:
     """Train a network, evaluate it on the test images and write the result.
+
+    ``long`` is the paper's own schedule, the section ``long`` of params.yaml.
 
     A training that was killed continues after its last epoch.
 
@@ -49,7 +51,7 @@ def train(task: str, network: str, seed: int, params: Params) -> Result:
         UserError: the task's data have not been prepared.
         ExternalError: the loss became infinite or NaN.
     """
-    settings, device = params.train_of(task), default_device()
+    settings, device = params.train_of(task, schedule), default_device()
     data = load_data(task, settings)
     variant = paper_network(network, data.meta.image_shape, len(data.meta.classes), settings)
     precision, _ = choose_precision(settings.precision, device)
@@ -73,6 +75,7 @@ def train(task: str, network: str, seed: int, params: Params) -> Result:
         seconds=round(sum(entry["epoch_seconds"] for entry in trainer.history), 1),
         device=torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         precision=str(precision).removeprefix("torch."),
+        schedule=schedule,
     )
     write_result(result)
     checkpoint.unlink(missing_ok=True)  # another process with the same arguments may have deleted it already

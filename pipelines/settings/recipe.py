@@ -26,6 +26,7 @@ class RecipeParams(Section):
     epochs: Count
     batch_size: Count
     optimizer: Literal["muon", "sgd", "adamw"]
+    schedule: Literal["one_cycle", "thirds"] = "one_cycle"
     lr: float = Field(gt=0, le=10)
     warmup: float = Field(ge=0, lt=1)
     momentum: float = Field(ge=0, lt=1)

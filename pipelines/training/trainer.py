@@ -23,7 +23,7 @@ from stn.optimizers import make_optimizer
 from stn.seeds import derive_seed
 from stn.settings import Recipe
 from stn.theta_watch import watch_theta
-from stn.training import NotFiniteError, check_finite, metric_sums, one_cycle, predict, train_epoch
+from stn.training import NotFiniteError, check_finite, make_schedule, metric_sums, predict, train_epoch
 
 WATCHED = 10  # number of validation images whose θ is kept after each epoch
 VALIDATION_BATCH_SIZE = 1000
@@ -69,7 +69,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.network, recipe)
         self.class_weights = class_weights(recipe.class_weights, self.training)
         self.steps = len(self.training) // recipe.batch_size
-        self.scheduler = one_cycle(self.optimizer, self.steps * recipe.epochs, recipe.warmup)
+        self.scheduler = make_schedule(recipe, self.optimizer, self.steps * recipe.epochs)
         self.history: list[dict[str, float]] = []
         self.watched = spread_over_classes(self.validation.labels.cpu(), WATCHED)
         self.theta_history: list[torch.Tensor] = []

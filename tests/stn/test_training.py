@@ -30,6 +30,7 @@ from stn.training import (
     NotFiniteError,
     Outputs,
     check_finite,
+    make_schedule,
     metric_sums,
     one_cycle,
     predict,
@@ -219,6 +220,18 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_zero():
     assert [classifier for classifier, _ in rates] == pytest.approx(expected, abs=1e-9)
     assert [localization for _, localization in rates] == pytest.approx([0.1 * rate for rate in expected], abs=1e-9)
     assert (max(expected), expected[-1]) == pytest.approx((0.2, 0), abs=1e-9)
+
+
+def test_thirds_lowers_the_rate_to_a_tenth_twice():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
+    scheduler, rates = make_schedule(Recipe(1, 8, schedule="thirds"), optimizer, 150), []
+    for _ in range(150):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([0.01] * 50 + [0.001] * 50 + [0.0001] * 50)
+    with pytest.raises(ValueError, match="'halves' is not one of one_cycle, thirds"):
+        make_schedule(Recipe(1, 8, schedule="halves"), optimizer, 150)
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0.0), (1, 0.5), (7, 0.25), (7, 1.0), (40, 0.0)])

@@ -85,6 +85,8 @@ def test_its_stages_run_in_the_repositorys_root(project):
 def test_the_matrices_are_the_settings():
     assert list(STAGES["train"]["matrix"].values()) == ["${distortions}", "${networks}", "${seeds}"]
     assert list(STAGES["addition"]["matrix"].values()) == ["${addition}", "${seeds}"]
+    assert STAGES["long"]["matrix"] == STAGES["train"]["matrix"]
+    assert STAGES["long_addition"]["matrix"] == STAGES["addition"]["matrix"]
     assert list(STAGES["colocalization"]["matrix"].values()) == ["${digits}"]
 
 
@@ -137,6 +139,22 @@ def test_only_r_does_not_select_rts(make_paper):
     params = load_params()
     stages = make_paper("R")[0][0].split()[1:]
     assert len(stages) == len(params.networks) * len(params.seeds) and all(s.startswith("train@R-") for s in stages)
+
+
+def test_the_papers_own_schedule_has_stages_of_its_own(make_paper):
+    params = load_params()
+    networks, seeds = len(params.networks), len(params.seeds)
+    stages = make_paper("R", "SCHEDULE=long")[0][0].split()[1:]
+    assert len(stages) == networks * seeds and all(stage.startswith("long@R-") for stage in stages)
+    stages = make_paper("addition-FCN", "SCHEDULE=long")[0][-2].split()[1:]
+    assert stages == [f"long_addition@FCN-{seed}" for seed in range(seeds)]
+    before = len(calls := make_paper("R", "SCHEDULE=long")[0])
+    calls, done = make_paper("R", "SCHEDULE=longer")
+    assert (
+        len(calls) == before
+        and done.returncode == 2
+        and "error: SCHEDULE: 'longer' given; short or long" in done.stderr
+    )
 
 
 def test_an_unknown_part_is_refused(make_paper):

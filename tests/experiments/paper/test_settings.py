@@ -26,9 +26,18 @@ def test_overrides_replace_the_settings_of_their_task_alone(tmp_path, monkeypatc
     write(tmp_path, monkeypatch, "R: {epochs: 77, bound: null}")
     params = load_params()
     params = params.model_copy(update={"train": params.train.model_copy(update={"bound": 0.5})})
-    own, common = params.train_of("R").model_dump(), params.train_of("P").model_dump()
+    own, common = params.train_of("R", "short").model_dump(), params.train_of("P", "short").model_dump()
     assert common == params.train.model_dump()
     assert {name: own[name] for name in own if own[name] != common[name]} == {"epochs": 77, "bound": None}
+
+
+def test_the_papers_own_schedule_has_its_150000_steps_for_every_task():
+    params = load_params()
+    for task in ("R", "TC", "addition"):
+        recipe = params.train_of(task, "long")
+        steps = recipe.epochs * (round(60000 * (1 - params.prepare.validation)) // recipe.batch_size)
+        assert steps == pytest.approx(150000, rel=1e-3) and recipe.bound is None
+        assert (recipe.optimizer, recipe.batch_size, recipe.lr, recipe.weight_decay) == ("sgd", 256, 0.01, 0.0)
 
 
 @pytest.mark.parametrize(

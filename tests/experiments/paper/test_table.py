@@ -7,15 +7,22 @@ import pytest
 
 from experiments.paper import result_files
 from experiments.paper.result_files import ColocalizationResult, Result
-from experiments.paper.table import draw_figure, make_cell, make_colocalization_table, make_metrics, make_table
+from experiments.paper.table import (
+    draw_figure,
+    make_cell,
+    make_colocalization_table,
+    make_metrics,
+    make_table,
+    make_tables,
+)
 from pipelines.runtime.errors import UserError
 from pipelines.runtime.files import write_json
 
 
-def result(task: str, network: str, seed: int, error: float) -> Result:
+def result(task: str, network: str, seed: int, error: float, **more) -> Result:
     return Result(
         task=task, network=network, seed=seed, test_error=error, validation_error=5.0, parameters=54321, epochs=7,
-        train_images=60000, test_images=10000, seconds=12.3, device="CPU", precision="float32",
+        train_images=60000, test_images=10000, seconds=12.3, device="CPU", precision="float32", **more,
     )  # fmt: skip
 
 
@@ -55,6 +62,17 @@ def test_the_figure_has_a_point_for_each_network():
     assert [a.get_title() for a in axes] == ["R", "TC", "addition"]
     points = {(line.get_marker(), np.asarray(line.get_xdata()).item(0)) for line in axes[0].lines}
     assert {("o", 2.0), ("D", 1.2)} <= points and axes[0].get_yticklabels()[0].get_text() == "CNN"
+
+
+def test_results_of_the_papers_schedule_are_apart():
+    both = [*RESULTS, result("R", "CNN", 0, 0.9, schedule="long"), result("R", "FCN", 0, 2.2, schedule="long")]
+    short, long = make_tables(both).split("The same with the paper's schedule")
+    assert short.rstrip() == make_table(RESULTS).rstrip() and make_tables(RESULTS) == make_table(RESULTS)
+    assert "| CNN | 0.90 (1) | 1.2 |" in long and "2.00" not in long
+    assert make_metrics(both) == {**make_metrics(RESULTS), "long": {"R": {"CNN": 0.9, "FCN": 2.2}}}
+    panel = draw_figure(both).axes[0]
+    points = {(line.get_marker(), np.asarray(line.get_xdata()).item(0)) for line in panel.lines}
+    assert {("o", 2.0), ("s", 0.9), ("s", 2.2)} <= points
 
 
 def test_each_digit_has_a_column_and_each_row_a_mean():

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from experiments.paper import result_files, training
+from experiments.paper.result_files import load_results
 from experiments.paper.settings import ADDITION, load_params
 from experiments.paper.training import load_data, train
 from pipelines.outputs.prepared_data import DatasetMeta
@@ -75,6 +76,20 @@ def test_a_killed_training_continues_and_ends_with_the_same_error(params, folder
     assert epochs == [0, 1, 1, 2]
     assert replace(again, seconds=0) == replace(whole, seconds=0)
     assert train("RTS", "ST-FCN-tps", 2, params).validation_error != whole.validation_error
+
+
+def test_the_papers_own_schedule_has_results_of_its_own(params, folder):
+    long = params.long.model_copy(update={"epochs": 3, "batch_size": 32, "lr": 0.5})
+    rates, train_epoch = [], Trainer.train_epoch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", lambda *given: rates.append(given[0].optimizer.param_groups[0]["lr"]) or
+                      train_epoch(*given))  # fmt: skip
+        result = train("RTS", "CNN", 1, params.model_copy(update={"long": long}), "long")
+    assert rates == pytest.approx([0.5, 0.05, 0.005]), "a third of the steps is an epoch here"
+    assert result.schedule == "long"
+    (path,) = (folder / "results").glob("**/*.json")
+    assert path == folder / "results/long/RTS/CNN/1.json" and read_json(path) == asdict(result)
+    assert load_results() == [result]
 
 
 def test_the_error_is_that_of_the_test_images(params, monkeypatch):

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 # A value that differs from params.yaml; for a choice, all values, since one of them differs.
 OF_TRAIN: dict[str, Any] = {
     "epochs": 77, "batch_size": 99, "optimizer": ("sgd", "muon", "adamw"), "lr": 0.123, "warmup": 0.123,
+    "schedule": ("one_cycle", "thirds"),
     "momentum": 0.123,
     "weight_decay": 0.123, "decay_norms": (True, False), "layer_decay": 0.123, "max_grad_norm": 0.123, "dropout": 0.123,
     "label_smoothing": 0.123, "class_weights": ("none", "balanced"), "sampler": ("uniform", "balanced"),
