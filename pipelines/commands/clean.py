@@ -11,6 +11,7 @@ of this folder. Never deleted: the tracking database and its artifacts, studies,
 import argparse
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +22,7 @@ from pipelines.runtime.locks import hold_lock
 from pipelines.settings.params import CleanParams, Params, load_params
 
 if TYPE_CHECKING:
+    from pipelines.training.checkpoints import Checkpoint
     from pipelines.training.state_folder import Training
 
 # Outputs of the stages, including temporary ones that a kill left behind, and caches of tools.
@@ -89,12 +91,22 @@ def _surplus_items(trainings: Sequence["Training"], keep: CleanParams) -> list[I
         for training in superseded[keep.superseded :]:
             items += _items_of_training(training, "unfinished; a later training was started")
         for training in [latest, *superseded[: keep.superseded]]:
-            kept = [checkpoint for checkpoint in training.checkpoints if checkpoint.is_whole][: keep.checkpoints]
-            surplus = sorted(checkpoint.folder for checkpoint in training.checkpoints if checkpoint not in kept)
             items += [
-                Item(_local_path(folder), "not among the newest checkpoints", training.lock) for folder in surplus
+                Item(_local_path(folder), "not among the newest checkpoints", training.lock)
+                for folder in _surplus_checkpoints(training.checkpoints, keep.checkpoints)
             ]
     return items
+
+
+def _surplus_checkpoints(newest_first: Sequence["Checkpoint"], keep: int) -> list[str]:
+    """The folders of checkpoints that are broken, or not among the ``keep`` newest of their seed."""
+    kept, surplus = Counter(), []
+    for checkpoint in newest_first:
+        if checkpoint.is_whole and kept[checkpoint.seed_folder] < keep:
+            kept[checkpoint.seed_folder] += 1
+        else:
+            surplus.append(checkpoint.folder)
+    return sorted(surplus)
 
 
 def _read_run_cache() -> str:

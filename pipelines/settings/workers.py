@@ -1,4 +1,4 @@
-"""The number of training workers: one number, ``auto``, or a range."""
+"""The number of training workers: one number, ``auto``, ``per_seed``, or a range."""
 
 from typing import Annotated, Literal
 
@@ -24,6 +24,6 @@ class WorkerRange(Section):
 
 # Discriminate by type, so that only one union member reports an error.
 WorkerCount = Annotated[
-    Annotated[Literal["auto"] | Count, Tag("one")] | Annotated[WorkerRange, Tag("range")],
+    Annotated[Literal["auto", "per_seed"] | Count, Tag("one")] | Annotated[WorkerRange, Tag("range")],
     Discriminator(lambda value: "range" if isinstance(value, dict | WorkerRange) else "one"),
 ]

@@ -25,11 +25,13 @@ class Checkpoint(NamedTuple):
 
     Args:
         folder: a path or URI.
+        seed_folder: the folder of its seed, which holds all checkpoints of that seed.
         time: when it was written, in seconds since the Unix epoch.
         is_whole: whether its file is complete.
     """
 
     folder: str
+    seed_folder: str
     time: float
     is_whole: bool
 
@@ -39,6 +41,11 @@ def storage_of(training: str) -> str:
     if shared := environment.get(VARIABLE):
         return f"{shared.rstrip('/')}/{training}"
     return str(state_dir("training", training, "checkpoints"))
+
+
+def seed_storage(storage: str, seed: int) -> str:
+    """The checkpoint folder of one seed, in that of its training."""
+    return f"{storage}/seed-{seed}"
 
 
 def check_writable(storage: str) -> None:
@@ -86,10 +93,10 @@ def storage_errors_explained(storage: str) -> Iterator[None]:
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one start of a training, each to a folder of its own.
+    """Writes the checkpoints of a seed in one start of its training, each to a folder of its own.
 
     Args:
-        storage: the checkpoint folder of the training, a path or URI.
+        storage: the checkpoint folder of the seed, a path or URI.
         keep: number of checkpoints to keep, the newest of all starts.
     """
 
@@ -133,7 +140,8 @@ def checkpoints(storage: str) -> list[Checkpoint]:
     for info in state_files(storage):
         folder = storage + info.path[len(root) :].removesuffix(f"/{STATE_FILE}")
         with suppress(FileNotFoundError), filesystem.open_input_file(info.path) as file:  # deleted since
-            found.append(Checkpoint(folder, info.mtime_ns / 1e9, zipfile.is_zipfile(file)))
+            seed_folder = folder.rsplit("/", 2)[0]
+            found.append(Checkpoint(folder, seed_folder, info.mtime_ns / 1e9, zipfile.is_zipfile(file)))
     return sorted(found, key=lambda checkpoint: checkpoint.time, reverse=True)
 
 

@@ -57,9 +57,9 @@ def check_shares(params: Params, workers: WorkerPlan, meta: DatasetMeta) -> None
         UserError: a worker would get no image.
     """
     images = min(params.train.batch_size, meta.counts["validation"])
-    if workers.number > images:
+    if workers.sharing > images:
         raise UserError(
-            f"train.workers: {params.train.workers} given, which is {workers.number}; a batch or the validation "
+            f"train.workers: {params.train.workers} given, which is {workers.sharing}; a batch or the validation "
             f"images, {images}, cannot be shared among them"
         )
 
@@ -72,7 +72,7 @@ def check_capture(params: Params, workers: WorkerPlan) -> None:
     """
     device = torch.device("cuda" if workers.gpu else "cpu")
     recipe = recipe_of(params.train, VariantParams(transformer=None))
-    reason = reason_against_capture(recipe, device, workers.most)
+    reason = reason_against_capture(recipe, device, workers.most_sharing)
     if params.train.capture == "on" and reason:
         raise UserError(f"train.capture: on given; {reason}; set it to auto or off")
 
@@ -84,7 +84,7 @@ def check_batch_norm(name: str, params: Params, variant: VariantParams, meta: Da
         UserError: the share of a worker in a batch is one image, and the network has batch normalization.
     """
     batch_size = params.train.batch_size
-    if batch_size // workers.most < 2:
+    if batch_size // workers.most_sharing < 2:
         network = check_network(name, variant, meta.image_shape, len(meta.classes))
         if has_batch_norm(network):
             raise UserError(

@@ -19,19 +19,21 @@ from stn.theta_trouble import Trouble
 
 
 class RunRecorder:
-    """Records epochs in the MLflow run of each seed, one run at a time.
+    """Records epochs in the MLflow run of each seed.
 
     It stops recording when the disk is full. The driver logs the missing epochs from the checkpoint at the end.
     """
 
     def __init__(self, runs: Mapping[int, TrainingRun]):
         self.runs = runs
-        self.running: TrainingRun | None = None
+        self.running: dict[int, TrainingRun] = {}
         self.recording = True
 
     def start(self, seed: int) -> None:
-        """Mark the seed's run as running and the previous one as finished."""
-        self._record(lambda: self._switch_to(self.runs[seed]))
+        """Mark the seed's run as running."""
+        if seed not in self.running:
+            self.running[seed] = self.runs[seed]
+            self._record(self.runs[seed].start)
 
     def log_epoch(self, seed: int, metrics: Metrics) -> None:
         """Log one epoch's metrics."""
@@ -41,18 +43,12 @@ class RunRecorder:
         """Set the tag that names the trouble of a seed's θ."""
         self._record(lambda: self.runs[seed].describe(tags=trouble_tags(trouble)))
 
-    def end(self, status: str) -> None:
-        """End the run that is running, if any. ``status`` is FINISHED, FAILED or KILLED."""
-        if self.running is not None:
-            running, self.running = self.running, None
-            self._record(lambda: running.end(status))
-
-    def _switch_to(self, run: TrainingRun) -> None:
-        if self.running is not run:
-            if self.running is not None:
-                self.running.end("FINISHED")
-            self.running = run
-            run.start()
+    def end(self, status: str, seed: int | None = None) -> None:
+        """End the run of a seed, or by default all that are running. ``status`` is FINISHED, FAILED or KILLED."""
+        for ended in list(self.running) if seed is None else [seed]:
+            run = self.running.pop(ended, None)
+            if run is not None:
+                self._record(lambda run=run: run.end(status))
 
     def _record(self, write: Callable[[], None]) -> None:
         try:
@@ -80,7 +76,7 @@ class Listener:
     def __init__(self, runs: Mapping[int, TrainingRun], reporter: Reporter, epochs: int):
         self.recorder = RunRecorder(runs)
         self.reporter, self.epochs = reporter, epochs
-        self.positions = {seed: position for position, seed in enumerate(runs)}
+        self.done = dict.fromkeys(runs, 0.0)  # epochs of each seed
         self.started: WorkersStarted | None = None
         self.first_start: float | None = None
         self.last_epoch: float | None = None
@@ -105,6 +101,8 @@ class Listener:
                 self._show_progress(seed, metrics["epoch"], metrics["images_per_second"])
                 self.recorder.log_epoch(seed, metrics)
                 self._show_trouble(seed, int(metrics["epoch"]), trouble)
+                if metrics["epoch"] == self.epochs:
+                    self.recorder.end("FINISHED", seed)
             case NotFinite():
                 self.not_finite = message
 
@@ -116,8 +114,9 @@ class Listener:
         for note in message.notes:
             print(note, flush=True)
         print(f"{message.device}, {message.precision.dtype}: {message.precision.reason}", flush=True)
-        if message.resumed_epochs:
-            print(f"resumed after {message.resumed_epochs} of {self.reporter.total} epochs", flush=True)
+        self.done |= message.resumed
+        if resumed := sum(message.resumed.values()):
+            print(f"resumed after {resumed} of {self.reporter.total} epochs", flush=True)
 
     def _show_trouble(self, seed: int, epoch: int, trouble: Mapping[Trouble, int]) -> None:
         """Print and record the kinds of trouble that were seen first in this epoch."""
@@ -132,4 +131,5 @@ class Listener:
 
     def _show_progress(self, seed: int, epochs: float, images_per_second: float) -> None:
         note = f"seed {seed} · {images_per_second:,.0f} images/s{self.accuracy_note}"
-        self.reporter.update(self.positions[seed] * self.epochs + epochs, note)
+        self.done[seed] = epochs
+        self.reporter.update(sum(self.done.values()), note)

@@ -1,4 +1,4 @@
-"""Messages from rank 0 of the workers to the driver."""
+"""Messages from the workers to the driver: from rank 0, or from each worker that trains seeds of its own."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
@@ -15,8 +15,8 @@ class WorkersStarted(NamedTuple):
         time: seconds since the Unix epoch.
         device: torch's name of the device.
         precision: dtype of autocast, and why it was chosen.
-        workers: number of workers.
-        resumed_epochs: epochs of all seeds that earlier starts have finished.
+        workers: number of workers that share a batch.
+        resumed: seed → epochs that earlier starts have finished, for seeds that have a checkpoint.
         notes: one line for each unreadable checkpoint.
     """
 
@@ -24,7 +24,7 @@ class WorkersStarted(NamedTuple):
     device: str
     precision: Precision
     workers: int
-    resumed_epochs: int
+    resumed: Mapping[int, int]
     notes: list[str]
 
 
@@ -49,7 +49,7 @@ class StepsDone(NamedTuple):
 
 
 class EpochDone(NamedTuple):
-    """An epoch is finished and its checkpoint is stored.
+    """An epoch is finished. A checkpoint after the last epoch of a seed is stored before this message is sent.
 
     Args:
         time: seconds since the Unix epoch.
@@ -63,7 +63,7 @@ class EpochDone(NamedTuple):
 
 
 class NotFinite(NamedTuple):
-    """The loss of a seed became infinite or NaN. The workers stop after this message."""
+    """The loss of a seed became infinite or NaN. The workers of that seed stop after this message."""
 
     seed: int
     reason: str
@@ -73,7 +73,7 @@ Message = WorkersStarted | SeedStarted | StepByStep | StepsDone | EpochDone | No
 
 
 class Sender(Protocol):
-    """Takes the messages of rank 0."""
+    """Takes the messages."""
 
     def send(self, message: Message) -> None:
         """Send a message without waiting for its arrival."""

@@ -1,5 +1,7 @@
 """Exchange between the ranks of a distributed training. With one rank, nothing is exchanged."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -52,3 +54,18 @@ def all_reduce(values: torch.Tensor) -> torch.Tensor:
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
+
+
+def broadcast(value: Any) -> Any:
+    """Return rank 0's ``value`` on every rank."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def leave_group() -> None:
+    """Exchange nothing from now on: this rank trains alone. Called by all ranks."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -6,7 +6,7 @@ One worker on this machine trains in the driver's process. Several workers, or a
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from pipelines.outputs.prepared_data import DatasetMeta, load_meta
 from pipelines.outputs.trained_models import (
     CHANGEABLE_TRAIN,
     CHANGEABLE_VARIANT,
+    FinishedSeed,
     Metrics,
     TrainingRecord,
     publish_result,
@@ -48,7 +49,7 @@ from pipelines.training.local import train_in_process
 from pipelines.training.marker import take_last_end
 from pipelines.training.precision import load_precision, store_precision
 from pipelines.training.recipe import recipe_of
-from pipelines.training.state import TrainingState, load_state
+from pipelines.training.state import load_states
 from pipelines.training.worker import TrainingJob
 from pipelines.training.worker_plan import WorkerPlan, plan_workers, this_machine
 from stn.theta_trouble import first_epochs
@@ -139,11 +140,12 @@ class TrainingDriver:
                 record, runs = self._open(outbox, workers)
                 listener = self._run_workers(workers, runs, train_on_ray, self.folder / "error.log")
             self.timeline.mark("end of Ray")
-        state, _ = load_state(self.storage)
-        assert state is not None and set(state.finished) == set(runs)
+        states, _ = load_states(self.storage)
+        finished = {seed: state.finished for seed in runs if (state := states[seed]).finished is not None}
+        assert finished.keys() == runs.keys()
         if (seen := listener.started) is not None:
             record = replace(record, device=seen.device, precision=seen.precision.dtype, workers=seen.workers)
-        self._finish(state, runs, record)
+        self._finish(finished, runs, record)
 
     def _open(self, outbox: Outbox, workers: WorkerPlan) -> tuple[TrainingRecord, dict[int, TrainingRun]]:
         """Open the MLflow runs and describe them by the record of this training."""
@@ -169,7 +171,7 @@ class TrainingDriver:
             git_dirty=commit.dirty,
             git_diff=commit.diff,
             libraries=libraries(),
-            workers=workers.number,
+            workers=workers.sharing,
             threads=workers.threads,
             gpu=workers.gpu,
         )
@@ -177,7 +179,7 @@ class TrainingDriver:
     def _run_workers(self, workers: WorkerPlan, runs: dict[int, TrainingRun], run_job: RunJob, place: Path) -> Listener:
         """Train with ``run_job``: :func:`train_in_process`, or ``train_on_ray``. ``place`` is passed to it last."""
         train = self.params.train
-        job = make_job(self.params, self.variant, self.meta, self.storage, workers.threads)
+        job = make_job(self.params, self.variant, self.meta, self.storage, workers)
         with progress(self.name, len(runs) * train.epochs) as reporter:
             listener = Listener(runs, reporter, train.epochs)
             try:
@@ -196,21 +198,25 @@ class TrainingDriver:
             )
         return listener
 
-    def _finish(self, state: TrainingState, runs: dict[int, TrainingRun], record: TrainingRecord) -> None:
+    def _finish(
+        self, finished: Mapping[int, FinishedSeed], runs: Mapping[int, TrainingRun], record: TrainingRecord
+    ) -> None:
         """Log what is not logged yet, end the runs, write the result and delete the checkpoints."""
         for seed, run in runs.items():
-            for metrics in state.finished[seed].history:
+            for metrics in finished[seed].history:
                 run.log_epoch(metrics)
-            trouble = first_epochs(state.finished[seed].history, self.params.train.epochs)
+            trouble = first_epochs(finished[seed].history, self.params.train.epochs)
             run.describe(tags=record.machine_tags() | trouble_tags(trouble))
             run.end("FINISHED")
         run_ids = {seed: run.run_id for seed, run in runs.items()}
         with attach_path_to_errors(self.folder / "result"):
-            write_result(state.finished, run_ids, record, self.folder / "result")
+            write_result(finished, run_ids, record, self.folder / "result")
         remove(self.storage)
 
 
-def make_job(params: Params, variant: VariantParams, meta: DatasetMeta, storage: str, threads: int) -> TrainingJob:
+def make_job(
+    params: Params, variant: VariantParams, meta: DatasetMeta, storage: str, workers: WorkerPlan
+) -> TrainingJob:
     """What the workers of a training of ``variant`` receive."""
     return TrainingJob(
         make_network=meta.network_builder(variant, params.train.dropout, load_weights=True),
@@ -219,7 +225,8 @@ def make_job(params: Params, variant: VariantParams, meta: DatasetMeta, storage:
         meta=meta,
         storage=storage,
         keep=params.clean.checkpoints,
-        threads=threads,
+        threads=workers.threads,
+        per_seed=workers.per_seed,
         residency=params.train.residency,
         precision=load_precision(params.train, meta.digest),
     )

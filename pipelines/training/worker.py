@@ -1,25 +1,25 @@
-"""The training function: trains all seeds of one variant, one after another, and stores a checkpoint every epoch.
+"""The training function: trains the seeds of one variant, one after another, and stores checkpoints.
 
-A checkpoint holds the :class:`~pipelines.training.state.TrainingState`: results of the finished seeds, and network,
-optimizer and schedule of the seed in progress. Random numbers are derived from (seed, epoch, rank) at the start of
-each epoch, so that a training that was killed and resumed ends with the same weights as an undisturbed one.
+A checkpoint holds the :class:`~pipelines.training.state.SeedState` of a seed: network, optimizer and schedule, or the
+result. Random numbers are derived from (seed, epoch, rank) at the start of each epoch, so that a training that was
+killed and resumed ends with the same weights as an undisturbed one.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from pipelines.outputs.prepared_data import DatasetMeta, TrainingSplits
 from pipelines.training.batches import make_training_data
-from pipelines.training.checkpoints import CheckpointWriter
+from pipelines.training.checkpoints import CheckpointWriter, seed_storage
 from pipelines.training.messages import EpochDone, NotFinite, SeedStarted, Sender, StepByStep, StepsDone, WorkersStarted
 from pipelines.training.precision import Precision, measure_precision
-from pipelines.training.state import TrainingState, load_state, serialize
+from pipelines.training.ranks import broadcast, leave_group
+from pipelines.training.state import SeedState, load_states, serialize
 from pipelines.training.trainer import Trainer
 from stn.classifiers import Network
 from stn.settings import Recipe
@@ -27,6 +27,8 @@ from stn.theta_trouble import first_epochs
 from stn.training import NotFiniteError
 
 REPORT_EVERY_S = 1.0
+# A GPU can train an epoch in less time than a checkpoint takes. A kill costs this much work more.
+CHECKPOINT_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,9 @@ class TrainingJob:
         seeds: the training seeds, in the order of training.
         meta: description of the prepared data.
         storage: folder of the checkpoints, an absolute path or a URI.
-        keep: number of checkpoints to keep, the newest.
+        keep: number of checkpoints of each seed to keep, the newest.
         threads: CPU threads of each worker.
+        per_seed: whether each worker trains seeds of its own; otherwise all workers share each batch.
         residency: the setting ``train.residency``.
         precision: the precision that was chosen before. None: rank 0 chooses it.
     """
@@ -52,20 +55,22 @@ class TrainingJob:
     storage: str
     keep: int
     threads: int
+    per_seed: bool = False
     residency: str = "auto"
     precision: Precision | None = None
 
 
 class TrainingWorker:
-    """One of ``world_size`` workers, which all hold the same :class:`TrainingState`.
+    """One of ``world_size`` workers.
 
-    Rank 0 alone loads and stores checkpoints and sends messages.
+    Either all of them share the batches of one seed after another, and rank 0 alone stores checkpoints and sends
+    messages; or each trains seeds of its own and does this itself. Rank 0 alone loads checkpoints.
 
     Args:
         job: the training.
         splits: its images and labels.
         device: where the network is trained.
-        sender: takes the messages of rank 0.
+        sender: takes the messages.
         sharing: number of workers that share the memory of the device.
     """
 
@@ -81,65 +86,69 @@ class TrainingWorker:
         sharing: int = 1,
     ):
         self.job, self.device, self.sender = job, device, sender
-        self.rank, self.world_size = rank, world_size
+        self.is_first = rank == 0
+        self.seeds = job.seeds[rank::world_size] if job.per_seed else job.seeds
+        # Of the workers that share a batch.
+        self.rank, self.world_size = (0, 1) if job.per_seed else (rank, world_size)
         torch.set_num_threads(job.threads)
         self.data = make_training_data(
             splits, job.meta, job.recipe, device, residency=job.residency, sharing=sharing
         )  # fmt: skip
-        self.checkpoints = CheckpointWriter(job.storage, job.keep)
 
     def run(self) -> None:
-        """Train every seed that is not finished yet, from the latest checkpoint."""
-        state, notes = load_state(self.job.storage) if self.rank == 0 else (None, [])
-        state = state or TrainingState()
-        if self.rank == 0:
-            state.precision = state.precision or self._choose_precision()
-            self._send_start(state, state.precision, notes)
-        state = broadcast(state)  # the ranks may be on different machines
-        for seed in self.job.seeds:
-            if seed not in state.finished:
+        """Train every seed of this worker that is not finished yet, from its latest checkpoint."""
+        precision, states = broadcast(self._start() if self.is_first else None)  # workers may be on different machines
+        if self.job.per_seed:
+            leave_group()
+        for seed in self.seeds:
+            state = states.get(seed)
+            if state is None or state.finished is None:
                 try:
-                    self._train_seed(seed, state)
+                    self._train_seed(seed, precision, state)
                 except NotFiniteError as error:
                     # All ranks raise it. The worker returns, because Ray would repeat the training after an error.
                     if self.rank == 0:
                         self.sender.send_and_wait(NotFinite(seed, str(error)))
                     return
 
-    def _choose_precision(self) -> Precision:
+    def _start(self) -> tuple[Precision, dict[int, SeedState]]:
+        """Load the checkpoints, choose the precision, and tell the driver."""
         job = self.job
-        return job.precision or measure_precision(job.recipe, job.make_network, self.data, self.world_size)
-
-    def _send_start(self, state: TrainingState, precision: Precision, notes: list[str]) -> None:
+        states, notes = load_states(job.storage)
+        precision = next((state.precision for state in states.values()), job.precision)
+        if precision is None:
+            precision = measure_precision(job.recipe, job.make_network, self.data, self.world_size)
         message = WorkersStarted(
             time=time.time(),
             device=str(self.device),
             precision=precision,
             workers=self.world_size,
-            resumed_epochs=state.epochs_done,
+            resumed={seed: state.epochs_done for seed, state in states.items()},
             notes=notes,
         )
         self.sender.send(message)
+        return precision, states
 
-    def _train_seed(self, seed: int, state: TrainingState) -> None:
-        """Train one seed to its end and update ``state`` after each epoch."""
-        assert state.precision is not None
+    def _train_seed(self, seed: int, precision: Precision, state: SeedState | None) -> None:
+        """Train one seed to its end, from ``state`` if there is one."""
         trainer = Trainer(
             self.job.make_network, self.job.recipe, self.data, seed,
-            precision=state.precision.torch_dtype, rank=self.rank, world_size=self.world_size,
+            precision=precision.torch_dtype, rank=self.rank, world_size=self.world_size,
         )  # fmt: skip
-        if state.trainer is not None:
-            assert state.seed == seed, (state.seed, seed)
+        if state is not None and state.trainer is not None:
             trainer.load_state_dict(state.trainer)
         if self.rank == 0:
             self.sender.send(SeedStarted(seed))
+        checkpoints = CheckpointWriter(seed_storage(self.job.storage, seed), self.job.keep)
+        stored = -math.inf
         while trainer.done < trainer.epochs:
             metrics = trainer.train_epoch(self._step_reporter(seed, trainer) if self.rank == 0 else None)
-            state.update(seed, trainer)
             if self.rank == 0:
                 if trainer.done == 1 and (reason := reason_for_eager_steps(trainer)):
                     self.sender.send(StepByStep(reason))
-                self.checkpoints.write(serialize(state), state.epochs_done)
+                if trainer.done == trainer.epochs or time.monotonic() - stored >= CHECKPOINT_EVERY_S:
+                    checkpoints.write(serialize(SeedState.of(trainer, precision)), trainer.done)
+                    stored = time.monotonic()
                 trouble = first_epochs(trainer.history, trainer.epochs)
                 self.sender.send(EpochDone(time.time(), seed, metrics, trouble))
 
@@ -163,12 +172,3 @@ def reason_for_eager_steps(trainer: Trainer) -> str | None:
     """Say why a trainer on a GPU has not captured its step; None if it has, or if ``train.capture`` is off."""
     wanted = trainer.training.device.type == "cuda" and trainer.recipe.capture != "off"
     return trainer.reason_against_capture if wanted and trainer.captured is None else None
-
-
-def broadcast(value: Any) -> Any:
-    """Return rank 0's ``value`` on every rank."""
-    if not dist.is_initialized():
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]

@@ -14,6 +14,9 @@ from pipelines.runtime.errors import UserError
 from pipelines.settings.params import TrainParams
 from pipelines.settings.workers import WorkerRange
 
+# With several GPUs, auto uses no more of them than give each a share of a batch of this size.
+SMALLEST_SHARE = 32
+
 
 class Node(NamedTuple):
     """CPUs, GPUs and bytes of memory that a node lends to Ray."""
@@ -36,6 +39,8 @@ class WorkerPlan(NamedTuple):
         threads: CPU threads of each worker.
         gpu: whether each worker takes one GPU.
         least, most: the limits of ``number``. Training is elastic if they differ.
+        per_seed: whether each worker trains seeds of its own; otherwise all workers share each batch.
+        idle_gpus: GPUs that ``auto`` does not use, because shares of a batch would be too small.
     """
 
     number: int
@@ -43,11 +48,28 @@ class WorkerPlan(NamedTuple):
     gpu: bool
     least: int
     most: int
+    per_seed: bool = False
+    idle_gpus: int = 0
+
+    @property
+    def sharing(self) -> int:
+        """The number of workers that share a batch now."""
+        return 1 if self.per_seed else self.number
+
+    @property
+    def most_sharing(self) -> int:
+        """The largest number of workers that may share a batch."""
+        return 1 if self.per_seed else self.most
 
     def __str__(self) -> str:
         kind = "one GPU and " if self.gpu else ""
         elastic = f" ({self.least} to {self.most})" if self.least < self.most else ""
-        return f"{self.number} worker{'s' * (self.number > 1)}{elastic}, {kind}{self.threads} CPU thread(s) each"
+        text = f"{self.number} worker{'s' * (self.number > 1)}{elastic}, {kind}{self.threads} CPU thread(s) each"
+        if self.per_seed:
+            text += ", each trains seeds of its own"
+        if self.idle_gpus:
+            text += f"; {self.idle_gpus} GPU(s) idle, because shares under {SMALLEST_SHARE} images would be slow"
+        return text
 
     def room(self, nodes: Sequence[Node]) -> int:
         """The number of workers, up to ``most``, that fit on ``nodes`` when nothing else runs there."""
@@ -61,16 +83,26 @@ class WorkerPlan(NamedTuple):
 def plan_workers(train: TrainParams, nodes: Sequence[Node]) -> WorkerPlan:
     """Resolve ``train.workers`` and ``train.threads`` for the nodes of a cluster, or for one machine.
 
+    ``auto`` gives each seed a GPU of its own before it shares batches among several.
+
     Raises:
         UserError: the nodes have too few GPUs or CPUs.
     """
     gpus = sum(node.gpus for node in nodes)
     nodes = [node for node in nodes if (node.gpus if gpus else node.cpus)]
     cpus = sum(node.cpus for node in nodes)
+    seeds, idle_gpus = len(train.seeds), 0
+    per_seed = train.workers == "per_seed" or (train.workers == "auto" and min(gpus, seeds) > 1)
     if isinstance(train.workers, WorkerRange):
         least, most = train.workers.min, train.workers.max
+    elif per_seed:
+        least, most = 1, seeds
+    elif train.workers == "auto":
+        least = most = max(1, min(gpus, train.batch_size // SMALLEST_SHARE))
+        idle_gpus = max(0, gpus - most)
     else:
-        least = most = max(1, gpus) if train.workers == "auto" else train.workers
+        assert isinstance(train.workers, int)
+        least = most = train.workers
     if gpus and least > gpus:
         raise UserError(f"train.workers: {least} given; each takes a GPU, and there are {gpus}")
     threads, wanted = train.threads, max(least, min(most, gpus or cpus))
@@ -79,10 +111,11 @@ def plan_workers(train: TrainParams, nodes: Sequence[Node]) -> WorkerPlan:
     elif threads == "auto":
         smallest = min((node.cpus for node in nodes), default=0)
         threads = max(1, smallest // math.ceil(wanted / max(1, len(nodes))))
-    plan = WorkerPlan(wanted, threads, gpus > 0, least, most)
+    plan = WorkerPlan(wanted, threads, gpus > 0, least, most, per_seed, idle_gpus)
     if (room := plan.room(nodes)) < least:
         raise UserError(
-            f"train.workers: {least} given, of {threads} thread(s) each; {cpus} CPU(s) on {len(nodes)} machine(s) have "
-            f"room for {room}"
+            f"train.workers: {'per_seed' if train.workers == 'per_seed' else least} given, of {threads} thread(s) "
+            f"each; {cpus} CPU(s) on {len(nodes)} machine(s) have room for {room}"
         )
-    return plan._replace(number=min(wanted, room))
+    plan = plan._replace(number=min(wanted, room))
+    return plan._replace(least=plan.number, most=plan.number) if per_seed else plan

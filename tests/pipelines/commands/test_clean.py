@@ -59,12 +59,17 @@ class Trainings:
                 os.utime(each, (self.clock, self.clock))
 
     def unfinished(self, variant: str, *starts: int, half_written: bool = False) -> Path:
-        """Create an unfinished training with this many checkpoints of each of its starts."""
+        """Create an unfinished training of seed 0 with this many checkpoints of each start."""
         path = self._name(variant)
         path.mkdir()
+        self.add_seed(path, *starts, half_written=half_written)
+        return path
+
+    def add_seed(self, path: Path, *starts: int, seed: int = 0, half_written: bool = False) -> None:
+        """Add this many checkpoints of each start of a seed to an unfinished training."""
         for start, count in enumerate(starts):
             for number in range(count):
-                checkpoint = path / "checkpoints" / f"start{start}" / f"checkpoint_{number}"
+                checkpoint = path / "checkpoints" / f"seed-{seed}" / f"start{start}" / f"checkpoint_{number}"
                 checkpoint.mkdir(parents=True)
                 torch.save({"epoch": number, "w": torch.ones(500)}, checkpoint / "state.pt")
                 last = number == count - 1 and start == len(starts) - 1
@@ -72,7 +77,6 @@ class Trainings:
                     (checkpoint / "state.pt").write_bytes((checkpoint / "state.pt").read_bytes()[:900])
                 self._tick(checkpoint)
         self._tick(path)
-        return path
 
     def finished(self, variant: str, recorded: bool = True) -> Path:
         """Create a finished training; ``recorded`` adds it to DVC's run cache."""
@@ -164,14 +168,16 @@ def test_superseded_trainings_beyond_those_to_keep_go(folder, trainings):
 
 def test_the_newest_readable_checkpoints_stay(folder, trainings):
     training = trainings.unfinished("stn", 2, 3, half_written=True)
-    checkpoints = training / "checkpoints"
+    checkpoints = training / "checkpoints/seed-0"
     first, second = checkpoints / "start0", checkpoints / "start1"
     half = second / "checkpoint_2"
     assert listed_state(folder, "clean.checkpoints=3") == {first / "checkpoint_0", half}
     assert listed_state(folder, "clean.checkpoints=1") == {first / "checkpoint_0", first / "checkpoint_1",
                                                     second / "checkpoint_0", half}  # fmt: skip
+    trainings.add_seed(training, 2, seed=5)
     clean.delete_items(clean.find_items(load_params()))
-    assert [path.parent for path in checkpoints.rglob("state.pt")] == [second / "checkpoint_1"]
+    kept = [path.parent for path in sorted(training.rglob("state.pt"))]
+    assert kept == [second / "checkpoint_1", training / "checkpoints/seed-5/start0/checkpoint_1"]
 
 
 @pytest.mark.parametrize("shared", ["folder", "s3"])
@@ -203,7 +209,7 @@ def test_checkpoints_elsewhere_go_if_they_belong_to_trainings_of_the_folder(
     before = left()
     assert len(before) == 6
     # The copies have the same age, so any one of the three may be the surplus one.
-    assert len(re.findall(rf"{own.name}/start0/checkpoint_\d  \(not among", run(capsys))) == 1
+    assert len(re.findall(rf"{own.name}/seed-0/start0/checkpoint_\d  \(not among", run(capsys))) == 1
     after = left()
     assert len(after) == 5 and all(name.startswith(own.name) for name in before - after)
     run(capsys, "--all")

@@ -12,10 +12,17 @@ from pipelines.training.checkpoints import (
     check_writable,
     checkpoints,
     remove,
+    seed_storage,
     storage_of,
 )
 from pipelines.training.host_checks import check_reachable, read_error
-from pipelines.training.state import TrainingState, load_state, serialize
+from pipelines.training.precision import Precision
+from pipelines.training.state import SeedState, load_states, serialize
+
+
+def after(epochs: int, seed: int = 0) -> bytes:
+    """A checkpoint of a seed after some epochs."""
+    return serialize(SeedState(seed, Precision("float32", "by hand"), trainer={"epoch": epochs}))
 
 
 @pytest.fixture
@@ -47,28 +54,32 @@ def test_what_is_written_there_is_found_and_removed(shared, alone):
     assert place.startswith(shared)
     check_reachable(place)
     check_writable(place)
-    assert load_state(place) == (None, [])  # the checks have left nothing behind
+    assert load_states(place) == ({}, [])  # the checks have left nothing behind
     filesystem, root = FileSystem.from_uri(place)
     filesystem.create_dir(f"{root}/ray")  # in S3 an object that stands for a folder, as Ray makes them
-    CheckpointWriter(place, keep=2).write(serialize(TrainingState(seed=0, trainer={"epoch": 3})), epochs_done=3)
-    state, notes = load_state(place)
-    assert state is not None and state.epochs_done == 3 and notes == []
+    CheckpointWriter(seed_storage(place, 0), keep=2).write(after(3), epochs_done=3)
+    states, notes = load_states(place)
+    assert states[0].epochs_done == 3 and notes == []
     remove(place)
-    assert load_state(place) == (None, [])
+    assert load_states(place) == ({}, [])
 
 
-def test_the_newest_checkpoints_of_all_starts_stay(shared):
+def test_the_newest_checkpoints_of_each_seed_stay(shared):
+    """Of all starts; a writer deletes no checkpoint of another seed."""
     place = storage_of("stn-1")
     for start, keep in enumerate((1, 3)):
-        writer = CheckpointWriter(place, keep)
+        writers = {seed: CheckpointWriter(seed_storage(place, seed), keep) for seed in (0, 7)}
         for epoch in range(1, 5):
-            writer.write(serialize(TrainingState(seed=0, trainer={"epoch": 10 * start + epoch})), 10 * start + epoch)
+            for seed, writer in writers.items():
+                writer.write(after(10 * start + epoch + seed, seed), 10 * start + epoch + seed)
     found = checkpoints(place)
-    kept = sorted(checkpoint.folder.rpartition("/")[2] for checkpoint in found)
-    assert kept == ["checkpoint_000012", "checkpoint_000013", "checkpoint_000014"]
-    assert all(checkpoint.is_whole for checkpoint in found)
-    state, _ = load_state(place)
-    assert state is not None and state.epochs_done == 14
+    for seed in (0, 7):
+        of_seed = [checkpoint.folder for checkpoint in found if checkpoint.seed_folder == f"{place}/seed-{seed}"]
+        kept = sorted(folder.rpartition("/")[2] for folder in of_seed)
+        assert kept == [f"checkpoint_{epochs + seed:06d}" for epochs in (12, 13, 14)]
+    assert len(found) == 6 and all(checkpoint.is_whole for checkpoint in found)
+    states, _ = load_states(place)
+    assert {seed: state.epochs_done for seed, state in states.items()} == {0: 14, 7: 21}
 
 
 def test_a_host_that_does_not_see_it_is_named(shared, monkeypatch):

@@ -69,8 +69,10 @@ def listener(runs, reporter) -> Listener:
     return Listener(runs, reporter, EPOCHS)
 
 
-def started(time: float = 5.0, workers: int = 2, resumed: int = 0, notes: tuple[str, ...] = ()) -> WorkersStarted:
-    return WorkersStarted(time, "cpu", Precision("float32", "set by hand"), workers, resumed, list(notes))
+def started(
+    time: float = 5.0, workers: int = 2, resumed: dict[int, int] | None = None, notes: tuple[str, ...] = ()
+) -> WorkersStarted:
+    return WorkersStarted(time, "cpu", Precision("float32", "set by hand"), workers, resumed or {}, list(notes))
 
 
 def epoch(number: int, seed: int, trouble: dict[Trouble, int] | None = None) -> EpochDone:
@@ -83,30 +85,47 @@ def epoch(number: int, seed: int, trouble: dict[Trouble, int] | None = None) -> 
     return EpochDone(10.0 * number, seed, metrics, trouble or {})
 
 
-def test_seeds_are_recorded_one_after_another(listener, log):
-    for message in (SeedStarted(7), epoch(1, 7), SeedStarted(7), epoch(2, 7), SeedStarted(3), epoch(1, 3)):
+def test_the_run_of_a_seed_ends_after_its_last_epoch(listener, log):
+    messages = (SeedStarted(7), epoch(1, 7), SeedStarted(7), epoch(EPOCHS, 7), SeedStarted(3), epoch(1, 3))
+    for message in messages:
         listener.handle(message)  # a replaced worker sends SeedStarted again
-    listener.recorder.end("FINISHED")
-    listener.recorder.end("KILLED")  # no run is running
+    listener.recorder.end("KILLED")
+    listener.recorder.end("FINISHED")  # no run is running
     assert log == [
-        (7, "start"), (7, "epoch", 1), (7, "epoch", 2), (7, "end", "FINISHED"),
-        (3, "start"), (3, "epoch", 1), (3, "end", "FINISHED"),
+        (7, "start"), (7, "epoch", 1), (7, "epoch", EPOCHS), (7, "end", "FINISHED"),
+        (3, "start"), (3, "epoch", 1), (3, "end", "KILLED"),
     ]  # fmt: skip
     assert listener.last_epoch == 10.0
 
 
+def test_seeds_can_be_trained_side_by_side(listener, reporter, log):
+    for message in (SeedStarted(7), SeedStarted(3), epoch(1, 3), epoch(1, 7), epoch(EPOCHS, 3), epoch(2, 7)):
+        listener.handle(message)
+    listener.recorder.end("FAILED")
+    assert [entry for entry in log if entry[1] != "epoch"] == [
+        (7, "start"), (3, "start"), (3, "end", "FINISHED"), (7, "end", "FAILED")
+    ]  # fmt: skip
+    assert [done for done, _ in reporter.updates] == [1, 2, EPOCHS + 1, EPOCHS + 2]
+
+
 def test_progress_counts_all_seeds_and_shows_the_last_accuracy(listener, reporter):
-    for message in (StepsDone(7, 0.5, 1000.0), epoch(1, 7), StepsDone(3, 1.25, 1000.0)):
+    for message in (StepsDone(7, 0.5, 1000.0), epoch(EPOCHS, 7), StepsDone(3, 1.25, 1000.0)):
         listener.handle(message)
     assert reporter.updates == [
         (0.5, "seed 7 · 1,000 images/s"),
-        (1, "seed 7 · 2,000 images/s · validation accuracy 50.00%, balanced 40.00%"),
+        (EPOCHS, "seed 7 · 2,000 images/s · validation accuracy 50.00%, balanced 40.00%"),
         (EPOCHS + 1.25, "seed 3 · 1,000 images/s · validation accuracy 50.00%, balanced 40.00%"),
     ]
 
 
+def test_progress_counts_what_earlier_starts_have_done(listener, reporter):
+    listener.handle(started(resumed={7: EPOCHS, 3: 1}))
+    listener.handle(StepsDone(3, 1.5, 1000.0))
+    assert [done for done, _ in reporter.updates] == [EPOCHS + 1.5]
+
+
 def test_a_start_shows_notes_precision_and_what_was_resumed(listener, capsys):
-    listener.handle(started(notes=("state.pt: unreadable checkpoint",), resumed=3))
+    listener.handle(started(notes=("state.pt: unreadable checkpoint",), resumed={7: 3}))
     assert capsys.readouterr().out.splitlines() == [
         "state.pt: unreadable checkpoint", "cpu, float32: set by hand", "resumed after 3 of 8 epochs",
     ]  # fmt: skip
@@ -151,7 +170,7 @@ def test_a_full_disk_stops_the_recording_and_nothing_else(listener, runs, report
         listener.handle(message)
     listener.recorder.end("FAILED")
     assert log == [(7, "start")]
-    assert [done for done, _ in reporter.updates] == [1, 2, EPOCHS + 1] and capsys.readouterr().out == ""
+    assert [done for done, _ in reporter.updates] == [1, 2, 3] and capsys.readouterr().out == ""
 
 
 def test_a_reason_for_eager_steps_is_printed(listener, capsys):

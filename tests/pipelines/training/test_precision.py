@@ -86,5 +86,5 @@ def test_a_training_that_is_resumed_is_not_measured_again(tmp_path, monkeypatch)
     stop = False
     monkeypatch.setattr(worker, "measure_precision", lambda *_: FP32)
     resumed = start()
-    assert resumed[0].precision == BF16 and resumed[0].resumed_epochs == 1
+    assert resumed[0].precision == BF16 and resumed[0].resumed == {job.seeds[0]: 1}
     assert trained == [torch.bfloat16] * 3, "the first seed before and after the stop, and the second seed"

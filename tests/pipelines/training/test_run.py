@@ -122,7 +122,7 @@ def error_line(output: str) -> str:
 
 
 def checkpoints(project) -> int:
-    return len(list(project.folder.glob("state/training/*/checkpoints/*/checkpoint_*/state.pt")))
+    return len(list(project.folder.glob("state/training/*/checkpoints/seed-*/*/checkpoint_*/state.pt")))
 
 
 def start_and_kill(project, name: str, when) -> subprocess.Popen:
@@ -183,6 +183,29 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_proj
         assert re.search(r"the last start \(process \d+\) ended without a message: it was killed", last.stdout)
     assert_equal_weights(weights(undisturbed), weights(disturbed))
     assert_each_epoch_once(disturbed, seeds=2, epochs=epochs)
+
+
+@pytest.mark.slow
+def test_workers_with_seeds_of_their_own_survive_the_loss_of_one(make_project):
+    """Two of Ray's workers train two seeds side by side. One is killed; the weights are those of a single worker."""
+    one, each = make_project(), make_project()
+    for project, workers in ((one, "1"), (each, "per_seed")):
+        project.set(*SMALL, "train.epochs=12", "train.seeds=[0,1]", f"train.workers={workers}")
+        project.stage("prepare")
+    train(one)
+    driver = each.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
+    while checkpoints(each) < 2:
+        assert driver.poll() is None, driver.communicate()[0]
+        time.sleep(0.05)
+    worker_at_work(driver).kill()
+    printed = driver.communicate()[0]
+    assert driver.returncode == 0 and "Traceback" not in printed, printed
+    assert "2 workers, 1 CPU thread(s) each, each trains seeds of its own" in printed
+    assert re.search(r"resumed after [1-9]\d* of 24 epochs", printed), printed
+    assert_equal_weights(weights(one), weights(each))
+    assert_each_epoch_once(each, seeds=2, epochs=12)
+    trained = json.loads((each.folder / "models/stn/training.json").read_text())
+    assert trained["workers"] == 1, "no batch was shared"
 
 
 @pytest.mark.slow

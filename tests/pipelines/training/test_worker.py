@@ -1,4 +1,4 @@
-"""The training function: what a worker reports."""
+"""The training function: which seeds a worker trains, when it stores checkpoints, and what it reports."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -6,8 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.training.worker import reason_for_eager_steps
-from stn.settings import Recipe
+from pipelines.outputs.prepared_data import DatasetMeta, Labeled, TrainingSplits
+from pipelines.training import worker
+from pipelines.training.checkpoints import CheckpointWriter
+from pipelines.training.messages import EpochDone, Message, SeedStarted, WorkersStarted
+from pipelines.training.precision import Precision
+from pipelines.training.state import load_states
+from pipelines.training.worker import TrainingJob, TrainingWorker, reason_for_eager_steps
+from stn.classifiers import build_network
+from stn.settings import NetworkSettings, Recipe
+
+EPOCHS = 3
 
 
 @pytest.mark.parametrize(
@@ -23,3 +32,70 @@ def test_a_gpu_says_why_it_trains_step_by_step(device, capture, captured, reason
         reason_against_capture="ema",
     )  # fmt: skip
     assert reason_for_eager_steps(trainer) == reason
+
+
+class Messages(list[Message]):
+    """Keeps the messages."""
+
+    def send(self, message: Message) -> None:
+        self.append(message)
+
+    send_and_wait = send
+
+
+def start(storage: str, seeds: list[int], rank: int = 0, world_size: int = 1, **settings) -> Messages:
+    """Run a worker on twelve random images, to the end of its seeds."""
+    images = torch.randint(256, (12, 1, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    split = Labeled(images, torch.arange(12) % 3)
+    meta = DatasetMeta("mine", "", ["a", "b", "c"], (1, 20, 20), {}, [0.5], [0.2], {"rotation": 30.0}, {}, {}, "d")
+    job = TrainingJob(
+        lambda: build_network(NetworkSettings((1, 20, 20), 3)),  # pyright: ignore[reportArgumentType]
+        Recipe(EPOCHS, batch_size=4, lr=0.01), seeds, meta, storage, keep=2, threads=1,
+        precision=Precision("float32", "set by hand"), **settings,
+    )  # fmt: skip
+    messages, device = Messages(), torch.device("cpu")
+    TrainingWorker(
+        job, TrainingSplits([split], split), device, messages, rank=rank, world_size=world_size
+    ).run()  # fmt: skip
+    return messages
+
+
+def test_workers_with_seeds_of_their_own_train_what_one_worker_trains(tmp_path):
+    seeds = [4, 0, 9]
+    alone = start(f"{tmp_path}/alone", seeds)
+    first = start(f"{tmp_path}/each", seeds, 0, 2, per_seed=True)
+    assert [message.seed for message in first if isinstance(message, SeedStarted)] == [4, 9]
+    (started,) = [message for message in first if isinstance(message, WorkersStarted)]
+    assert started.workers == 1, "no batch is shared"
+    second = start(f"{tmp_path}/each", seeds, 0, 1, per_seed=True)  # a later start, with fewer workers
+    (started,) = [message for message in second if isinstance(message, WorkersStarted)]
+    assert started.resumed == {4: EPOCHS, 9: EPOCHS}
+    assert [message.seed for message in second if isinstance(message, SeedStarted)] == [0]
+    results = [load_states(f"{tmp_path}/{name}")[0] for name in ("alone", "each")]
+    assert results[0].keys() == results[1].keys() == set(seeds)
+    for seed in seeds:
+        one, other = (states[seed].finished for states in results)
+        assert one is not None and other is not None
+        for name, tensor in one.weights.items():
+            assert torch.equal(tensor, other.weights[name]), (seed, name)
+    assert len([message for message in alone if isinstance(message, EpochDone)]) == len(seeds) * EPOCHS
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"), [(0.0, [1, 2, 3, 1, 2, 3]), (1e9, [1, 3, 1, 3])], ids=["long epochs", "short epochs"]
+)
+def test_short_epochs_share_a_checkpoint(tmp_path, monkeypatch, seconds, written):
+    """The first of a start and the last of a seed are always written, and every epoch is reported."""
+    epochs, write = [], CheckpointWriter.write
+
+    def keep(self, content: bytes, epochs_done: int) -> None:
+        epochs.append(epochs_done)
+        write(self, content, epochs_done)
+
+    monkeypatch.setattr(CheckpointWriter, "write", keep)
+    monkeypatch.setattr(worker, "CHECKPOINT_EVERY_S", seconds)
+    messages = start(str(tmp_path), [0, 1])
+    assert epochs == written
+    assert [m.metrics["epoch"] for m in messages if isinstance(m, EpochDone)] == [1, 2, 3, 1, 2, 3]
+    states, _ = load_states(str(tmp_path))
+    assert all(state.finished is not None for state in states.values())

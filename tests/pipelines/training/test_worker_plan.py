@@ -43,6 +43,48 @@ def test_workers_fit_the_cluster(nodes, workers, expected):
 
 
 @pytest.mark.parametrize(
+    ("nodes", "changes", "expected"),
+    [
+        ([(16, 4)], {"workers": "auto", "seeds": [0, 1, 2]}, (3, 4, True)),  # one GPU for each seed
+        ([(8, 2)], {"workers": "auto", "seeds": [0, 1, 2]}, (2, 4, True)),
+        ([(4, 1), (4, 1)], {"workers": "auto", "seeds": [0, 1]}, (2, 4, True)),
+        ([(2, 0)], {"workers": "per_seed", "seeds": [0, 1, 2]}, (2, 1, False)),
+        ([(8, 0)], {"workers": "per_seed", "seeds": [0, 1, 2]}, (3, 2, False)),
+        ([(2, 0)], {"workers": "per_seed", "seeds": [5]}, (1, 2, False)),
+        ([(8, 1)], {"workers": "per_seed", "seeds": [0, 1]}, (1, 8, True)),
+        ([(4, 0)], {"workers": "per_seed", "seeds": [0, 1, 2], "threads": 2}, (2, 2, False)),
+    ],
+)
+def test_a_worker_for_each_seed(nodes, changes, expected):
+    plan = plan_workers(train_params(**changes), as_nodes(nodes))
+    assert plan.per_seed and (plan.number, plan.threads, plan.gpu) == expected
+    assert plan.least == plan.most == plan.number == plan.room(as_nodes(nodes))
+    assert plan.sharing == plan.most_sharing == 1
+    assert "each trains seeds of its own" in str(plan)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "changes", "number", "idle"),
+    [
+        ([(8, 1)], {"seeds": [0, 1]}, 1, 0),  # one GPU trains the seeds one after another
+        ([(2, 0)], {"seeds": [0, 1]}, 1, 0),
+        ([(16, 8)], {"seeds": [0], "batch_size": 256}, 8, 0),
+        ([(16, 8)], {"seeds": [0], "batch_size": 255}, 7, 1),
+        ([(16, 8)], {"seeds": [0], "batch_size": 16}, 1, 7),
+    ],
+)
+def test_auto_shares_a_batch_among_gpus_only_if_the_shares_are_large(nodes, changes, number, idle):
+    plan = plan_workers(train_params(workers="auto", **changes), as_nodes(nodes))
+    assert not plan.per_seed and plan.sharing == plan.number == number and plan.idle_gpus == idle
+    assert ("idle" in str(plan)) == (idle > 0)
+
+
+def test_threads_for_which_there_is_no_room_are_refused():
+    with pytest.raises(UserError, match=r"train\.workers: per_seed given, of 3 thread"):
+        plan_workers(train_params(workers="per_seed", seeds=[0, 1], threads=3), as_nodes([(2, 0)]))
+
+
+@pytest.mark.parametrize(
     ("nodes", "changes"),
     [
         ([(2, 0)], {"workers": 3}),
