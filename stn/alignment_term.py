@@ -31,7 +31,7 @@ POINTS = 4  # per side of the grid on which maps are compared
 # The second motion of an image: uniform in [-ROTATION, ROTATION], log-uniform in [1 / SCALE, SCALE], and uniform in
 # [-SHIFT, SHIFT] for x and y. From rotations by up to 60° θ learned no rotation (LOG.md).
 ROTATION, SCALE, SHIFT = math.pi, 1.25, 0.15  # radians, factor, units of half the image
-MOVED = 0.5  # share of a batch that is moved once more; with all images training is up to a third slower (LOG.md)
+MOVED = 0.5  # share of a batch that is moved once more; all images undo no more, and take longer (LOG.md)
 HUBER = 1.0  # distances beyond it count linearly. It is that of two maps of equal size that are turned by 60°
 GAUGE = 0.3  # weight of the squared distance of the batch's mean map from the identity
 SMALLEST = 1e-4  # smaller maps count as this size

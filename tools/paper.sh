@@ -14,7 +14,7 @@ stages=$(dvc stage list --name-only | awk '{
   sub(/^train@/, "", name); sub(/@/, "-", name)
   if (!only || index(name "-", only "-") == 1) print part[parts] + 0, $0 }' | sort -s -n -k1,1 | cut -d' ' -f2-)
 if [ -z "$stages" ]; then
-  echo "error: ONLY: '${ONLY:-}' given; a distortion or addition, and a network: R, R-ST-CNN; or colocalization" >&2
+  echo "error: ONLY: '${ONLY:-}' given; a distortion or addition, and a network: R, R-ST-CNN; or colocalization (not with SCHEDULE=long)" >&2
   exit 2
 fi
 limit=()

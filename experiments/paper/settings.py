@@ -74,6 +74,8 @@ class LongParams(Section):
     lr: float = Field(gt=0, le=10)
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0, le=1)
+    max_grad_norm: float = Field(gt=0)
+    precision: Literal["auto", "fp32", "bf16"]
     localization_lr: LearningRateFactor
     bound: Bound | None
 

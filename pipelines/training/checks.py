@@ -68,7 +68,7 @@ def check_capture(params: Params, workers: WorkerPlan) -> None:
     """Refuse ``train.capture: on`` where a step cannot be captured.
 
     Raises:
-        UserError: there is no GPU, there are several workers, or the recipe has numbers of Python that change.
+        UserError: there is no GPU, several workers share a batch, or the recipe has numbers of Python that change.
     """
     device = torch.device("cuda" if workers.gpu else "cpu")
     recipe = recipe_of(params.train, VariantParams(transformer=None))

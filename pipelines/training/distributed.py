@@ -23,7 +23,7 @@ from pipelines.training.shared_data import share_data
 from pipelines.training.worker import TrainingJob
 from pipelines.training.worker_plan import WorkerPlan
 
-# Minimum time between two increases of the number of workers. Each one restarts the epoch in progress.
+# Minimum time between two increases of the number of workers. Each repeats what was trained since the last checkpoint.
 RESIZE_AT_MOST_EVERY_S = 30.0
 LISTEN_EVERY_S = 0.3
 # After the loss of a GPU worker the others wait for it in NCCL. By default they would wait for half an hour.
@@ -68,7 +68,7 @@ def _fit(params: Params, shared: Shared, workers: WorkerPlan, listener: Listener
     finally:
         done.set()
         thread.join()
-        listener.recorder.end("FAILED" if listener.not_finite else status)
+        listener.recorder.end(status)
 
 
 def _scaling_config(workers: WorkerPlan) -> ScalingConfig:

@@ -70,7 +70,7 @@ class Listener:
     Attributes:
         started: the last :class:`WorkersStarted`. Elastic training sends one for each number of workers.
         first_start, last_epoch: times of the first :class:`WorkersStarted` and the last :class:`EpochDone`.
-        not_finite: the message that ended training, if any.
+        not_finite: seed → reason, for seeds whose loss became infinite or NaN.
     """
 
     def __init__(self, runs: Mapping[int, TrainingRun], reporter: Reporter, epochs: int):
@@ -80,7 +80,7 @@ class Listener:
         self.started: WorkersStarted | None = None
         self.first_start: float | None = None
         self.last_epoch: float | None = None
-        self.not_finite: NotFinite | None = None
+        self.not_finite: dict[int, str] = {}
         self.accuracy_note = ""
 
     def handle(self, message: Message) -> None:
@@ -89,6 +89,7 @@ class Listener:
             case WorkersStarted():
                 self._show_start(message)
             case SeedStarted(seed):
+                self.not_finite.pop(seed, None)  # a replaced worker tries it again
                 self.recorder.start(seed)
             case StepByStep(reason):
                 print(f"training goes step by step, without a captured step: {reason}", flush=True)
@@ -103,8 +104,11 @@ class Listener:
                 self._show_trouble(seed, int(metrics["epoch"]), trouble)
                 if metrics["epoch"] == self.epochs:
                     self.recorder.end("FINISHED", seed)
-            case NotFinite():
-                self.not_finite = message
+            case NotFinite(seed, reason, others_go_on):
+                self.not_finite[seed] = reason
+                self.recorder.end("FAILED", seed)
+                if others_go_on:
+                    print(f"{self.reporter.title}: seed {seed}: {reason}; the other seeds go on", flush=True)
 
     def _show_start(self, message: WorkersStarted) -> None:
         self.first_start = self.first_start or message.time
@@ -114,7 +118,7 @@ class Listener:
         for note in message.notes:
             print(note, flush=True)
         print(f"{message.device}, {message.precision.dtype}: {message.precision.reason}", flush=True)
-        self.done |= message.resumed
+        self.done = dict.fromkeys(self.done, 0.0) | dict(message.resumed)
         if resumed := sum(message.resumed.values()):
             print(f"resumed after {resumed} of {self.reporter.total} epochs", flush=True)
 

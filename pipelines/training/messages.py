@@ -49,7 +49,7 @@ class StepsDone(NamedTuple):
 
 
 class EpochDone(NamedTuple):
-    """An epoch is finished. A checkpoint after the last epoch of a seed is stored before this message is sent.
+    """An epoch is finished, and a checkpoint of this or a later epoch is stored.
 
     Args:
         time: seconds since the Unix epoch.
@@ -63,10 +63,15 @@ class EpochDone(NamedTuple):
 
 
 class NotFinite(NamedTuple):
-    """The loss of a seed became infinite or NaN. The workers of that seed stop after this message."""
+    """The loss of a seed became infinite or NaN, and its training has ended.
+
+    Args:
+        others_go_on: whether the other seeds are trained to their end.
+    """
 
     seed: int
     reason: str
+    others_go_on: bool
 
 
 Message = WorkersStarted | SeedStarted | StepByStep | StepsDone | EpochDone | NotFinite

@@ -1,6 +1,6 @@
 """The training function of Ray Train.
 
-Workers import this module: it imports neither MLflow nor the code of the driver.
+Workers import this module: it does not import MLflow.
 """
 
 from typing import NamedTuple

@@ -141,7 +141,7 @@ class TrainingDriver:
                 listener = self._run_workers(workers, runs, train_on_ray, self.folder / "error.log")
             self.timeline.mark("end of Ray")
         states, _ = load_states(self.storage)
-        finished = {seed: state.finished for seed in runs if (state := states[seed]).finished is not None}
+        finished = {seed: state.finished for seed, state in states.items() if state.finished is not None}
         assert finished.keys() == runs.keys()
         if (seen := listener.started) is not None:
             record = replace(record, device=seen.device, precision=seen.precision.dtype, workers=seen.workers)
@@ -191,10 +191,11 @@ class TrainingDriver:
                     store_precision(train, self.meta.digest, listener.started.precision)
         self.timeline.mark("workers", listener.first_start)
         self.timeline.mark("epochs", listener.last_epoch)
-        if (bad := listener.not_finite) is not None:
+        if listener.not_finite:
+            reasons = ", ".join(f"seed {seed}: {reason}" for seed, reason in listener.not_finite.items())
             raise ExternalError(
-                f"{self.name}: seed {bad.seed}: {bad.reason}; the last good checkpoint is kept in {self.storage}. "
-                f"A lower train.lr or localization_lr in variants/{self.name}.yaml may help"
+                f"{self.name}: {reasons}; the last good checkpoints are kept in {self.storage}. A lower train.lr or "
+                f"localization_lr in variants/{self.name}.yaml may help"
             )
         return listener
 

@@ -86,9 +86,8 @@ class TrainingWorker:
         sharing: int = 1,
     ):
         self.job, self.device, self.sender = job, device, sender
-        self.is_first = rank == 0
-        self.seeds = job.seeds[rank::world_size] if job.per_seed else job.seeds
-        # Of the workers that share a batch.
+        # Among all workers; rank and world_size are those among the workers that share a batch.
+        self.place, self.workers = rank, world_size
         self.rank, self.world_size = (0, 1) if job.per_seed else (rank, world_size)
         torch.set_num_threads(job.threads)
         self.data = make_training_data(
@@ -97,18 +96,20 @@ class TrainingWorker:
 
     def run(self) -> None:
         """Train every seed of this worker that is not finished yet, from its latest checkpoint."""
-        precision, states = broadcast(self._start() if self.is_first else None)  # workers may be on different machines
+        precision, states = broadcast(self._start() if self.place == 0 else None)  # they may be on different machines
+        unfinished = [seed for seed in self.job.seeds if seed not in states or states[seed].finished is None]
         if self.job.per_seed:
             leave_group()
-        for seed in self.seeds:
-            state = states.get(seed)
-            if state is None or state.finished is None:
-                try:
-                    self._train_seed(seed, precision, state)
-                except NotFiniteError as error:
-                    # All ranks raise it. The worker returns, because Ray would repeat the training after an error.
-                    if self.rank == 0:
-                        self.sender.send_and_wait(NotFinite(seed, str(error)))
+            unfinished = unfinished[self.place :: self.workers]
+        states = {seed: states[seed] for seed in unfinished if seed in states}  # frees those of other workers
+        for seed in unfinished:
+            try:
+                self._train_seed(seed, precision, states.pop(seed, None))
+            except NotFiniteError as error:
+                # All ranks raise it. No error leaves the worker, because Ray would repeat the training.
+                if self.rank == 0:
+                    self.sender.send_and_wait(NotFinite(seed, str(error), others_go_on=self.job.per_seed))
+                if not self.job.per_seed:
                     return
 
     def _start(self) -> tuple[Precision, dict[int, SeedState]]:
@@ -140,17 +141,21 @@ class TrainingWorker:
         if self.rank == 0:
             self.sender.send(SeedStarted(seed))
         checkpoints = CheckpointWriter(seed_storage(self.job.storage, seed), self.job.keep)
-        stored = -math.inf
+        stored, unsent = -math.inf, []
         while trainer.done < trainer.epochs:
             metrics = trainer.train_epoch(self._step_reporter(seed, trainer) if self.rank == 0 else None)
             if self.rank == 0:
                 if trainer.done == 1 and (reason := reason_for_eager_steps(trainer)):
                     self.sender.send(StepByStep(reason))
+                trouble = first_epochs(trainer.history, trainer.epochs)
+                unsent.append(EpochDone(time.time(), seed, metrics, trouble))
                 if trainer.done == trainer.epochs or time.monotonic() - stored >= CHECKPOINT_EVERY_S:
                     checkpoints.write(serialize(SeedState.of(trainer, precision)), trainer.done)
                     stored = time.monotonic()
-                trouble = first_epochs(trainer.history, trainer.epochs)
-                self.sender.send(EpochDone(time.time(), seed, metrics, trouble))
+                    # An epoch that is not stored is trained again after a kill, and would be logged twice.
+                    for message in unsent:
+                        self.sender.send(message)
+                    unsent = []
 
     def _step_reporter(self, seed: int, trainer: Trainer) -> Callable[[int], None]:
         """A callback for :meth:`Trainer.train_epoch` that sends :class:`StepsDone` about once a second."""

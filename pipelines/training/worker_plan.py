@@ -14,7 +14,7 @@ from pipelines.runtime.errors import UserError
 from pipelines.settings.params import TrainParams
 from pipelines.settings.workers import WorkerRange
 
-# With several GPUs, auto uses no more of them than give each a share of a batch of this size.
+# With several GPUs and one seed, auto gives each GPU a share of a batch of at least this size. Not measured.
 SMALLEST_SHARE = 32
 
 
@@ -40,7 +40,7 @@ class WorkerPlan(NamedTuple):
         gpu: whether each worker takes one GPU.
         least, most: the limits of ``number``. Training is elastic if they differ.
         per_seed: whether each worker trains seeds of its own; otherwise all workers share each batch.
-        idle_gpus: GPUs that ``auto`` does not use, because shares of a batch would be too small.
+        idle_gpus: GPUs that ``auto`` does not use.
     """
 
     number: int
@@ -68,7 +68,7 @@ class WorkerPlan(NamedTuple):
         if self.per_seed:
             text += ", each trains seeds of its own"
         if self.idle_gpus:
-            text += f"; {self.idle_gpus} GPU(s) idle, because shares under {SMALLEST_SHARE} images would be slow"
+            text += f"; {self.idle_gpus} GPU(s) stay idle unless train.workers is a number"
         return text
 
     def room(self, nodes: Sequence[Node]) -> int:
@@ -91,7 +91,7 @@ def plan_workers(train: TrainParams, nodes: Sequence[Node]) -> WorkerPlan:
     gpus = sum(node.gpus for node in nodes)
     nodes = [node for node in nodes if (node.gpus if gpus else node.cpus)]
     cpus = sum(node.cpus for node in nodes)
-    seeds, idle_gpus = len(train.seeds), 0
+    seeds = len(train.seeds)
     per_seed = train.workers == "per_seed" or (train.workers == "auto" and min(gpus, seeds) > 1)
     if isinstance(train.workers, WorkerRange):
         least, most = train.workers.min, train.workers.max
@@ -99,7 +99,6 @@ def plan_workers(train: TrainParams, nodes: Sequence[Node]) -> WorkerPlan:
         least, most = 1, seeds
     elif train.workers == "auto":
         least = most = max(1, min(gpus, train.batch_size // SMALLEST_SHARE))
-        idle_gpus = max(0, gpus - most)
     else:
         assert isinstance(train.workers, int)
         least = most = train.workers
@@ -111,11 +110,14 @@ def plan_workers(train: TrainParams, nodes: Sequence[Node]) -> WorkerPlan:
     elif threads == "auto":
         smallest = min((node.cpus for node in nodes), default=0)
         threads = max(1, smallest // math.ceil(wanted / max(1, len(nodes))))
-    plan = WorkerPlan(wanted, threads, gpus > 0, least, most, per_seed, idle_gpus)
+    plan = WorkerPlan(wanted, threads, gpus > 0, least, most, per_seed)
     if (room := plan.room(nodes)) < least:
+        given = train.workers if isinstance(train.workers, str) else least
         raise UserError(
-            f"train.workers: {'per_seed' if train.workers == 'per_seed' else least} given, of {threads} thread(s) "
-            f"each; {cpus} CPU(s) on {len(nodes)} machine(s) have room for {room}"
+            f"train.workers: {given} given, of {threads} thread(s) each; {cpus} CPU(s) on {len(nodes)} machine(s) have "
+            f"room for {room}"
         )
-    plan = plan._replace(number=min(wanted, room))
-    return plan._replace(least=plan.number, most=plan.number) if per_seed else plan
+    number = min(wanted, room)
+    if per_seed:
+        plan = plan._replace(least=number, most=number)
+    return plan._replace(number=number, idle_gpus=max(0, gpus - number) if train.workers == "auto" else 0)

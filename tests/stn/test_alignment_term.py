@@ -232,28 +232,31 @@ def test_every_family_has_finite_gradients_and_the_value_of_the_identity(family,
     assert term.total.item() / 8 == pytest.approx(of_identity, rel=1e-3), "all networks start at the identity"
 
 
+@pytest.mark.parametrize("family", ["affine", "parallel"])
+@pytest.mark.parametrize(("batch_size", "ranks"), [(8, 2), (5, 2), (3, 3)])  # of (3, 3) one rank has no second view
 @pytest.mark.parametrize("target", [ITSELF, UPRIGHT], ids=lambda target: target.to)
-def test_the_shares_of_two_ranks_add_up_to_the_term_of_one(target):
-    batches, network = make_batches(Augmentation(distortion=MOTION)), FAMILIES["affine"]()
+def test_the_shares_of_the_ranks_add_up_to_the_term_of_one(target, batch_size, ranks, family):
+    batches, network = make_batches(Augmentation(distortion=MOTION)), FAMILIES[family]()
 
     def term(rank: int, world_size: int) -> AlignmentTerm:
-        recipe = replace(RECIPE, alignment=target)
+        recipe = replace(RECIPE, alignment=target, batch_size=batch_size)
         return AlignmentTerm(network, batches, recipe, seed=4, epoch=1, rank=rank, world_size=world_size)
 
     for step in (0, 2):
         whole = term(0, 1)
-        images, _ = list(batches.shuffled(8, 4, 1))[step]
+        images, _ = list(batches.shuffled(batch_size, 4, 1))[step]
         view = whole.second_view(step, images)
         whole.loss(step, network.predict(images, view)[1])
-        parts = []
-        for rank in (0, 1):
-            parts.append(term(rank, 2))
-            own, _ = list(batches.shuffled(8, 4, 1, rank, 2))[step]
-            own_view = parts[-1].second_view(step, own)
+        total = 0.0
+        for rank in range(ranks):
+            part = term(rank, ranks)
+            own, _ = list(batches.shuffled(batch_size, 4, 1, rank, ranks))[step]
+            own_view = part.second_view(step, own)
             if view is not None and own_view is not None:
-                torch.testing.assert_close(own_view, view[rank::2], atol=1e-5, rtol=0)
-            parts[-1].loss(step, network.predict(own, own_view)[1])
-        assert parts[0].total.item() + parts[1].total.item() == pytest.approx(whole.total.item(), rel=1e-5)
+                torch.testing.assert_close(own_view, view[rank::ranks], atol=1e-5, rtol=0)
+            part.loss(step, network.predict(own, own_view)[1])
+            total += part.total.item()
+        assert total == pytest.approx(whole.total.item(), rel=1e-5)
 
 
 def test_motions_are_drawn_for_each_epoch_and_seed_and_stay_in_their_ranges():

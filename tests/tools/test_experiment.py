@@ -31,6 +31,7 @@ def test_the_upright_digits_are_those_of_the_demo():
     of_data = {name for name in demo if name.startswith(("data.", "prepare."))}
     assert of_data and {name: upright.get(name, "none") for name in of_data} == {name: demo[name] for name in of_data}
     assert read_settings(Path("experiments/cifar10_rts.yaml"))["data.distortion.protocol"] == "RTS"
+    assert read_settings(Path("experiments/cifar10_turned.yaml"))["data.distortion.rotation"] == 30
 
 
 def test_what_the_demo_does_not_name_may_be_edited_in_params():

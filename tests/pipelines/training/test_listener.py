@@ -134,9 +134,18 @@ def test_a_start_shows_notes_precision_and_what_was_resumed(listener, capsys):
     assert listener.first_start == 5.0 and listener.started is not None and listener.started.workers == 1
 
 
-def test_a_loss_that_is_not_finite_is_kept(listener, log):
-    listener.handle(NotFinite(7, "the loss became nan at step 1 of 3"))
-    assert listener.not_finite == NotFinite(7, "the loss became nan at step 1 of 3") and log == []
+def test_a_loss_that_is_not_finite_ends_its_seed_alone(listener, log, capsys):
+    for message in (SeedStarted(7), SeedStarted(3), NotFinite(7, "the loss became nan", others_go_on=True)):
+        listener.handle(message)
+    assert capsys.readouterr().out == "stn: seed 7: the loss became nan; the other seeds go on\n"
+    assert listener.not_finite == {7: "the loss became nan"}
+    assert log == [(7, "start"), (3, "start"), (7, "end", "FAILED")]
+    listener.recorder.end("KILLED")
+    assert log[-1] == (3, "end", "KILLED")
+    listener.handle(NotFinite(3, "the loss became inf", others_go_on=False))
+    assert listener.not_finite.keys() == {7, 3} and capsys.readouterr().out == ""
+    listener.handle(SeedStarted(7))  # after a restart of the workers
+    assert listener.not_finite.keys() == {3}
 
 
 def test_each_kind_of_trouble_is_printed_once_for_each_seed_and_recorded_in_a_tag(listener, log, capsys):

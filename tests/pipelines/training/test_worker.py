@@ -1,5 +1,8 @@
 """The training function: which seeds a worker trains, when it stores checkpoints, and what it reports."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,13 +12,16 @@ import torch
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled, TrainingSplits
 from pipelines.training import worker
 from pipelines.training.checkpoints import CheckpointWriter
-from pipelines.training.messages import EpochDone, Message, SeedStarted, WorkersStarted
+from pipelines.training.messages import EpochDone, Message, NotFinite, SeedStarted, WorkersStarted
 from pipelines.training.precision import Precision
 from pipelines.training.state import load_states
+from pipelines.training.trainer import Trainer
 from pipelines.training.worker import TrainingJob, TrainingWorker, reason_for_eager_steps
 from stn.classifiers import build_network
 from stn.settings import NetworkSettings, Recipe
+from stn.training import NotFiniteError
 
+ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 3
 
 
@@ -79,6 +85,61 @@ def test_workers_with_seeds_of_their_own_train_what_one_worker_trains(tmp_path):
         for name, tensor in one.weights.items():
             assert torch.equal(tensor, other.weights[name]), (seed, name)
     assert len([message for message in alone if isinstance(message, EpochDone)]) == len(seeds) * EPOCHS
+
+
+def test_seeds_that_are_not_finished_are_shared_among_the_workers(tmp_path):
+    start(str(tmp_path), [4, 9])
+    messages = start(str(tmp_path), [4, 0, 9, 2], 0, 2, per_seed=True)
+    started = [message.seed for message in messages if isinstance(message, SeedStarted)]
+    assert started == [0], "by its place among all seeds, the first worker would have nothing to do"
+
+
+def test_a_seed_whose_loss_is_not_finite_leaves_the_others_alone(tmp_path, monkeypatch):
+    train_epoch = Trainer.train_epoch
+
+    def fail_for_seed_0(trainer: Trainer, *arguments):
+        if trainer.seed == 0:
+            raise NotFiniteError("the loss became nan at step 1 of 3")
+        return train_epoch(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "train_epoch", fail_for_seed_0)
+    for per_seed, finished in ((True, {4, 9}), (False, {4})):
+        storage = f"{tmp_path}/{per_seed}"
+        messages = start(storage, [4, 0, 9], per_seed=per_seed)
+        (failed,) = [message for message in messages if isinstance(message, NotFinite)]
+        assert failed == NotFinite(0, "the loss became nan at step 1 of 3", others_go_on=per_seed)
+        assert load_states(storage)[0].keys() == finished
+
+
+def test_an_epoch_is_reported_once_it_is_stored(tmp_path, monkeypatch):
+    """A kill before that repeats it, and MLflow would keep the metrics of the first time."""
+    stored, write = [], CheckpointWriter.write
+
+    def keep(self, content: bytes, epochs_done: int) -> None:
+        write(self, content, epochs_done)
+        stored.append(epochs_done)
+
+    class Watched(Messages):
+        def send(self, message: Message) -> None:
+            if isinstance(message, EpochDone):
+                assert message.metrics["epoch"] <= stored[-1]
+            super().send(message)
+
+    monkeypatch.setattr(CheckpointWriter, "write", keep)
+    monkeypatch.setattr(worker, "CHECKPOINT_EVERY_S", 1e9)
+    monkeypatch.setitem(globals(), "Messages", Watched)
+    assert len([message for message in start(str(tmp_path), [0]) if isinstance(message, EpochDone)]) == EPOCHS
+    assert stored == [1, EPOCHS]
+
+
+def test_what_the_processes_of_ray_import():
+    """Each of Ray's processes would spend seconds on packages that it does not use."""
+    for module, unused in (
+        ("ray_worker", ("mlflow", "optuna", "matplotlib")),
+        ("message_queue", ("torch", "pydantic")),
+    ):
+        code = f"import sys, pipelines.training.{module}; sys.exit(any(name in sys.modules for name in {unused}))"
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize(

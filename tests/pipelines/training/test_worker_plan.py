@@ -66,6 +66,7 @@ def test_a_worker_for_each_seed(nodes, changes, expected):
 @pytest.mark.parametrize(
     ("nodes", "changes", "number", "idle"),
     [
+        ([(16, 8)], {"seeds": [0, 1, 2]}, 3, 5),  # a GPU for each seed
         ([(8, 1)], {"seeds": [0, 1]}, 1, 0),  # one GPU trains the seeds one after another
         ([(2, 0)], {"seeds": [0, 1]}, 1, 0),
         ([(16, 8)], {"seeds": [0], "batch_size": 256}, 8, 0),
@@ -75,13 +76,15 @@ def test_a_worker_for_each_seed(nodes, changes, expected):
 )
 def test_auto_shares_a_batch_among_gpus_only_if_the_shares_are_large(nodes, changes, number, idle):
     plan = plan_workers(train_params(workers="auto", **changes), as_nodes(nodes))
-    assert not plan.per_seed and plan.sharing == plan.number == number and plan.idle_gpus == idle
-    assert ("idle" in str(plan)) == (idle > 0)
+    assert plan.number == number and plan.idle_gpus == idle
+    assert plan.sharing == (1 if plan.per_seed else number)
+    assert (f"{idle} GPU(s) stay idle unless train.workers is a number" in str(plan)) == (idle > 0)
 
 
 def test_threads_for_which_there_is_no_room_are_refused():
-    with pytest.raises(UserError, match=r"train\.workers: per_seed given, of 3 thread"):
-        plan_workers(train_params(workers="per_seed", seeds=[0, 1], threads=3), as_nodes([(2, 0)]))
+    for workers in ("per_seed", "auto"):
+        with pytest.raises(UserError, match=rf"train\.workers: {workers} given, of 3 thread"):
+            plan_workers(train_params(workers=workers, seeds=[0, 1], threads=3), as_nodes([(2, 0)]))
 
 
 @pytest.mark.parametrize(
