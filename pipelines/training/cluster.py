@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 ANSWER_WITHIN_S = 120.0
 # Files that a remote cluster receives. digest_code reads .dvcignore. Data are sent through the object store.
 SHIPPED = ("pipelines", "stn", "own_networks", ".dvcignore")
-DRIVER_ONLY = ("pipelines/commands", "pipelines/visualization")
+DRIVER_ONLY = ("pipelines/commands", "pipelines/evaluation", "pipelines/visualization")
 
 
 def excludes() -> list[str]:
