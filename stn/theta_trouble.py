@@ -45,13 +45,13 @@ class Symptoms(NamedTuple):
         outside: mean share of the grid outside the image, in [0, 1].
         mirrored: share of the images that are mirrored, in [0, 1].
         one_color: share of the images that are of one color after the transformer and not before, in [0, 1].
-        spread: see :func:`spread`.
+        spread: see :func:`spread`; None: not measured.
     """
 
     outside: float
     mirrored: float
     one_color: float
-    spread: float
+    spread: float | None
 
     @classmethod
     def from_metrics(cls, metrics: Mapping[str, float]) -> "Symptoms | None":
@@ -59,18 +59,17 @@ class Symptoms(NamedTuple):
 
         ``theta_outside`` has one value for each of several heads, ``theta_outside_1`` and so on.
         """
-        if "theta_spread" not in metrics:
+        if "theta_mirrored" not in metrics:
             return None
-        outside = (value for name, value in metrics.items() if name.startswith("theta_outside"))
-        others = (metrics[f"theta_{name}"] for name in ("mirrored", "one_color", "spread"))
-        return cls(max(outside), *others)
+        outside = max(value for name, value in metrics.items() if name.startswith("theta_outside"))
+        return cls(outside, metrics["theta_mirrored"], metrics["theta_one_color"], metrics.get("theta_spread"))
 
     @property
     def trouble(self) -> list[Trouble]:
         """The kinds of trouble that these measurements show."""
         signs = {
             Trouble.OUTSIDE: self.outside > MOST,
-            Trouble.CONSTANT: self.spread < SAME,
+            Trouble.CONSTANT: self.spread is not None and self.spread < SAME,
             Trouble.MIRRORED: self.mirrored > MOST,
             Trouble.ONE_COLOR: self.one_color > MOST,
         }
@@ -93,24 +92,24 @@ def first_epochs(history: Sequence[Mapping[str, float]], epochs: int) -> dict[Tr
         symptoms = Symptoms.from_metrics(metrics)
         if symptoms is None:
             continue
-        has_varied |= symptoms.spread > VARIED
+        has_varied |= (symptoms.spread or 0.0) > VARIED
         for kind in symptoms.trouble:
             if kind is not Trouble.CONSTANT or has_varied or epoch == epochs:
                 found.setdefault(kind, epoch)
     return found
 
 
-def spread(transform: Transform, theta: Tensor) -> float:
+def spread(transform: Transform, theta: Tensor) -> float | None:
     """Measure how much θ (N, P) differs between images: the largest standard deviation of a parameter.
 
     The unit is half the image, or the bound of the transform if it is smaller: a transformer that may move little is
-    not taken for one that does not react. NaN for a single image, and for bounds below :data:`VARIED`: they are meant
+    not taken for one that does not react. None for a single image, and for bounds below :data:`VARIED`: they are meant
     to hold θ at the identity.
     """
     bounds = [part.bound for part in transform.modules() if isinstance(part, Transform) and part.bound is not None]
     unit = min([1.0, *bounds])
     if len(theta) < 2 or unit < VARIED:
-        return float("nan")
+        return None
     return theta.double().std(0, correction=0).max().item() / unit
 
 

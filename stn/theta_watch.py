@@ -48,7 +48,7 @@ class ThetaWatch:
     def measure(self, network: Network, theta: Tensor) -> dict[str, float]:
         """Return the metrics of one epoch.
 
-        - ``theta_mirrored``, ``theta_spread``: of all images, see :mod:`stn.theta_trouble`.
+        - ``theta_mirrored``, ``theta_spread``: of all images, see :mod:`stn.theta_trouble`. None is left out.
         - ``theta_one_color``: of the watched images.
         - ``theta_undone_<motion>``: the median slope of θ on motions of the watched images, see :mod:`stn.alignment`.
 
@@ -61,9 +61,9 @@ class ThetaWatch:
         of_views = transformer.theta(self.views)
         still = slice(self.count, 2 * self.count)
         rectified = transformer.resample(self.views[still], of_views[still])
-        return {
+        differs = spread(self.transform, theta)
+        return ({} if differs is None else {"theta_spread": differs}) | {
             "theta_mirrored": mirrored(self.transform, theta),
-            "theta_spread": spread(self.transform, theta),
             "theta_one_color": one_color(self.views[still], rectified, self.transform.heads),
             **{f"theta_undone_{motion}": slope for motion, slope in self._undone(of_views.cpu()).items()},
         }

@@ -80,7 +80,7 @@ class ThetaResults:
     outside: float
     mirrored: float
     one_color: float
-    spread: float
+    spread: float | None
 
     @property
     def trouble(self) -> list[Trouble]:

@@ -1,7 +1,5 @@
 """Trouble in θ: each kind is found by its own sign, and a transformer that works shows none."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -39,7 +37,14 @@ def test_half_of_the_grid_or_the_images_is_no_trouble_yet():
 
 
 def test_what_is_not_known_is_no_trouble():
-    assert HEALTHY._replace(spread=float("nan"), outside=float("nan")).trouble == []
+    assert HEALTHY._replace(spread=None, outside=float("nan")).trouble == []
+
+
+def test_metrics_without_a_spread_show_no_constant_theta():
+    metrics = epochs(0.0)[0]
+    del metrics["theta_spread"]
+    assert Symptoms.from_metrics(metrics) == HEALTHY._replace(spread=None)
+    assert first_epochs([metrics], 1) == {} and first_epochs(epochs(0.0), 1) == {Trouble.CONSTANT: 1}
 
 
 def test_the_worst_head_counts_for_what_lies_outside():
@@ -82,12 +87,14 @@ def test_a_transformer_that_may_move_little_is_measured_by_its_bound(make):
     transform = make(0.05)
     theta = torch.tensor(transform.identity).repeat(2, 1)
     theta[0, 1] += 1e-3
-    assert spread(transform, theta) == pytest.approx(0.01, rel=1e-3) and spread(make(10.0), theta) < SAME
-    assert math.isnan(spread(make(0.9 * VARIED), theta)), "a control that is held at the identity"
+    assert spread(transform, theta) == pytest.approx(0.01, rel=1e-3)
+    of_wide = spread(make(10.0), theta)
+    assert of_wide is not None and of_wide < SAME
+    assert spread(make(0.9 * VARIED), theta) is None, "a control that is held at the identity"
 
 
 def test_a_single_image_has_no_spread():
-    assert math.isnan(spread(Affine(), IDENTITY[None]))
+    assert spread(Affine(), IDENTITY[None]) is None
 
 
 def test_large_theta_does_not_hide_that_it_differs():

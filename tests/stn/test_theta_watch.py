@@ -1,5 +1,7 @@
 """ThetaWatch: what is undone is right for transformers whose answer is known, and watching changes nothing."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -89,6 +91,12 @@ def test_a_transformer_that_looks_outside_shows_one_color():
     metrics = ThetaWatch(transformer, batches(), WATCHED).measure(network, transformer.theta(IMAGES))
     assert metrics["theta_one_color"] == metrics["theta_mirrored"] == 1 and metrics["theta_spread"] == 0
     assert {name: metrics[name] for name in NAMES} == dict.fromkeys(NAMES, 0.0)
+
+
+def test_the_metrics_of_a_transformer_held_at_the_identity_are_numbers():
+    """JSON has no NaN: such a training could not be recorded."""
+    metrics = measured(Oracle(0.0, Affine(bound=1e-6)), batches())
+    assert "theta_spread" not in metrics and all(math.isfinite(value) for value in metrics.values())
 
 
 def test_watching_draws_no_random_numbers():
