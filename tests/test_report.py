@@ -5,6 +5,7 @@ Requires Debian's chromium (packages chromium and chromium-driver).
 
 import pytest
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
 
 pytestmark = pytest.mark.slow
 WIDTHS = {"desktop": 1280, "phone": 390}
@@ -44,6 +45,8 @@ def emulate(browser, width: int, scheme: str = "light", motion: str = "no-prefer
 @pytest.fixture
 def report(demo, browser):
     browser.get((demo.folder / "state/reports/digits/report.html").as_uri())
+    # The report has several MB, and a busy machine is still parsing them when get() returns.
+    WebDriverWait(browser, 60).until(lambda it: it.execute_script("return document.readyState") == "complete")
     return browser
 
 
