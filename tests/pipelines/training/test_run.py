@@ -4,17 +4,21 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import mlflow
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from tests.conftest import copy_project
 
 SMALL = (
     "data.dataset=digits",
@@ -49,6 +53,41 @@ ASK_FOR_TOO_MUCH = """
 def check_finite(losses):
     torch.empty(2**50, dtype=torch.uint8)
 """
+
+
+EPOCHS = 20  # of trainings that are killed
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A project with SMALL settings and its prepared data, to be copied."""
+    project = copy_project(tmp_path_factory.mktemp("prepared") / "project")
+    project.set(*SMALL)
+    project.stage("prepare")
+    return project
+
+
+@pytest.fixture
+def make_small(prepared, tmp_path):
+    """Makes copies of the prepared project, with further settings of ``train``."""
+
+    def make(*assignments: str):
+        project = type(prepared)(tmp_path / f"project-{len(list(tmp_path.iterdir()))}")
+        shutil.copytree(prepared.folder, project.folder, symlinks=True)
+        project.set(*assignments)
+        return project
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared, tmp_path_factory):
+    """A finished training of two seeds by one worker."""
+    project = type(prepared)(tmp_path_factory.mktemp("undisturbed") / "project")
+    shutil.copytree(prepared.folder, project.folder, symlinks=True)
+    project.set(f"train.epochs={EPOCHS}", "train.seeds=[0,1]", "train.workers=1")
+    train(project)
+    return project
 
 
 def train(project, **options):
@@ -136,63 +175,73 @@ def start_and_kill(project, name: str, when) -> subprocess.Popen:
     return driver
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_project, workers):
-    """Driver and worker are killed with -9 at random moments, and once while a checkpoint is being written.
+def die_at_the_third_checkpoint(project) -> Path:
+    """Let the first process that writes a third checkpoint die in the middle of it; returns a file that exists then."""
+    (project.folder / "die").mkdir()
+    (project.folder / "die" / "sitecustomize.py").write_text(DIE_WHILE_WRITING)
+    project.env |= {"PYTHONPATH": str(project.folder / "die"), "DIED": str(project.folder / "died")}
+    return project.folder / "died"
 
-    One worker is the driver itself, two are processes of Ray's.
-    """
-    epochs, dice = 32, random.Random(0)
-    undisturbed, disturbed = make_project(), make_project()
-    for project in (undisturbed, disturbed):
-        project.set(*SMALL, f"train.epochs={epochs}", "train.seeds=[0,1]", f"train.workers={workers}")
-        project.stage("prepare")
-    train(undisturbed)
 
-    (disturbed.folder / "die").mkdir()
-    (disturbed.folder / "die" / "sitecustomize.py").write_text(DIE_WHILE_WRITING)
-    disturbed.env |= {"PYTHONPATH": str(disturbed.folder / "die"), "DIED": str(disturbed.folder / "died")}
-    for victim in ("driver", "worker", "driver"):
-        driver = disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
-        if workers == 1:
-            while driver.poll() is None and not trains_itself(driver, disturbed):
-                time.sleep(0.05)
-            time.sleep(dice.uniform(0.3, 2))
-            victim = "driver"
-        else:
-            worker_at_work(driver)
-            time.sleep(dice.uniform(0.5, 4))
-        # Waited for again: a worker may just have died of its checkpoint.
-        process = driver.pid if victim == "driver" else worker_at_work(driver).pid
-        with suppress(ProcessLookupError):  # one worker has died of its checkpoint, and was the driver
-            os.kill(process, signal.SIGKILL)
-        time.sleep(dice.uniform(0, 3))
-        if driver.poll() is None:  # the worker's death: Ray replaces it, and then the driver goes as well
-            driver.kill()
-        driver.wait()
-    if workers == 1 and not (disturbed.folder / "died").exists():  # killed before its first checkpoint each time
-        assert disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "stn").wait() == -signal.SIGKILL
-    last = train(disturbed)
-
-    assert (disturbed.folder / "died").exists(), "no process died while writing a checkpoint"
+def assert_went_on(last: str) -> None:
     # A traceback, too, would quote the words: the number is what must be there.
-    assert re.search(rf"resumed after [1-9]\d* of {2 * epochs} epochs", last.stdout), last.stdout
-    assert "Traceback" not in last.stdout, last.stdout
-    if workers == 1:
-        assert re.search(r"the last start \(process \d+\) ended without a message: it was killed", last.stdout)
-    assert_equal_weights(weights(undisturbed), weights(disturbed))
-    assert_each_epoch_once(disturbed, seeds=2, epochs=epochs)
+    assert re.search(rf"resumed after [1-9]\d* of {2 * EPOCHS} epochs", last), last
+    assert "Traceback" not in last, last
 
 
 @pytest.mark.slow
-def test_workers_with_seeds_of_their_own_survive_the_loss_of_one(make_project):
+def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_small, undisturbed):
+    """It is killed with -9 at three random moments and while it writes a checkpoint."""
+    dice = random.Random(0)
+    disturbed = make_small(f"train.epochs={EPOCHS}", "train.seeds=[0,1]", "train.workers=1")
+    died = die_at_the_third_checkpoint(disturbed)
+    for _ in range(3):
+        driver = disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
+        while driver.poll() is None and not trains_itself(driver, disturbed):
+            time.sleep(0.05)
+        time.sleep(dice.uniform(0.3, 2))
+        with suppress(ProcessLookupError):  # it has died of its checkpoint
+            os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+    if not died.exists():  # killed before its third checkpoint each time
+        assert disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "stn").wait() == -signal.SIGKILL
+    last = train(disturbed).stdout
+    assert died.exists(), "it did not die while writing a checkpoint"
+    assert_went_on(last)
+    assert re.search(r"the last start \(process \d+\) ended without a message: it was killed", last)
+    assert_equal_weights(weights(undisturbed), weights(disturbed))
+    assert_each_epoch_once(disturbed, seeds=2, epochs=EPOCHS)
+
+
+@pytest.mark.slow
+def test_a_training_on_ray_that_is_killed_ends_with_the_weights_of_an_undisturbed_one(make_small):
+    """A worker dies while it writes a checkpoint, then the driver is killed, then a worker of the next start."""
+    dice = random.Random(0)
+    settings = (f"train.epochs={EPOCHS}", "train.seeds=[0,1]", "train.workers=2")
+    undisturbed, disturbed = make_small(*settings), make_small(*settings)
+    train(undisturbed)
+    died = die_at_the_third_checkpoint(disturbed)
+    for victim in ("driver", "worker"):
+        driver = disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
+        while victim == "driver" and not died.exists():
+            assert driver.poll() is None, driver.communicate()[0]
+            time.sleep(0.05)
+        worker_at_work(driver)
+        time.sleep(dice.uniform(0.5, 4))
+        # Waited for again: after a death, a new worker takes the place.
+        process = driver.pid if victim == "driver" else worker_at_work(driver).pid
+        os.kill(process, signal.SIGKILL)
+        last = driver.communicate()[0]
+    assert driver.returncode == 0, last
+    assert_went_on(last)
+    assert_equal_weights(weights(undisturbed), weights(disturbed))
+    assert_each_epoch_once(disturbed, seeds=2, epochs=EPOCHS)
+
+
+@pytest.mark.slow
+def test_workers_with_seeds_of_their_own_survive_the_loss_of_one(make_small, undisturbed):
     """Two of Ray's workers train two seeds side by side. One is killed; the weights are those of a single worker."""
-    one, each = make_project(), make_project()
-    for project, workers in ((one, "1"), (each, "per_seed")):
-        project.set(*SMALL, "train.epochs=12", "train.seeds=[0,1]", f"train.workers={workers}")
-        project.stage("prepare")
-    train(one)
+    each = make_small(f"train.epochs={EPOCHS}", "train.seeds=[0,1]", "train.workers=per_seed")
     driver = each.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
     while checkpoints(each) < 2:
         assert driver.poll() is None, driver.communicate()[0]
@@ -201,18 +250,17 @@ def test_workers_with_seeds_of_their_own_survive_the_loss_of_one(make_project):
     printed = driver.communicate()[0]
     assert driver.returncode == 0 and "Traceback" not in printed, printed
     assert "2 workers, 1 CPU thread(s) each, each trains seeds of its own" in printed
-    assert re.search(r"resumed after [1-9]\d* of 24 epochs", printed), printed
-    assert_equal_weights(weights(one), weights(each))
-    assert_each_epoch_once(each, seeds=2, epochs=12)
+    assert_went_on(printed)
+    assert_equal_weights(weights(undisturbed), weights(each))
+    assert_each_epoch_once(each, seeds=2, epochs=EPOCHS)
     trained = json.loads((each.folder / "models/stn/training.json").read_text())
     assert trained["workers"] == 1, "no batch was shared"
 
 
 @pytest.mark.slow
-def test_without_its_controller_a_training_ends_in_a_line_and_goes_on_from_s3(project, s3):
-    project.set(*SMALL, "train.epochs=30", "train.seeds=[0]", "train.workers=2")
+def test_without_its_controller_a_training_ends_in_a_line_and_goes_on_from_s3(make_small, s3):
+    project = make_small(f"train.epochs={EPOCHS}", "train.seeds=[0]", "train.workers=2")
     project.env |= s3.env | {"CHECKPOINT_STORAGE": "s3://bucket/of-a-lost-controller"}
-    project.stage("prepare")
 
     def kept() -> list[str]:
         objects = s3.client.list_objects_v2(Bucket="bucket", Prefix="of-a-lost-controller").get("Contents", [])
@@ -223,29 +271,27 @@ def test_without_its_controller_a_training_ends_in_a_line_and_goes_on_from_s3(pr
     assert driver.returncode == 1
     assert "Ray lost a process that runs the training" in error and "the next start continues" in error
     assert kept() and checkpoints(project) == 0
-    assert re.search(r"resumed after [1-9]\d* of 30 epochs", train(project).stdout)
-    assert_each_epoch_once(project, seeds=1, epochs=30)
+    assert re.search(rf"resumed after [1-9]\d* of {EPOCHS} epochs", train(project).stdout)
+    assert_each_epoch_once(project, seeds=1, epochs=EPOCHS)
     assert not kept(), "finished, and checkpoints left lying"
 
 
 @pytest.mark.slow
-def test_without_its_mailbox_a_training_goes_on_and_all_epochs_are_logged_at_the_end(project):
-    project.set(*SMALL, "train.epochs=30", "train.seeds=[0]", "train.workers=2")
-    project.stage("prepare")
+def test_without_its_mailbox_a_training_goes_on_and_all_epochs_are_logged_at_the_end(make_small):
+    project = make_small(f"train.epochs={EPOCHS}", "train.seeds=[0]", "train.workers=2")
     driver = start_and_kill(project, "MessageQueue", when=lambda: checkpoints(project))
     output = driver.communicate()[0]
     assert driver.returncode == 0 and "Traceback" not in output, output
     assert "will be logged at the end" in output
-    assert_each_epoch_once(project, seeds=1, epochs=30)
+    assert_each_epoch_once(project, seeds=1, epochs=EPOCHS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_disk_that_fills_up_while_training(project, small_disk, workers):
+def test_a_disk_that_fills_up_while_training(make_small, small_disk, workers):
     """Database, artifacts and checkpoints are on it. With room again, training continues from the last checkpoint."""
-    settings = ("train.epochs=30", "train.seeds=[0]", "train.max_failures=0", f"train.workers={workers}")
-    project.set(*SMALL, *settings)
-    project.stage("prepare")
+    settings = (f"train.epochs={EPOCHS}", "train.seeds=[0]", "train.max_failures=0", f"train.workers={workers}")
+    project = make_small(*settings)
     disk = small_disk(project.folder / "state")
     driver = project.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
     while checkpoints(project) == 0:
@@ -257,15 +303,14 @@ def test_a_disk_that_fills_up_while_training(project, small_disk, workers):
     error = error_line(output)
     assert "No space left on device" in error and f"{disk.folder}/training" in error and "next start continues" in error
     disk.clear()
-    assert re.search(r"resumed after [1-9]\d* of 30 epochs", train(project).stdout)
-    assert_each_epoch_once(project, seeds=1, epochs=30)
+    assert re.search(rf"resumed after [1-9]\d* of {EPOCHS} epochs", train(project).stdout)
+    assert_each_epoch_once(project, seeds=1, epochs=EPOCHS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_memory_that_runs_out_names_the_settings_to_lower(project, workers):
-    project.set(*SMALL, "train.epochs=2", "train.max_failures=1", f"train.workers={workers}")
-    project.stage("prepare")
+def test_memory_that_runs_out_names_the_settings_to_lower(make_small, workers):
+    project = make_small("train.epochs=2", "train.max_failures=1", f"train.workers={workers}")
     code = project.folder / "stn/training.py"
     code.write_text(code.read_text() + ASK_FOR_TOO_MUCH)
     done = train(project, check=False)
@@ -278,9 +323,8 @@ def test_memory_that_runs_out_names_the_settings_to_lower(project, workers):
 
 
 @pytest.mark.slow
-def test_the_second_of_two_trainings_of_one_key_waits_and_takes_the_result_over(project):
-    project.set(*SMALL, "train.epochs=3")
-    project.stage("prepare")
+def test_the_second_of_two_trainings_of_one_key_waits_and_takes_the_result_over(make_small):
+    project = make_small("train.epochs=3")
     drivers = [project.start(sys.executable, "-m", "pipelines.train", "--variant", "stn") for _ in range(2)]
     outputs = [driver.communicate()[0] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], outputs
@@ -291,7 +335,7 @@ def test_the_second_of_two_trainings_of_one_key_waits_and_takes_the_result_over(
 
 
 @pytest.mark.slow
-def test_two_workers_train_what_one_trains(make_project):
+def test_two_workers_train_what_one_trains(make_small):
     """Both see the same augmented images in the same batches. Only the order of additions differs.
 
     With SGD and this learning rate, the order changes weights by at most about 3e-5 in 60 steps. With ten times the
@@ -300,16 +344,13 @@ def test_two_workers_train_what_one_trains(make_project):
     """
     results = []
     for workers in (1, 2):
-        project = make_project()
-        project.set(
-            *SMALL,
+        project = make_small(
             "train.dropout=0.0",
             "train.optimizer=sgd",
             "train.lr=0.01",
             "train.epochs=3",
             f"train.workers={workers}",
         )
-        project.stage("prepare")
         printed = train(project).stdout
         assert f"{workers} worker" in printed
         history = json.loads((project.folder / "models/stn/training.json").read_text())["runs"]["0"]["history"]
@@ -327,9 +368,8 @@ def test_two_workers_train_what_one_trains(make_project):
 
 
 @pytest.mark.slow
-def test_a_finished_training_is_copied_unless_it_is_forced(project):
-    project.set(*SMALL, "train.epochs=1")
-    project.stage("prepare")
+def test_a_finished_training_is_copied_unless_it_is_forced(make_small):
+    project = make_small("train.epochs=1")
     assert "worker" in train(project).stdout
     first = weights(project)
     project.run("rm", "-r", "models")
@@ -348,11 +388,10 @@ def test_a_finished_training_is_copied_unless_it_is_forced(project):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_trouble_is_printed_in_its_epoch_and_is_a_tag_of_the_run(project, workers):
-    project.set(*SMALL, "train.epochs=4", f"train.workers={workers}")
+def test_trouble_is_printed_in_its_epoch_and_is_a_tag_of_the_run(make_small, workers):
+    project = make_small("train.epochs=4", f"train.workers={workers}")
     variant = project.folder / "variants/stn.yaml"
     variant.write_text(re.sub(r"^localization_lr: .*$", "localization_lr: 10", variant.read_text(), flags=re.MULTILINE))
-    project.stage("prepare")
     printed = train(project).stdout
     lines = re.findall(r"^stn: seed 0, epoch (\d): θ looks outside the image for more than half", printed, re.MULTILINE)
     history = json.loads((project.folder / "models/stn/training.json").read_text())["runs"]["0"]["history"]
@@ -364,16 +403,14 @@ def test_trouble_is_printed_in_its_epoch_and_is_a_tag_of_the_run(project, worker
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_loss_that_is_not_finite_stops_training_and_says_where(project, workers):
-    project.set(
-        *SMALL,
+def test_a_loss_that_is_not_finite_stops_training_and_says_where(make_small, workers):
+    project = make_small(
         f"train.workers={workers}",
         "train.epochs=3",
         "train.lr=10.0",
         "train.weight_decay=1.0",
         "train.momentum=0.0",
     )
-    project.stage("prepare")
     done = train(project, check=False)
     assert done.returncode == 1, done.stdout
     error = next(line for line in done.stdout.splitlines() if line.startswith("error:"))
@@ -385,9 +422,8 @@ def test_a_loss_that_is_not_finite_stops_training_and_says_where(project, worker
 
 
 @pytest.mark.slow
-def test_more_workers_than_the_cluster_has_are_refused(project):
-    project.set(*SMALL, "train.workers=64")
-    project.stage("prepare")
+def test_more_workers_than_the_cluster_has_are_refused(make_small):
+    project = make_small("train.workers=64")
     done = train(project, check=False)
     assert done.returncode == 2
     assert "train.workers: 64 given" in done.stdout and "Traceback" not in done.stdout
