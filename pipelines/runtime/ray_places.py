@@ -5,6 +5,8 @@ import shlex
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.runtime.errors import ExternalError, UserError
@@ -12,6 +14,8 @@ from pipelines.runtime.errors import ExternalError, UserError
 SOCKET_LENGTH = 107 if sys.platform == "linux" else 103  # bytes, at most
 # What Ray adds to its folder, with a process id of seven digits and a number behind the name.
 LONGEST_SOCKET = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1"
+# What Python's multiprocessing adds to TMPDIR. Ray's dashboard uses it.
+LISTENER = "/pymp-12345678/listener-12345678"
 LEAST_FREE = 100 * 2**20  # bytes, for Ray's logs and for what it cannot keep in shared memory
 FALLBACKS = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -23,17 +27,35 @@ def session_folder() -> str | None:
         ExternalError: there is none.
     """
     own = _own_choice()
-    if not (problem := _problem(own, "ray")):
+    if not (problem := _problem(own, f"/ray{LONGEST_SOCKET}")):
         return None
     problems = [problem]
     for place in FALLBACKS:
         folder = f"ray-{os.getuid()}"
-        if problem := _problem(place, folder):
+        if problem := _problem(place, f"/{folder}{LONGEST_SOCKET}"):
             problems.append(problem)
         else:
             return str(Path(place) / folder)
     reasons = "; ".join(dict.fromkeys(problems))
     raise ExternalError(f"RAY_TMPDIR: Ray needs a folder for its sockets and logs; none is usable ({reasons})")
+
+
+@contextmanager
+def usable_tmpdir() -> Iterator[None]:
+    """Replace a TMPDIR that is too long for sockets, or full, for the processes that are started within the block.
+
+    With such a TMPDIR, Ray's dashboard does not start, and Ray waits for it for a minute.
+    """
+    own = os.environ.get("TMPDIR")
+    other = next((place for place in FALLBACKS if not _problem(place, LISTENER)), None)
+    if own is None or other is None or not _problem(own, LISTENER):
+        yield
+        return
+    os.environ["TMPDIR"] = other
+    try:
+        yield
+    finally:
+        os.environ["TMPDIR"] = own
 
 
 def _own_choice() -> str:
@@ -42,9 +64,9 @@ def _own_choice() -> str:
     return next((os.environ[name] for name in names if name in os.environ), "/tmp")
 
 
-def _problem(place: str, folder: str) -> str:
-    """Why Ray cannot use ``folder`` in ``place``; empty if it can."""
-    length = len(os.fsencode(f"{place}/{folder}{LONGEST_SOCKET}"))
+def _problem(place: str, socket: str) -> str:
+    """Why Ray cannot use ``place`` for files and for a socket, a path below it; empty if it can."""
+    length = len(os.fsencode(f"{place}{socket}"))
     if length > SOCKET_LENGTH:
         return f"{place}: {length - SOCKET_LENGTH} characters too long"
     try:
