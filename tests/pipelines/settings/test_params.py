@@ -1,6 +1,7 @@
 """params.yaml and variants/*.yaml: valid and refused values, messages, and setting a value."""
 
 import copy
+import io
 import os
 import resource
 import shutil
@@ -21,13 +22,14 @@ from ruamel.yaml import YAML
 from pipelines.params import set_source, set_value
 from pipelines.runtime.errors import UserError
 from pipelines.settings.dataset_defaults import DATASET_DEFAULTS, OWN_DEFAULTS
-from pipelines.settings.params import load_params
+from pipelines.settings.params import PARAMS_FILE, Params, check_params, load_params
 from pipelines.settings.train_presets import OF_EVERY_PRESET
 from pipelines.settings.variants import load_variant
+from pipelines.settings.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
-# The examples of a test share its folder: each writes its own params.yaml first.
+# The examples of a test share its folder.
 FUZZ = settings(
     max_examples=100, deadline=None, database=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -49,17 +51,10 @@ def leaves(tree: dict, *above: str) -> list[str]:
     return found
 
 
-def edit(dotted: str, value, file: str = "params.yaml", rename: str = "") -> None:
-    """Write ``value`` at ``dotted``, or rename the key there to ``rename``."""
+def edit(dotted: str, value, file: str = "params.yaml") -> None:
+    """Write ``value`` at ``dotted``."""
     document = copy.deepcopy(parsed(Path(file).read_text()))
-    *sections, key = dotted.split(".")
-    place = document
-    for name in sections:
-        place = place[name]
-    if rename:
-        place[rename] = place.pop(key)
-    else:
-        place[key] = value
+    place(document, dotted, value)
     with Path(file).open("w") as stream:
         YAML(typ="safe").dump(document, stream)
 
@@ -74,6 +69,28 @@ def get(tree, dotted: str):
     for name in dotted.split("."):
         tree = tree[name]
     return tree
+
+
+def place(tree: dict, dotted: str, value: Any) -> None:
+    """Replace the value at ``dotted``."""
+    above, _, name = dotted.rpartition(".")
+    (get(tree, above) if above else tree)[name] = value
+
+
+def through_yaml(value: Any) -> Any:
+    """The value as YAML writes and reads it: a date, for example, or a text of several lines."""
+    text = io.StringIO()
+    YAML(typ="safe").dump({"a": {"value": value, "next": 1}}, text)
+    read = YAML(typ="safe").load(text.getvalue())["a"]
+    assert read["next"] == 1
+    return read["value"]
+
+
+def check_with(dotted: str, value: Any) -> Params:
+    """Check the shipped settings with one value replaced, without a file: parsing one takes most of the time."""
+    document = copy.deepcopy(SHIPPED)
+    place(document, dotted, value)
+    return check_params(document, PARAMS_FILE)
 
 
 def refusal(action=load_params, *arguments) -> str:
@@ -123,13 +140,14 @@ def test_every_misspelled_name_is_refused_with_the_right_one():
     sections = {leaf.rpartition(".")[0] for leaf in leaves(SHIPPED)} - {""}
     unhelpful = {}
     for dotted in sorted({*leaves(SHIPPED), *sections}):
-        shutil.copy(ROOT / "params.yaml", "params.yaml")
         above, _, name = dotted.rpartition(".")
         if name in ("low", "log"):
             continue  # "lo" is equally close to both
-        edit(dotted, None, rename=name[:-1])
+        document = copy.deepcopy(SHIPPED)
+        section = get(document, above) if above else document
+        section[name[:-1]] = section.pop(name)
         wanted = f"params.yaml: {above}{'.' * bool(above)}{name[:-1]}: unknown setting; did you mean {name}?"
-        said = [line.strip() for line in refusal().splitlines()]
+        said = [line.strip() for line in refusal(check_params, document, PARAMS_FILE).splitlines()]
         if wanted not in said:
             unhelpful[wanted] = said
     assert unhelpful == {}
@@ -391,14 +409,15 @@ def test_a_value_of_a_wrong_kind_is_refused_at_every_setting(kind):
     """The message has three lines at most, and the first names the setting."""
     unclear = {}
     tried = [leaf for leaf in leaves(SHIPPED) if (leaf, kind) not in VALID]
+    value = through_yaml(WRONG[kind])
     for leaf in tried:
-        shutil.copy(ROOT / "params.yaml", "params.yaml")
-        edit(leaf, WRONG[kind])
-        said = refusal()
+        said = refusal(check_with, leaf, value)
         named = leaf.removesuffix(".low").removesuffix(".high")  # the message may be about the other end of the range
         if not said.startswith(f"params.yaml: {named}") or len(said.splitlines()) > 3 or len(said) > 400:
             unclear[leaf] = said
     assert unclear == {} and len(tried) > 60
+    edit(tried[0], WRONG[kind])
+    assert refusal() == refusal(check_with, tried[0], value), "a file is refused alike"
 
 
 JUNK = st.recursive(
@@ -411,11 +430,9 @@ JUNK = st.recursive(
 @FUZZ
 @given(leaf=st.sampled_from(leaves(SHIPPED)), junk=JUNK)
 def test_any_value_is_accepted_or_refused_by_name(leaf, junk):
-    shutil.copy(ROOT / "params.yaml", "params.yaml")
-    edit(leaf, junk)
     said = ""
     try:
-        values = load_params().model_dump(by_alias=True)
+        values = check_with(leaf, through_yaml(junk)).model_dump(by_alias=True)
     except UserError as error:
         values, said = {}, str(error)
     assert leaf in said if said else junk is None or get(values, leaf) == junk
@@ -428,19 +445,15 @@ def test_any_value_is_accepted_or_refused_by_name(leaf, junk):
     section=st.sampled_from(["data", "tune.search_space", "train", "promote"]),
 )
 def test_many_mistakes_at_once_are_three_lines(mistakes, unknown, section):
-    shutil.copy(ROOT / "params.yaml", "params.yaml")
-    document = YAML(typ="safe").load(Path("params.yaml").read_text())
+    document = copy.deepcopy(SHIPPED)
     wrong = {leaf: kind for leaf, kind in mistakes.items() if (leaf, kind) not in VALID}
     added = {key: value for key, value in unknown.items() if key not in get(document, section)}
-    get(document, section).update(added)
+    get(document, section).update(through_yaml(added))
     for leaf, kind in wrong.items():
-        above, _, name = leaf.rpartition(".")
-        (get(document, above) if above else document)[name] = WRONG[kind]
-    with Path("params.yaml").open("w") as stream:
-        YAML(typ="safe").dump(document, stream)
+        place(document, leaf, through_yaml(WRONG[kind]))
     if not wrong and not added:
         return
-    lines = refusal().splitlines()
+    lines = refusal(check_params, document, PARAMS_FILE).splitlines()
     assert 1 <= len(lines) <= 3 and all("params.yaml: " in line for line in lines)
 
 
@@ -506,11 +519,9 @@ def test_a_size_is_one_number_or_two_and_a_color_is_for_color_images():
 @example(leaf="train.lr", text="!!int x")
 def test_any_text_is_accepted_or_refused(leaf, text):
     """Values as typed, before YAML parses them: invalid dates, tags, half a list."""
-    shutil.copy(ROOT / "params.yaml", "params.yaml")
-    edit(leaf, "HERE")
-    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("HERE", text), encoding="utf-8")
+    Path("short.yaml").write_text(f"a:\n  before: 1\n  value: {text}\n  after: 1\n", encoding="utf-8")
     with suppress(UserError):
-        load_params()
+        check_with(leaf, read_yaml(Path("short.yaml"), YAML(typ="safe"))["a"]["value"])
 
 
 def test_setting_a_value_changes_its_line_alone(capsys):
