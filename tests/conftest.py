@@ -22,9 +22,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as pipelines/__init__.py sets
 
 # The files that take longest, longest first. A process that starts one of them last would run alone at the end.
 LONG = (
-    "training/test_run.py", "test_hosts.py", "test_demo.py", "tuning/test_run.py", "test_sharing.py",
-    "test_team_server.py", "test_earlier_store.py", "test_outbox.py", "test_settings.py", "test_faults.py",
-    "test_backup.py", "test_params.py",
+    "training/test_run.py", "test_hosts.py", "test_demo.py", "test_sharing.py", "test_team_server.py",
+    "tuning/test_run.py", "test_scoring.py", "test_outbox.py", "test_queue.py", "test_earlier_store.py",
+    "test_settings.py", "test_faults.py", "test_backup.py", "test_params.py",
 )  # fmt: skip
 APART = "training/test_run.py"  # its tests share nothing, so that each can run in another process
 

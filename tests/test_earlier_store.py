@@ -70,17 +70,13 @@ def test_its_provenance(earlier):
 
 
 @pytest.mark.slow
-def test_a_version_is_reproduced_at_its_own_commit(tmp_path):
+def test_a_version_is_reproduced_at_its_own_commit(earlier):
     """The code of that commit trains again, with that commit's names of modules and variants."""
     known = subprocess.run(["git", "cat-file", "-e", f"{COMMIT}^{{commit}}"], cwd=ROOT, capture_output=True)
     if known.returncode:
         pytest.skip(f"this clone has no history: commit {COMMIT} is missing")
-    project = copy_project(tmp_path / "project")
-    project.run("git", "fetch", "--quiet", str(ROOT), "HEAD")
-    restore_store(project, tmp_path / "backup")
-    project.set(*SETTINGS)
-    project.stage("prepare")
-    said = project.command("reproduce", "stn-digits").stdout
+    earlier.run("git", "fetch", "--quiet", str(ROOT), "HEAD")
+    said = earlier.command("reproduce", "stn-digits").stdout
     assert "seed, training seed" in said and f"again at {COMMIT}" in said
     # On another kind of processor than the one that trained it the last bits differ.
     assert re.search(r"the weights are equal, bit for bit|the weights differ; test accuracy", said)

@@ -1,47 +1,91 @@
 """A cluster of several hosts: code and data are sent, workers are spread, and training survives the loss of a host.
 
-The hosts are network namespaces, see :mod:`tools.hosts`. They would share the project's folder, so it is hidden from
-all hosts except the driver's.
+The hosts are network namespaces, see :mod:`tools.hosts`. They would share the folders of projects, so these are hidden
+from all hosts except the driver's. All tests use one cluster.
 """
 
 import json
 import re
+import shutil
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.conftest import Project, copy_project
 from tests.pipelines.training.test_run import assert_each_epoch_once
-from tools.hosts import Cluster, hosts, why_not
+from tools.hosts import Cluster, Host, hosts, why_not
 
 pytestmark = pytest.mark.slow
-EPOCHS = 30
+EPOCHS = 12
 SMALL = (
     "data.dataset=digits", f"train.epochs={EPOCHS}", "train.seeds=[0]", "train.workers={min: 1, max: 2}",
     "train.precision=fp32", "train.optimizer=sgd", "train.lr=0.01",
 )  # fmt: skip
 
 
-@pytest.fixture
-def cluster(project) -> Iterator[Cluster]:
+class Running(NamedTuple):
+    """A cluster, the folder of all projects, and the project that is copied there for each test."""
+
+    cluster: Cluster
+    folder: Path
+    prepared: Project
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory) -> Iterator[Running]:
     if reason := why_not():
         pytest.skip(reason)
-    project.set(*SMALL)
-    project.stage("prepare")
-    # tmp_path is too long: the paths of Ray's sockets must be shorter than 108 bytes.
+    projects = tmp_path_factory.mktemp("projects")
+    prepared = copy_project(projects / "prepared")
+    prepared.set(*SMALL)
+    prepared.stage("prepare")
+    # Pytest's folder is too long: the paths of Ray's sockets must be shorter than 108 bytes.
     with tempfile.TemporaryDirectory() as folder, hosts(3) as (head, *workers):
-        shared = Path(folder, "shared")
-        shared.mkdir()
         for worker in workers:
-            worker.hidden.append(project.folder)
-        env = project.env | {"CHECKPOINT_STORAGE": str(shared)}
-        yield Cluster(head, workers, 1, env, Path(folder))
+            worker.hidden.append(projects)
+        yield Running(Cluster(head, workers, 1, prepared.env, Path(folder)), projects, prepared)
+
+
+@pytest.fixture
+def make_copy(running) -> Callable[[str], Project]:
+    """Copies the prepared project to a folder that other hosts do not see."""
+
+    def copy(name: str) -> Project:
+        shutil.copytree(running.prepared.folder, running.folder / name, symlinks=True)
+        return Project(running.folder / name)
+
+    return copy
+
+
+@pytest.fixture
+def project(make_copy, request) -> Project:
+    return make_copy(request.node.name)
+
+
+@pytest.fixture
+def cluster(running, tmp_path) -> Cluster:
+    """The cluster, with an empty storage of checkpoints. A host that an earlier test cut off joins again."""
+    cluster = running.cluster
+    for worker in cluster.workers:
+        if worker.is_cut_off():
+            replace(cluster, worker)
+    cluster.env["CHECKPOINT_STORAGE"] = str(tmp_path)
+    return cluster
+
+
+def replace(cluster: Cluster, lost: Host) -> None:
+    """Start Ray again on a host that was cut off."""
+    lost.kill_all()
+    lost.reconnect()
+    cluster.join(lost)
 
 
 def once_two_epochs_are_saved(cluster: Cluster, driver: subprocess.Popen, do: Callable[[], None]) -> None:
@@ -59,7 +103,41 @@ def once_two_epochs_are_saved(cluster: Cluster, driver: subprocess.Popen, do: Ca
     threading.Thread(target=watch, daemon=True).start()
 
 
-def test_training_goes_on_when_one_of_two_hosts_is_cut_off(cluster, project, make_project):
+def test_a_fixed_number_of_workers_waits_for_a_replacement(cluster, project):
+    project.set("train.workers=2")
+    driver = cluster.drive(project.folder, "-m", "pipelines.train", "--variant", "stn")
+    lines, lost = [], cluster.workers[1]
+    once_two_epochs_are_saved(cluster, driver, lost.cut_off)
+    assert driver.stdout
+    for line in driver.stdout:
+        lines.append(line)
+        if "is lost" in line:
+            replace(cluster, lost)
+    output = "".join(lines)
+    assert driver.wait() == 0, output
+    assert "training waits for a replacement: it needs 2 worker(s), and there is room for 1" in output
+    assert f"host {lost.address} has joined; training continues: there is room for 2 of at most 2" in output
+    assert re.search(rf"resumed after [1-9]\d* of {EPOCHS} epochs", output) and "Traceback" not in output
+    assert_each_epoch_once(project, seeds=1, epochs=EPOCHS)
+
+
+def test_without_shared_checkpoints_a_cluster_tunes_but_does_not_train(cluster, project):
+    del cluster.env["CHECKPOINT_STORAGE"]
+    driver = cluster.drive(project.folder, "-m", "pipelines.train", "--variant", "stn")
+    output = driver.communicate()[0]
+    assert driver.returncode == 2, output
+    assert "CHECKPOINT_STORAGE: not set, but 2 host(s) of the cluster cannot read" in output
+    assert "Traceback" not in output
+
+    project.set("tune.trials=2", "tune.epochs=2", "tune.finalists=1", "train.epochs=2")
+    driver = cluster.drive(project.folder, "-m", "pipelines.tune")
+    output = driver.communicate()[0]
+    assert driver.returncode == 0, output
+    assert "2 at once" in output
+    assert json.loads((project.folder / "metrics/tune.json").read_text())["failed"] == 0
+
+
+def test_training_goes_on_when_one_of_two_hosts_is_cut_off(cluster, project, make_copy):
     sent, before = [], [worker.bytes_sent() for worker in cluster.workers]
 
     def cut_off() -> None:
@@ -83,9 +161,8 @@ def test_training_goes_on_when_one_of_two_hosts_is_cut_off(cluster, project, mak
     assert not list(Path(cluster.env["CHECKPOINT_STORAGE"]).rglob("state.pt")), "finished, and checkpoints left lying"
 
     # The same batches give the same weights as one worker alone on one host.
-    alone = make_project()
-    alone.set(*SMALL, "train.workers=1", "train.threads=1")
-    alone.stage("prepare")
+    alone = make_copy("alone")
+    alone.set("train.workers=1", "train.threads=1")
     alone.stage("train", "--variant", "stn")
     histories = [
         json.loads((project.folder / "models/stn/training.json").read_text())["runs"]["0"]["history"]
@@ -96,39 +173,3 @@ def test_training_goes_on_when_one_of_two_hosts_is_cut_off(cluster, project, mak
     weights = [load_file(project.folder / "models/stn/0.safetensors") for project in (project, alone)]
     # Rounding differences grow to at most 0.002; a different batch would move weights by tenths.
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-2)
-
-
-def test_a_fixed_number_of_workers_waits_for_a_replacement(cluster, project):
-    project.set("train.workers=2")
-    driver = cluster.drive(project.folder, "-m", "pipelines.train", "--variant", "stn")
-    lines, lost = [], cluster.workers[1]
-    once_two_epochs_are_saved(cluster, driver, lost.cut_off)
-    assert driver.stdout
-    for line in driver.stdout:
-        lines.append(line)
-        if "is lost" in line:
-            lost.kill_all()
-            lost.reconnect()
-            cluster.join(lost)
-    output = "".join(lines)
-    assert driver.wait() == 0, output
-    assert "training waits for a replacement: it needs 2 worker(s), and there is room for 1" in output
-    assert f"host {lost.address} has joined; training continues: there is room for 2 of at most 2" in output
-    assert re.search(rf"resumed after [1-9]\d* of {EPOCHS} epochs", output) and "Traceback" not in output
-    assert_each_epoch_once(project, seeds=1, epochs=EPOCHS)
-
-
-def test_without_shared_checkpoints_a_cluster_tunes_but_does_not_train(cluster, project):
-    del cluster.env["CHECKPOINT_STORAGE"]
-    driver = cluster.drive(project.folder, "-m", "pipelines.train", "--variant", "stn")
-    output = driver.communicate()[0]
-    assert driver.returncode == 2, output
-    assert "CHECKPOINT_STORAGE: not set, but 2 host(s) of the cluster cannot read" in output
-    assert "Traceback" not in output
-
-    project.set("tune.trials=4", "tune.epochs=2", "tune.finalists=1", "train.epochs=2")
-    driver = cluster.drive(project.folder, "-m", "pipelines.tune")
-    output = driver.communicate()[0]
-    assert driver.returncode == 0, output
-    assert "2 at once" in output
-    assert json.loads((project.folder / "metrics/tune.json").read_text())["failed"] == 0

@@ -4,6 +4,7 @@ The stages run in this process, from the settings files to their outputs, on 96 
 which here calls the worker directly, and MLflow's store.
 """
 
+import copy
 import hashlib
 import os
 import shutil
@@ -80,13 +81,15 @@ def leaves(tree: dict, *above: str) -> list[str]:
     return found
 
 
+@cache
+def shipped(file: str) -> Any:
+    """The parsed content of a file of settings. Do not change it."""
+    return YAML(typ="safe").load((ROOT / file).read_text())
+
+
 def all_leaves() -> set[str]:
     """Every leaf of params.yaml, and of the variants' files with the file's name before it."""
-    return {
-        leaf if file == "params.yaml" else f"{file}:{leaf}"
-        for file in FILES
-        for leaf in leaves(YAML(typ="safe").load((ROOT / file).read_text()))
-    }
+    return {leaf if file == "params.yaml" else f"{file}:{leaf}" for file in FILES for leaf in leaves(shipped(file))}
 
 
 class Trained(SimpleNamespace):
@@ -133,6 +136,7 @@ class Bench:
         self.patch.delenv("OPTUNA_STORAGE", raising=False)
         self._write_source("source", 0)
         self._write_source("another", 24)
+        self.patch.setattr(os, "fsync", lambda _: None)  # takes half the time of a study; no power fails here
         self._stand_in_for_ray()
         self._stand_in_for_mlflow()
         self._watch_batches()
@@ -250,10 +254,9 @@ class Bench:
         self.changed |= set(changes)
         folder = self.folder / f"run-{self.runs}"
         (folder / "variants").mkdir(parents=True)
-        yaml = YAML(typ="safe")
         wanted = {"data.source": str(self.folder / "source")} | TINY | self.base | changes
         for file in FILES:
-            document = yaml.load((ROOT / file).read_text())
+            document = copy.deepcopy(shipped(file))
             for name, value in wanted.items():
                 where, _, dotted = name.rpartition(":")
                 if (where or "params.yaml") == file:
@@ -264,7 +267,7 @@ class Bench:
                     assert key in place, name
                     place[key] = value
             with (folder / file).open("w") as stream:
-                yaml.dump(document, stream)
+                YAML(typ="safe").dump(document, stream)
         self.patch.chdir(folder)
         self.patch.setenv("DVC_ROOT", str(folder))
         return load_params()
@@ -318,10 +321,21 @@ class Bench:
                 workers=list(self.hired),
             )
 
+    def tune_briefly(self, changes: dict[str, Any]) -> Tuned:
+        """The same with one epoch for each trial and final: enough to see what is drawn, and who trains what."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self, "base", {"tune.epochs": 1, "train.epochs": 1})
+            return self.tune(changes)
+
     @cache  # noqa: B019
     def tuned(self) -> Tuned:
         """Tuned with no setting changed."""
         return self.tune({})
+
+    @cache  # noqa: B019
+    def tuned_briefly(self) -> Tuned:
+        """Tuned briefly with no setting changed."""
+        return self.tune_briefly({})
 
     def after_evaluate(self, changes: dict[str, Any]) -> Params:
         """Settings in a folder where everything up to evaluate is done."""
@@ -592,7 +606,7 @@ def _(bench: Bench) -> None:
 
 @check("tune.trials")
 def _(bench: Bench) -> None:
-    assert (len(bench.tuned().trials), len(bench.tune({"tune.trials": 5}).trials)) == (9, 5)
+    assert (len(bench.tuned_briefly().trials), len(bench.tune_briefly({"tune.trials": 5}).trials)) == (9, 5)
 
 
 @check("tune.epochs")
@@ -605,7 +619,7 @@ def _(bench: Bench) -> None:
 
 @check("tune.seed")
 def _(bench: Bench) -> None:
-    before, after = bench.tuned(), bench.tune({"tune.seed": 5})
+    before, after = bench.tuned_briefly(), bench.tune_briefly({"tune.seed": 5})
     assert before.trials[0].params == after.trials[0].params, "the first trial is the baseline network"
     assert all(one.params != other.params for one, other in zip(before.drawn, after.drawn, strict=True))
     assert before.trials[0].intermediate_values != after.trials[0].intermediate_values
@@ -615,7 +629,7 @@ def _(bench: Bench) -> None:
 def _(bench: Bench) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "resources", {"CPU": 1.0})  # one trial after another, each after what the last has shown
-        before, after = bench.tune({}), bench.tune({"tune.sampler": "random"})
+        before, after = bench.tune_briefly({}), bench.tune_briefly({"tune.sampler": "random"})
     alike = [one.params == other.params for one, other in zip(before.trials, after.trials, strict=True)]
     assert alike == [True] * 4 + [False] * 5, "the first four are drawn at random by either"
 
@@ -635,8 +649,8 @@ def _(bench: Bench) -> None:
         return max(count_parameters(network_settings(variant, (1, 28, 28), classes=4)) for variant in variants)
 
     # The baseline network has 27,054 of them, here with four classes.
-    assert largest(bench.tuned()) > 27_054 >= largest(bench.tune({"tune.max_parameters": "stn"}))
-    assert largest(bench.tune({"tune.max_parameters": 30_000})) <= 30_000
+    assert largest(bench.tuned_briefly()) > 27_054 >= largest(bench.tune_briefly({"tune.max_parameters": "stn"}))
+    assert largest(bench.tune_briefly({"tune.max_parameters": 30_000})) <= 30_000
 
 
 @check("tune.gpus_per_trial")
@@ -644,17 +658,17 @@ def _(bench: Bench) -> None:
     def with_share(share: float) -> dict[str, float]:
         return {"num_cpus": 1, "num_gpus": share, "memory": trials.PROCESS_BYTES}
 
-    assert bench.tuned().workers == [with_share(0.0)] * 8
+    assert bench.tuned_briefly().workers == [with_share(0.0)] * 8
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "resources", {"CPU": 8.0, "GPU": 1.0})
-        assert bench.tune({}).workers == [with_share(0.25)] * 4
-        assert bench.tune({"tune.gpus_per_trial": 0.5}).workers == [with_share(0.5)] * 2
+        assert bench.tune_briefly({}).workers == [with_share(0.25)] * 4
+        assert bench.tune_briefly({"tune.gpus_per_trial": 0.5}).workers == [with_share(0.5)] * 2
 
 
 @check("tune.finalists")
 def _(bench: Bench) -> None:
-    assert len(bench.tuned().results.finalists) == 2  # and the baseline network
-    assert len(bench.tune({"tune.finalists": 3}).results.finalists) == 4
+    assert len(bench.tuned_briefly().results.finalists) == 2  # and the baseline network
+    assert len(bench.tune_briefly({"tune.finalists": 3}).results.finalists) == 4
 
 
 @check("tune.final_seeds")
@@ -662,8 +676,8 @@ def _(bench: Bench) -> None:
     def seeds(tuned: Tuned) -> list[str]:
         return [name.split()[-1] for name in tuned.finals]
 
-    assert seeds(bench.tuned()) == ["1000"] * 2
-    assert sorted(seeds(bench.tune({"tune.final_seeds": [7, 8]}))) == ["7", "7", "8", "8"]
+    assert seeds(bench.tuned_briefly()) == ["1000"] * 2
+    assert sorted(seeds(bench.tune_briefly({"tune.final_seeds": [7, 8]}))) == ["7", "7", "8", "8"]
 
 
 def narrows(leaf: str, value: Any, name: str, wanted: Any) -> None:
@@ -674,8 +688,8 @@ def narrows(leaf: str, value: Any, name: str, wanted: Any) -> None:
         def drawn(tuned: Tuned) -> set:
             return {trial.params[name] for trial in tuned.drawn if name in trial.params}
 
-        assert drawn(bench.tuned()) != {wanted}
-        assert drawn(bench.tune({f"tune.search_space.{leaf}": value})) == {wanted}
+        assert drawn(bench.tuned_briefly()) != {wanted}
+        assert drawn(bench.tune_briefly({f"tune.search_space.{leaf}": value})) == {wanted}
 
 
 narrows("transform", ["attention"], "transform", "attention")
@@ -697,15 +711,15 @@ narrows("at", ["conv2"], "at", "conv2")
 
 @check("tune.search_space.backbone")
 def _(bench: Bench) -> None:
-    assert not any("backbone" in trial.params for trial in bench.tuned().drawn)
-    tuned = bench.tune({"tune.search_space.backbone": ["test_resnet"]})
+    assert not any("backbone" in trial.params for trial in bench.tuned_briefly().drawn)
+    tuned = bench.tune_briefly({"tune.search_space.backbone": ["test_resnet"]})
     assert {trial.params["backbone"] for trial in tuned.drawn} == {"test_resnet"}
 
 
 @check("tune.search_space.alignment_weight")
 def _(bench: Bench) -> None:
-    assert not any("alignment_weight" in trial.params for trial in bench.tuned().drawn)
-    tuned = bench.tune({"tune.search_space.alignment_weight": [0.7]})
+    assert not any("alignment_weight" in trial.params for trial in bench.tuned_briefly().drawn)
+    tuned = bench.tune_briefly({"tune.search_space.alignment_weight": [0.7]})
     assert {trial.params["alignment_weight"] for trial in tuned.drawn} == {0.7}
 
 
@@ -717,8 +731,8 @@ def straightens(name: str) -> None:
         def drawn(tuned: Tuned) -> list[float]:
             return [v for t in tuned.drawn for key, v in t.params.items() if key in (name, f"{name}_1", f"{name}_2")]
 
-        changed = bench.tune({f"tune.search_space.{name}.log": False})
-        assert np.mean(drawn(changed)) > np.mean(drawn(bench.tuned()))
+        changed = bench.tune_briefly({f"tune.search_space.{name}.log": False})
+        assert np.mean(drawn(changed)) > np.mean(drawn(bench.tuned_briefly()))
 
 
 straightens("channels")
@@ -928,7 +942,7 @@ def _(bench: Bench) -> None:
     chosen = [after["variants"][name]["test_balanced_accuracy"] for name in ("plain", "stn")]
     assert after["pairs"]["stn vs plain"]["difference"] == pytest.approx(chosen[1] - chosen[0])
     assert "validation balanced accuracy" in table and "paired bootstrap p" in table
-    first, second = bench.tuned(), bench.tune(metric)
+    first, second = bench.tuned_briefly(), bench.tune_briefly(metric)
     assert first.results.study != second.results.study and second.results.metric == "balanced_accuracy"
     assert first.trials[0].value != second.trials[0].value, "the baseline, trained alike"
 
@@ -1060,7 +1074,7 @@ def _(bench: Bench) -> None:
     def parts(trained: Trained) -> set[str]:
         return {name.split(".")[0] for name in trained.weights}
 
-    seeds = YAML(typ="safe").load((ROOT / "variants/stn.yaml").read_text())["transformer"]
+    seeds = shipped("variants/stn.yaml")["transformer"]
     assert parts(bench.train({}, "plain")) == {"classifier"}
     given = bench.train({"variants/plain.yaml:transformer": seeds}, "plain")
     assert parts(given) == {"classifier", "transformer"}

@@ -45,6 +45,10 @@ class Host:
         """Undo :meth:`cut_off`."""
         ip("link", "set", self.link, "up")
 
+    def is_cut_off(self) -> bool:
+        """Whether the host is cut off."""
+        return "UP" not in ip("-brief", "link", "show", self.link).partition("<")[2].partition(">")[0].split(",")
+
     def bytes_sent(self) -> int:
         """Bytes sent to other hosts so far."""
         return int(Path(f"/sys/class/net/{self.link}/statistics/rx_bytes").read_text())

@@ -533,6 +533,7 @@ def test_a_store_that_never_comes_back_costs_no_result_and_the_next_start_delive
     assert [(metric.step, metric.timestamp, metric.value) for metric in history] == logged and len(logged) == 12
     assert trained.data.tags["device"] == "cpu"
 
+    project.set("train.epochs=4")  # of the finalists
     without_its_server("pipelines.tune")
     assert "pending updates are delivered" in project.command("doctor", check=False).stdout
     found = {run.info.run_name: run for run in runs_of_stn(client)}
@@ -543,7 +544,7 @@ def test_a_store_that_never_comes_back_costs_no_result_and_the_next_start_delive
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id and run.data.params
         steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "validation_accuracy")]
         assert run.info.status == "FINISHED" and steps == list(range(1, len(steps) + 1))
-        assert len(steps) == 12 or run in trials
+        assert len(steps) == 4 or run in trials
         assert len(steps) == 2 or run in finals or run.data.tags["state"] == "pruned"
     assert parent.info.status == "FINISHED" and "final_accuracy_stn" in parent.data.metrics
     assert [file.path for file in client.list_artifacts(parent.info.run_id, "study")]
