@@ -337,11 +337,18 @@ class Bench:
         """Tuned briefly with no setting changed."""
         return self.tune_briefly({})
 
+    @cache  # noqa: B019
+    def evaluated(self) -> tuple[dict, list[int], str]:
+        """Evaluated with no setting changed."""
+        results = self.evaluate({})
+        self.evaluated_in = Path.cwd()
+        return results
+
     def after_evaluate(self, changes: dict[str, Any]) -> Params:
-        """Settings in a folder where everything up to evaluate is done."""
+        """Settings in a folder where everything up to evaluate is done; ``changes`` are of later stages."""
+        self.evaluated()
         params = self.settings(changes)
-        self._bring(self.models, "data", "models")
-        evaluate(params.variants, params.evaluate)
+        self._bring(lambda: self.evaluated_in, "data", "models", "metrics", "plots", "reports")
         Path("reports/report.html").touch()
         TuningResults(winner="stn").write()
         return params
@@ -441,8 +448,8 @@ def changes_shape(leaf: str, value: Any, tensor: str, shape: tuple[int, ...]) ->
 
 @check("variants")
 def _(bench: Bench) -> None:
-    assert bench.evaluate({})[0].keys() == {"variants", "pairs", "metric"}
-    assert list(bench.evaluate({})[0]["variants"]) == ["plain", "stn"]
+    assert bench.evaluated()[0].keys() == {"variants", "pairs", "metric"}
+    assert list(bench.evaluated()[0]["variants"]) == ["plain", "stn"]
     metrics, _, table = bench.evaluate({"variants": ["stn"]})
     assert list(metrics["variants"]) == ["stn"] and metrics["pairs"] == {} and "plain" not in table
 
@@ -936,7 +943,7 @@ frees_one_more("clean.superseded", 0)
 def _(bench: Bench) -> None:
     """The metric of the differences, of the table, and of the objective of the study."""
     metric = {"evaluate.metric": "balanced_accuracy"}
-    before, _, _ = bench.evaluate({})
+    before, _, _ = bench.evaluated()
     after, _, table = bench.evaluate(metric)
     assert before["variants"]["stn"] == after["variants"]["stn"], "one seed, nothing to choose from"
     chosen = [after["variants"][name]["test_balanced_accuracy"] for name in ("plain", "stn")]
@@ -949,7 +956,7 @@ def _(bench: Bench) -> None:
 
 @check("evaluate.batch_size")
 def _(bench: Bench) -> None:
-    before, sizes, _ = bench.evaluate({})
+    before, sizes, _ = bench.evaluated()
     # All 24 images at once, to find images of one color. Both variants: once as they are, then moved by each amount.
     # The transformer of one: moved, and two views.
     passes = 2 * (1 + sum(len(motion.amounts) for motion in MOTIONS))
@@ -982,7 +989,7 @@ def _(bench: Bench) -> None:
 
 @check("evaluate.confidence")
 def _(bench: Bench) -> None:
-    (before, _, _), (after, _, table) = bench.evaluate({}), bench.evaluate({"evaluate.confidence": 0.5})
+    (before, _, _), (after, _, table) = bench.evaluated(), bench.evaluate({"evaluate.confidence": 0.5})
     (wide,), (narrow,) = before["pairs"].values(), after["pairs"].values()
     assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"] and "50% interval" in table
 
