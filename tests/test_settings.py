@@ -136,7 +136,7 @@ class Bench:
         self.patch.delenv("OPTUNA_STORAGE", raising=False)
         self._write_source("source", 0)
         self._write_source("another", 24)
-        self.patch.setattr(os, "fsync", lambda _: None)  # takes half the time of a study; no power fails here
+        self.patch.setattr(os, "fsync", lambda _: None)  # thousands of calls; no power fails here
         self._stand_in_for_ray()
         self._stand_in_for_mlflow()
         self._watch_batches()
