@@ -17,7 +17,7 @@ from pipelines.training import cluster
 ROOT = Path(__file__).resolve().parents[3]
 # Read by the code, and not for .env: DVC sets DVC_ROOT, FORCE=1 is meant for one command, OMP_WAIT_POLICY is read by
 # OpenMP when torch is imported, LOKY_MAX_CPU_COUNT by joblib, and USER is the system's.
-NOT_FOR_DOTENV = {"DVC_ROOT", "FORCE", "OMP_WAIT_POLICY", "LOKY_MAX_CPU_COUNT", "USER"}
+NOT_FOR_DOTENV = {"DVC_ROOT", "FORCE", "OMP_WAIT_POLICY", "LOKY_MAX_CPU_COUNT", "USER", "TMPDIR"}
 
 
 @pytest.fixture
