@@ -112,6 +112,11 @@ class Project:
         }
         self.env |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 
+    def copied(self, folder: Path) -> "Project":
+        """A copy of it at ``folder``, with what its stages have made so far."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Project(folder)
+
     def run(self, *command: str, check: bool = True, env: dict | None = None, timeout: float = 2400):
         """Run a command there; its standard output and error are kept together in ``stdout``."""
         done = subprocess.run(

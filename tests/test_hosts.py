@@ -6,7 +6,6 @@ from all hosts except the driver's. All tests use one cluster.
 
 import json
 import re
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -59,8 +58,7 @@ def make_copy(running) -> Callable[[str], Project]:
     """Copies the prepared project to a folder that other hosts do not see."""
 
     def copy(name: str) -> Project:
-        shutil.copytree(running.prepared.folder, running.folder / name, symlinks=True)
-        return Project(running.folder / name)
+        return running.prepared.copied(running.folder / name)
 
     return copy
 

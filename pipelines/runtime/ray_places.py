@@ -47,11 +47,10 @@ def usable_tmpdir() -> Iterator[None]:
     With such a TMPDIR, Ray's dashboard does not start, and Ray waits for it for a minute.
     """
     own = os.environ.get("TMPDIR")
-    other = next((place for place in FALLBACKS if not _problem(place, LISTENER)), None)
-    if own is None or other is None or not _problem(own, LISTENER):
+    if own is None or not _problem(own, LISTENER):
         yield
         return
-    os.environ["TMPDIR"] = other
+    os.environ["TMPDIR"] = next((place for place in FALLBACKS if not _problem(place, LISTENER)), own)
     try:
         yield
     finally:

@@ -4,11 +4,11 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import copy_project
+from tests.conftest import Project
 
 SMALL = (
     "data.dataset=digits",
@@ -59,21 +59,19 @@ EPOCHS = 20  # of trainings that are killed
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A project with SMALL settings and its prepared data, to be copied."""
-    project = copy_project(tmp_path_factory.mktemp("prepared") / "project")
-    project.set(*SMALL)
-    project.stage("prepare")
-    return project
+def prepared(copy_of_project) -> Project:
+    """A copy of the project with SMALL and its prepared data, to be copied."""
+    copy_of_project.set(*SMALL)
+    copy_of_project.stage("prepare")
+    return copy_of_project
 
 
 @pytest.fixture
-def make_small(prepared, tmp_path):
+def make_small(prepared, tmp_path) -> Callable[..., Project]:
     """Makes copies of the prepared project, with further settings of ``train``."""
 
-    def make(*assignments: str):
-        project = type(prepared)(tmp_path / f"project-{len(list(tmp_path.iterdir()))}")
-        shutil.copytree(prepared.folder, project.folder, symlinks=True)
+    def make(*assignments: str) -> Project:
+        project = prepared.copied(tmp_path / f"project-{len(list(tmp_path.iterdir()))}")
         project.set(*assignments)
         return project
 
@@ -81,10 +79,9 @@ def make_small(prepared, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(prepared, tmp_path_factory):
+def undisturbed(prepared, tmp_path_factory) -> Project:
     """A finished training of two seeds by one worker."""
-    project = type(prepared)(tmp_path_factory.mktemp("undisturbed") / "project")
-    shutil.copytree(prepared.folder, project.folder, symlinks=True)
+    project = prepared.copied(tmp_path_factory.mktemp("undisturbed") / "project")
     project.set(f"train.epochs={EPOCHS}", "train.seeds=[0,1]", "train.workers=1")
     train(project)
     return project
@@ -221,17 +218,19 @@ def test_a_training_on_ray_that_is_killed_ends_with_the_weights_of_an_undisturbe
     undisturbed, disturbed = make_small(*settings), make_small(*settings)
     train(undisturbed)
     died = die_at_the_third_checkpoint(disturbed)
-    for victim in ("driver", "worker"):
-        driver = disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
-        while victim == "driver" and not died.exists():
-            assert driver.poll() is None, driver.communicate()[0]
-            time.sleep(0.05)
-        worker_at_work(driver)
-        time.sleep(dice.uniform(0.5, 4))
-        # Waited for again: after a death, a new worker takes the place.
-        process = driver.pid if victim == "driver" else worker_at_work(driver).pid
-        os.kill(process, signal.SIGKILL)
-        last = driver.communicate()[0]
+    driver = disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
+    while not died.exists():
+        assert driver.poll() is None, driver.communicate()[0]
+        time.sleep(0.05)
+    time.sleep(dice.uniform(0.5, 4))
+    driver.kill()
+    assert driver.wait() == -signal.SIGKILL, "over before it could be killed"
+
+    driver = disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
+    worker_at_work(driver)
+    time.sleep(dice.uniform(0.5, 4))
+    worker_at_work(driver).kill()
+    last = driver.communicate()[0]
     assert driver.returncode == 0, last
     assert_went_on(last)
     assert_equal_weights(weights(undisturbed), weights(disturbed))
