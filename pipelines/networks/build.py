@@ -119,7 +119,10 @@ def check_network(name: str, variant: VariantParams, image_shape: tuple[int, int
         UserError: a setting is not allowed, or the images do not fit the network.
     """
     try:
-        network = build_without_memory(network_settings(variant, image_shape, classes))
+        settings = network_settings(variant, image_shape, classes)
+        network = build_without_memory(settings)
+        if is_built_in(settings):
+            return network
         with torch.no_grad():
             logits = network.eval()(torch.empty(2, *image_shape, device="meta"))
     except (ValueError, RuntimeError) as error:  # torch says what does not fit by a RuntimeError
@@ -132,6 +135,17 @@ def check_network(name: str, variant: VariantParams, image_shape: tuple[int, int
             f"not logits (2, {classes})"
         )
     return network
+
+
+def is_built_in(settings: NetworkSettings) -> bool:
+    """Whether all parts of a network are of :mod:`stn`. What does not fit is then found when the network is built.
+
+    Running the others on the meta device takes more than a second, because torch then imports ``torch._dynamo``.
+    """
+    front = settings.transformer
+    localizations = () if front is None else (front.localization,)
+    parts = (settings.classifier, *localizations)
+    return not settings.inner and not any(callable(part) for part in parts)
 
 
 def has_batch_norm(network: nn.Module) -> bool:

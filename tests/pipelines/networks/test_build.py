@@ -1,5 +1,7 @@
 """Settings of variants that concern the network: places of transformers, sizes, and what is refused."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -78,3 +80,16 @@ def test_batch_normalization_is_found_in_every_part():
     localizes = {**TRANSFORMER, "localization": {"backbone": "resnet10t", "stage": 1}}
     assert not has_batch_norm(plain) and has_batch_norm(backbone)
     assert has_batch_norm(check_network("mine", variant(transformer=localizes), (3, 32, 32), 4))
+
+
+def test_a_network_of_stn_is_checked_without_an_import_of_dynamo():
+    """The import takes more than a second, which every training would pay."""
+    code = """
+import sys
+from pipelines.networks.build import check_network
+from pipelines.settings.variants import load_variant
+
+assert check_network("stn", load_variant("stn"), (3, 32, 32), 10).transformer is not None
+assert not {"torch._dynamo", "sympy"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
