@@ -37,11 +37,12 @@ from pipelines.training.precision import measure_precision
 from pipelines.training.recipe import recipe_of
 from pipelines.training.trainer import Trainer
 from pipelines.tuning.heartbeat import Heartbeat
-from pipelines.tuning.run import start_workers, study_name
+from pipelines.tuning.run import start_workers
 from pipelines.tuning.runs import StudyRuns
 from pipelines.tuning.search_space import to_variant
-from pipelines.tuning.setup import TuningSetup, trial_recipe
+from pipelines.tuning.setup import TuningSetup
 from pipelines.tuning.study import BASELINE_TRIAL, finished_trials, open_study
+from pipelines.tuning.study_name import study_name, trial_recipe
 from pipelines.tuning.trials import ask_trial, enqueue_baseline, run_trials
 from stn.training import default_device
 

@@ -18,12 +18,14 @@ def main() -> None:
     )
     dashboard = parser.parse_args().dashboard
     params, baseline = load_params(), load_variant(BASELINE)
-    # Imports torch, Ray and Optuna, which takes seconds: only after the settings have been checked.
-    from pipelines.tuning.run import dashboard_config, tune
-
+    # Importing torch, Ray and Optuna takes seconds: only after the settings have been checked.
     if dashboard:
+        from pipelines.tuning.dashboard import dashboard_config
+
         print(dashboard_config(params, baseline))
         return
+    from pipelines.tuning.run import tune
+
     results = tune(params, baseline)
     print(
         f"tune: {results.finished} trials finished, {results.pruned} pruned, {results.failed} failed; "

@@ -1,22 +1,16 @@
 """The study of params.yaml, from its first trial to variants/tuned.yaml."""
 
-import json
 from contextlib import suppress
-from pathlib import Path
 
 import optuna
 
-from pipelines.networks.own_networks import own_code
-from pipelines.outputs.prepared_data import DatasetMeta, load_meta
+from pipelines.outputs.prepared_data import load_meta
 from pipelines.outputs.tuning_results import PICTURES, TuningResults
-from pipelines.runtime.errors import UserError
 from pipelines.runtime.files import read_json, write_json
 from pipelines.runtime.home import state_dir
-from pipelines.runtime.keys import digest_code, key_of
 from pipelines.runtime.progress import Timeline
-from pipelines.settings.metric import Metric
 from pipelines.settings.params import Params
-from pipelines.settings.variants import BASELINE, VariantParams, variant_file
+from pipelines.settings.variants import BASELINE, VariantParams
 from pipelines.tracking.client import connect, store_errors_explained
 from pipelines.tracking.outbox import Outbox
 from pipelines.training.cluster import connected
@@ -29,25 +23,18 @@ from pipelines.tuning.finalists import Finals
 from pipelines.tuning.heartbeat import Heartbeat
 from pipelines.tuning.runs import StudyRuns
 from pipelines.tuning.search_space import check_space
-from pipelines.tuning.setup import TuningSetup, check_setup, trial_recipe
+from pipelines.tuning.setup import TuningSetup, check_setup
 from pipelines.tuning.study import (
     count_remaining,
     failure_reason,
     finished_trials,
-    location,
     open_study,
     recover_orphans,
 )
+from pipelines.tuning.study_name import study_name
 from pipelines.tuning.trial_workers import Pool, TrialData
 from pipelines.tuning.trials import enqueue_baseline, run_trials
 from pipelines.tuning.winner import choose_winner, describe_winner, make_tuned_variant, summarize, write_winner
-
-# The code that a trial's result depends on. It includes only those modules of training/ that a trial runs.
-TRIAL_CODE = (
-    "stn", "pipelines/networks", "pipelines/outputs/prepared_data.py", "pipelines/training/trainer.py",
-    "pipelines/outputs/labeled_files.py", "pipelines/training/ranks.py", "pipelines/training/batches.py",
-    "pipelines/training/recipe.py", "pipelines/training/precision.py",
-)  # fmt: skip
 
 
 def tune(params: Params, baseline: VariantParams) -> TuningResults:
@@ -102,20 +89,6 @@ def tune(params: Params, baseline: VariantParams) -> TuningResults:
             raise
 
 
-def study_name(params: Params, baseline: VariantParams, meta: DatasetMeta) -> tuple[str, dict[str, str]]:
-    """Return the study's name and the digest of each part it is made from; a change in any part starts a new study."""
-    parts = {
-        "tune.search_space": key_of(params.tune.search_space.model_dump(), params.tune.max_parameters),
-        "the recipe of a trial": key_of(trial_recipe(params).model_dump(), params.tune.seed),
-        str(variant_file(BASELINE)): key_of(baseline.model_dump()),
-        "the prepared data": meta.digest,
-        "the code of a trial": digest_code(*TRIAL_CODE, *own_code(baseline.classifier)),
-    }
-    if params.evaluate.metric != Metric.ACCURACY:  # left out so that studies of earlier code keep their names
-        parts["evaluate.metric"] = params.evaluate.metric
-    return f"stn-{meta.dataset}-{key_of(parts)}", parts
-
-
 def _print_changes(dataset: str, name: str, parts: dict[str, str]) -> None:
     """Print which parts differ from those of the last study of this data set, and keep the new ones."""
     path = state_dir("tuning") / f"{dataset}.json"
@@ -154,15 +127,3 @@ def start_workers(study: optuna.Study, setup: TuningSetup) -> Pool:
         pool.precision = precision
     print(f"tune: {pool.precision.dtype}: {pool.precision.reason}", flush=True)
     return pool
-
-
-def dashboard_config(params: Params, baseline: VariantParams) -> str:
-    """Configuration file of optuna-dashboard for the study of params.yaml.
-
-    Raises:
-        UserError: the study does not exist yet.
-    """
-    place = location(study_name(params, baseline, load_meta())[0])
-    if "://" not in place and not Path(place).exists():
-        raise UserError(f"{place}: there is no such study yet; run: make tune")
-    return f"[optuna_dashboard]\nstorage = {json.dumps(place)}"

@@ -14,7 +14,8 @@ from pipelines.tracking.lineage import current_commit
 from pipelines.tracking.outbox import Outbox, Run
 from pipelines.tuning.finalists import Final
 from pipelines.tuning.search_space import from_variant
-from pipelines.tuning.setup import TuningSetup, trial_recipe
+from pipelines.tuning.setup import TuningSetup
+from pipelines.tuning.study_name import trial_recipe
 
 # Settings of the section tune that never change within a study. MLflow's parameters cannot be changed: the others are
 # logged as tags.

@@ -12,6 +12,7 @@ from pipelines.settings.variants import BASELINE, INPUT, VariantParams, variant_
 from pipelines.training.checks import check_trainable
 from pipelines.training.recipe import recipe_of
 from pipelines.tuning.search_space import from_variant, restrict_to_space
+from pipelines.tuning.study_name import trial_recipe
 from pipelines.tuning.trial_workers import Task
 
 
@@ -54,12 +55,6 @@ class TuningSetup:
     def _task(self, key: str, variant: VariantParams, train: RecipeParams, seed: int) -> Task:
         make_network = self.meta.network_builder(variant, train.dropout)
         return Task(key, make_network, recipe_of(train, variant), seed)
-
-
-def trial_recipe(params: Params) -> RecipeParams:
-    """Recipe of every trial: that of the section ``train``, for ``tune.epochs``."""
-    recipe = params.train.model_dump(include=set(RecipeParams.model_fields))
-    return RecipeParams.model_validate({**recipe, "epochs": params.tune.epochs})
 
 
 def check_setup(setup: TuningSetup) -> None:

@@ -18,12 +18,13 @@ from pipelines.settings.params import Params, RecipeParams, load_params
 from pipelines.settings.variants import BASELINE, TUNED, load_settings, load_variant, variant_file
 from pipelines.settings.variants import VariantParams as Variant
 from pipelines.training.precision import Precision
-from pipelines.tuning import heartbeat, run, runs, trial_workers
+from pipelines.tuning import heartbeat, runs, trial_workers
 from pipelines.tuning.final_training import train_finalists
 from pipelines.tuning.finalists import Finals
 from pipelines.tuning.heartbeat import Heartbeat
 from pipelines.tuning.setup import TuningSetup
 from pipelines.tuning.study import FAILURE, OVERHEAD, finished_trials, open_study
+from pipelines.tuning.study_name import study_name
 from pipelines.tuning.trial_workers import Epoch, Pool, Task
 from pipelines.tuning.trials import enqueue_baseline, run_trials
 from pipelines.tuning.winner import choose_winner, describe_winner, make_tuned_variant, summarize, write_winner
@@ -393,6 +394,6 @@ def test_a_study_is_named_after_what_its_trials_are_made_from(change, part):
     after = before.model_copy(
         update={name: getattr(before, name).model_copy(update=values) for name, values in change.items()}
     )
-    (name, parts), (other, changed) = (run.study_name(params, baseline, META) for params in (before, after))
+    (name, parts), (other, changed) = (study_name(params, baseline, META) for params in (before, after))
     assert {key for key, digest in parts.items() if changed[key] != digest} == ({part} if part else set())
     assert (name == other) == (not part)
