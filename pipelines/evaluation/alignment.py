@@ -1,7 +1,7 @@
 """Measures how much of a known motion of the test images each variant's transformers undo."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,17 +11,27 @@ from pipelines.evaluation.robustness import choose_images, move, resample
 from pipelines.outputs.alignment_results import Alignment, Slope, UndoneCurve
 from pipelines.outputs.motions import UNDONE_MOTIONS, Motion
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled
-from pipelines.outputs.trained_models import Trained
 from pipelines.runtime.progress import track
 from pipelines.settings.params import EvaluateParams
 from stn.alignment import Poses, corner_errors, fit_poses, relative_to, slopes
 from stn.batches import Batches, limit_batch
+from stn.classifiers import Network
 from stn.distortions import sampling_matrix
 from stn.spatial_transformer import SpatialTransformer
 from stn.tf32 import without_tf32
 from stn.training import default_device
 
 RESAMPLES = 1000  # bootstrap resamples for the interval of a slope
+
+
+class Model(Protocol):
+    """A trained network and the seed of its training."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def network(self) -> Network: ...
 
 
 class Quantity(NamedTuple):
@@ -76,7 +86,7 @@ class AlignmentMeasurements(NamedTuple):
 
 
 def measure_alignment(
-    models: Mapping[str, Sequence[Trained]], test: Labeled, meta: DatasetMeta, settings: EvaluateParams
+    models: Mapping[str, Sequence[Model]], test: Labeled, meta: DatasetMeta, settings: EvaluateParams
 ) -> dict[str, AlignmentMeasurements]:
     """Measure what the transformers of all models undo; variants without a transformer are left out.
 
