@@ -54,7 +54,8 @@ class AlignmentTerm:
         total: sum of the distances of the images so far, without the weight, a scalar.
 
     Raises:
-        ValueError: ``alignment.to`` is unknown, images are mixed, or ``upright`` is set and nothing is distorted.
+        ValueError: ``alignment.to`` is unknown, images are mixed, or ``upright`` is set and images are upended or not
+            distorted.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class AlignmentTerm:
             raise ValueError(f"alignment: given with mixup {batches.augmentation.mixup}; a mixture has no motion")
         if self.settings.to == "upright" and batches.augmentation.distortion.is_identity:
             raise ValueError("alignment.to: upright given, but the images are not distorted")
+        if self.settings.to == "upright" and batches.augmentation.vertical_flip:
+            raise ValueError("alignment.to: upright given with vertical_flip; upended images are not upright")
         self.transform, self.batches, self.all_reduce = network.transformer.transform, batches, all_reduce
         self.rank, self.world_size, self.batch_size = rank, world_size, recipe.batch_size
         self.moved = math.ceil(MOVED * recipe.batch_size) if self.settings.to == "itself" else 0  # images of a batch

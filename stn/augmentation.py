@@ -20,12 +20,13 @@ class Draws(NamedTuple):
 
     Args:
         corners: rows and columns (2, N) that select a window of the padded image.
-        mirrored: whether the image is mirrored, bool (N,).
+        mirrored: whether left and right of the image are swapped, bool (N,).
         motions: see :meth:`stn.distortions.Distortion.draw`, (N, …).
         clutter: see :func:`stn.clutter.draw_clutter`, (N, pieces, 5).
         windows: see :func:`stn.crops.draw_windows`, (N, 4).
         colors: see :func:`stn.colors.draw_factors`, (N, 3).
         partners, shares: see :func:`stn.mixup.draw_partners`, (N,).
+        upended: whether top and bottom of the image are swapped, bool (N,).
     """
 
     corners: Tensor
@@ -36,6 +37,7 @@ class Draws(NamedTuple):
     colors: Tensor | None
     partners: Tensor | None
     shares: Tensor | None
+    upended: Tensor | None
 
     def to(self, device: torch.device) -> "Draws":
         """Copy all tensors to a device."""
@@ -56,7 +58,7 @@ class Augmentation:
     """Random changes of the training images, drawn again in each epoch and applied in this order, except mixup, last.
 
     Args:
-        flip: mirror left and right with probability 1/2.
+        flip: swap left and right with probability 1/2.
         shift: shift by up to this many whole pixels in each direction. The uncovered area is filled by reflection.
         distortion: see :class:`stn.distortions.Distortion`.
         crop: smallest and largest share of the area that a random window of the distorted image has. The window is
@@ -64,6 +66,7 @@ class Augmentation:
             clutter of a distortion lies on the result. (1.0, 1.0): no crop.
         color_jitter: largest relative change of brightness, contrast and saturation in [0, 1], see :mod:`stn.colors`.
         mixup: parameter of the Beta distribution of the shares of two mixed images, see :mod:`stn.mixup`. 0: no mixup.
+        vertical_flip: swap top and bottom with probability 1/2, at the same time as ``flip``.
     """
 
     flip: bool = False
@@ -72,12 +75,13 @@ class Augmentation:
     crop: Sequence[float] = (1.0, 1.0)
     color_jitter: float = 0.0
     mixup: float = 0.0
+    vertical_flip: bool = False
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
         """Draw the changes of ``count`` images with this height and width, on the CPU."""
         corners = torch.randint(2 * self.shift + 1, (2, count), generator=generator)
         mirrored = (torch.rand(count, generator=generator) < 0.5) & self.flip
-        motions = clutter = windows = colors = partners = shares = None
+        motions = clutter = windows = colors = partners = shares = upended = None
         if not self.distortion.is_identity:
             motions = self.distortion.draw(count, *size, generator)
         if self.distortion.clutter:
@@ -87,15 +91,17 @@ class Augmentation:
             windows = draw_windows(count, size, self.crop, generator)
         if self.color_jitter:
             colors = draw_factors(count, self.color_jitter, generator)
+        if self.vertical_flip:
+            upended = torch.rand(count, generator=generator) < 0.5
         if self.mixup:
             partners, shares = draw_partners(count, self.mixup, generator)
-        return Draws(corners, mirrored, motions, clutter, windows, colors, partners, shares)
+        return Draws(corners, mirrored, motions, clutter, windows, colors, partners, shares, upended)
 
     def trace(self, points: Tensor, draws: Draws, size: tuple[int, int]) -> Tensor:
         """Map points (B, N, 2) of changed images to the points of the originals that they show, (B, N, 2).
 
-        The originals are mirrored where ``draws`` says so: a mirrored original is still upright. Clutter and colors
-        move nothing.
+        The originals are mirrored and upended where ``draws`` says so. A mirrored original is still upright, an upended
+        one is not. Clutter and colors move nothing.
 
         Args:
             points: coordinates of :mod:`stn.transforms.coordinates`.

@@ -130,7 +130,7 @@ class Batches:
         """Select images by their indices (b,) and apply the changes of each: in [0, 255], fp32 (b, H, W, C)."""
         distortion, size = self.augmentation.distortion, (self.height, self.width)
         mirrored = draws.mirrored if self.augmentation.flip else None
-        images = pixels.windows(pixels.rows(index), draws.corners, mirrored).float()
+        images = pixels.windows(pixels.rows(index), draws.corners, mirrored, draws.upended).float()
         points = None if draws.windows is None else window_points(draws.windows, size)
         if draws.motions is not None or points is not None:
             distorted = distort(images.permute(0, 3, 1, 2), draws.motions, distortion.padding_mode, points)

@@ -59,24 +59,30 @@ class Pixels:
         """The positions of images in :attr:`originals` by their indices in the whole data set; both of any shape."""
         return index if self.index is None else torch.searchsorted(self.index, index.contiguous())
 
-    def windows(self, rows: Tensor, corners: Tensor, mirrored: Tensor | None) -> Tensor:
+    def windows(self, rows: Tensor, corners: Tensor, mirrored: Tensor | None, upended: Tensor | None = None) -> Tensor:
         """Cut a window of the size of an image from each image with its margin; returns uint8 (b, H, W, C).
 
         Args:
             rows: positions (b,) of the images.
-            corners: row and column (2, b) of each window's first pixel, in the mirrored image where it is mirrored.
-            mirrored: whether the image is mirrored, bool (b,). None: no image is.
+            corners: row and column (2, b) of each window's first pixel, in the changed image where it is changed.
+            mirrored: whether left and right of the image are swapped, bool (b,). None: of no image.
+            upended: whether its top and bottom are swapped, bool (b,). None: of no image.
         """
         top, left = corners
         if mirrored is not None and self.mirrored:
             rows, mirrored = rows + self.count * mirrored, None
         elif mirrored is not None:
             left = torch.where(mirrored, 2 * self.margin - left, left)
+        if upended is not None:
+            top = torch.where(upended, 2 * self.margin - top, top)
         _, tall, wide, channels = self.stored.shape
         # One gather selects and shifts the images. Its items are lines of pixels, which lie together in memory.
         lines = self.stored.view(-1).unfold(0, self.width * channels, 1)
         first_line = ((rows * tall + top) * wide + left) * channels
-        index = first_line[:, None] + torch.arange(self.height, device=rows.device) * (wide * channels)
+        line = torch.arange(self.height, device=rows.device)
+        if upended is not None:
+            line = torch.where(upended[:, None], self.height - 1 - line, line)
+        index = first_line[:, None] + line * (wide * channels)
         images = lines.index_select(0, index.flatten()).view(-1, self.height, self.width, channels)
         return images if mirrored is None else torch.where(mirrored[:, None, None, None], images.flip(2), images)
 

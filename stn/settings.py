@@ -142,7 +142,7 @@ class Recipe:
         class_weights: ``none``, or ``balanced``: an image counts in the training objective in inverse proportion to the
             number of training images of its class, see :mod:`stn.class_weights`.
         sampler: ``uniform`` or ``balanced``, see :func:`stn.sampling.sample_images`.
-        flip, shift, crop, color_jitter, mixup: see :class:`stn.augmentation.Augmentation`.
+        flip, vertical_flip, shift, crop, color_jitter, mixup: see :class:`stn.augmentation.Augmentation`.
         ema: decay of the average of the weights in each step, see :class:`stn.averaging.WeightAverage`. The averaged
             network is the result of the training. 0: no average.
         precision: ``auto``, ``fp32`` or ``bf16``, see :func:`stn.training.choose_precision`.
@@ -168,6 +168,7 @@ class Recipe:
     class_weights: str = "none"
     sampler: str = "uniform"
     flip: bool = False
+    vertical_flip: bool = False
     shift: int = 0
     crop: Sequence[float] = (1.0, 1.0)
     color_jitter: float = 0.0

@@ -123,7 +123,7 @@ def load_data(task: str, settings: TrainParams) -> TaskData:
     training, validation, test = (load_split(name, folder) for name in ("train", "validation", "test"))
     augmentation = Augmentation(
         settings.flip, settings.shift, meta.make_distortion(), settings.crop, color_jitter=settings.color_jitter,
-        mixup=settings.mixup,
+        mixup=settings.mixup, vertical_flip=settings.vertical_flip,
     )  # fmt: skip
     batches = TrainingData(meta.batches(training, device, augmentation), meta.batches(validation, device))
     return TaskData(meta, batches, meta.batches(test, device))

@@ -200,7 +200,8 @@ class Params(Section):
         """Check that the term of ``train.alignment`` is possible, if one of its weights is not 0.
 
         Raises:
-            ValueError: images are mixed, or ``upright`` is set and nothing is distorted. It names ``setting``.
+            ValueError: images are mixed, or ``upright`` is set and images are upended or none is distorted. It names
+                ``setting``.
         """
         given = next((f"{setting}: {weight} given" for weight in weights if weight), None)
         if given and self.train.mixup:
@@ -208,6 +209,11 @@ class Params(Section):
         if given and self.train.alignment.to == "upright" and self.data.distortion.is_identity:
             raise ValueError(
                 f"{given} with train.alignment.to: upright, but data.distortion moves no image; set it, or to: itself"
+            )
+        if given and self.train.alignment.to == "upright" and self.train.vertical_flip:
+            raise ValueError(
+                f"{given} with train.alignment.to: upright and train.vertical_flip: true; an image that is upside down "
+                "is not upright"
             )
 
     @model_validator(mode="before")

@@ -39,6 +39,7 @@ class RecipeParams(Section):
     class_weights: Literal["none", "balanced"] = "none"
     sampler: Literal["uniform", "balanced"] = "uniform"
     flip: bool
+    vertical_flip: bool = False
     shift: int = Field(ge=0, le=64)
     crop: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[1.0, 1.0], min_length=2, max_length=2)
     color_jitter: float = Field(default=0.0, ge=0, le=1)

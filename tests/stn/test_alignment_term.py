@@ -302,6 +302,7 @@ def test_what_makes_no_sense_is_refused():
     for augmentation, settings, message in [
         (Augmentation(), UPRIGHT, "not distorted"),
         (replace(moved, mixup=0.2), ITSELF, "mixup"),
+        (replace(moved, vertical_flip=True), UPRIGHT, "upended"),
         (moved, replace(UPRIGHT, to="sideways"), "sideways"),
     ]:
         with pytest.raises(ValueError, match=message):

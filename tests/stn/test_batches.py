@@ -185,35 +185,39 @@ def test_without_augmentation_images_are_only_normalized_and_keep_their_labels(c
     assert orders != sorted(orders)
 
 
-def test_flip_gives_the_image_or_its_mirror_half_the_time():
+@pytest.mark.parametrize(("flips", "axis"), [({"flip": True}, -1), ({"vertical_flip": True}, -2)])
+def test_flip_gives_the_image_or_its_mirror_half_the_time(flips, axis):
     images = random_images(400, channels=1, height=3, width=4)
-    batches = make_batches(images, Augmentation(flip=True))
+    batches = make_batches(images, Augmentation(**flips))
     mirrored = []
     for epoch in range(2):
         ((batch, labels),) = batches.shuffled(400, seed=0, epoch=epoch)
         same = (pixels(batch) == images[labels]).flatten(1).all(1)
-        mirror = (pixels(batch) == images[labels].flip(-1)).flatten(1).all(1)
+        mirror = (pixels(batch) == images[labels].flip(axis)).flatten(1).all(1)
         assert (same ^ mirror).all()
         assert 160 < mirror.sum() < 240  # four standard deviations
         mirrored.append(mirror[labels.argsort()])
     assert 0.4 < (mirrored[0] == mirrored[1]).float().mean() < 0.6  # drawn again in each epoch
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_shift_is_a_crop_of_the_image_padded_by_reflection(flip):
+@pytest.mark.parametrize(
+    "flips", [{}, {"flip": True}, {"vertical_flip": True}, {"flip": True, "vertical_flip": True}], ids=str
+)
+def test_shift_is_a_crop_of_the_image_padded_by_reflection(flips):
     shift, height, width = 2, 6, 9
     images = random_images(1500, channels=1, height=height, width=width)
     padded = F.pad(images.float(), [shift] * 4, mode="reflect").to(torch.uint8)
-    found = torch.zeros(2, 2 * shift + 1, 2 * shift + 1)
-    ((batch, labels),) = make_batches(images, Augmentation(flip=flip, shift=shift)).shuffled(1500, seed=0, epoch=0)
+    found = torch.zeros(2, 2, 2 * shift + 1, 2 * shift + 1)
+    ((batch, labels),) = make_batches(images, Augmentation(shift=shift, **flips)).shuffled(1500, seed=0, epoch=0)
     for image, label in zip(pixels(batch), labels, strict=True):
         crops = padded[label].unfold(1, height, 1).unfold(2, width, 1)[0]  # (rows, columns, height, width)
         crops = torch.stack([crops, crops.flip(-1)])
-        (index,) = (crops == image).flatten(3).all(3).nonzero()
+        crops = torch.stack([crops, crops.flip(-2)])
+        (index,) = (crops == image).flatten(4).all(4).nonzero()
         found[*index] += 1
-    found = found if flip else found[0]
+    found = found[: 1 + flips.get("vertical_flip", False), : 1 + flips.get("flip", False)]
     assert found.sum() == 1500
-    # All offsets are equally frequent: 1500 / 25 or 1500 / 50 within four standard deviations.
+    # All offsets and flips are equally frequent, within four standard deviations.
     mean = 1500 / found.numel()
     assert (found - mean).abs().max() < 4 * mean**0.5
 
@@ -244,7 +248,13 @@ def test_a_rotation_is_rigid_on_wide_images():
 
 
 EVERY_CHANGE = Augmentation(
-    flip=True, shift=2, distortion=EVERYTHING.distortion, crop=(0.3, 1.0), color_jitter=0.4, mixup=0.4
+    flip=True,
+    shift=2,
+    distortion=EVERYTHING.distortion,
+    crop=(0.3, 1.0),
+    color_jitter=0.4,
+    mixup=0.4,
+    vertical_flip=True,
 )
 
 

@@ -43,7 +43,7 @@ NETWORKS = {
 }  # fmt: skip
 AUGMENTATIONS = {
     "none": Augmentation(),
-    "all": Augmentation(flip=True, shift=2, crop=(0.5, 1.0), color_jitter=0.3, mixup=0.4),
+    "all": Augmentation(flip=True, shift=2, crop=(0.5, 1.0), color_jitter=0.3, mixup=0.4, vertical_flip=True),
 } | {protocol: Augmentation(distortion=make_distortion(protocol)) for protocol in PROTOCOLS}
 
 

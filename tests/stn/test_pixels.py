@@ -17,6 +17,7 @@ AUGMENTATIONS = {
     "none": Augmentation(),
     "flip": Augmentation(flip=True),
     "shift": Augmentation(shift=3),
+    "both flips": Augmentation(flip=True, shift=3, vertical_flip=True),
     "clutter": Augmentation(True, 2, make_distortion("TC")),
     "mixed": Augmentation(True, 1, Distortion(rotation=30), (0.5, 1.0), color_jitter=0.2, mixup=0.5),
     "mixed clutter": Augmentation(True, 1, make_distortion("TC"), mixup=1.0),

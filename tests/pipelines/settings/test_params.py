@@ -265,6 +265,9 @@ def test_a_term_for_undone_motions_is_refused_where_there_is_no_motion():
     edit("train.alignment.weight", 1.0)
     edit("data.distortion.rotation", 30)
     assert load_params().train.alignment.to == "upright"
+    edit("train.vertical_flip", True)
+    assert "train.alignment.weight: 1.0 given with train.alignment.to: upright and train.vertical_flip" in refusal()
+    edit("train.vertical_flip", False)
     edit("train.mixup", 0.2)
     said = refusal()
     assert len(said.splitlines()) == 1 and "alignment.weight: 1.0 given with mixup: 0.2" in said

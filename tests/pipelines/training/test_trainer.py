@@ -41,7 +41,7 @@ TRANSFORMER = TransformerSettings(transform=("similarity",), localization=LOCALI
 
 EVERYTHING = replace(
     RECIPE, optimizer="adamw", lr=0.01, decay_norms=False, label_smoothing=0.1, flip=True, shift=1, crop=(0.4, 1.0),
-    color_jitter=0.3, mixup=0.5, ema=0.7,
+    color_jitter=0.3, mixup=0.5, vertical_flip=True, ema=0.7,
 )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def make_trainer(
     **rank: int,
 ) -> Trainer:
     settings = NetworkSettings((1, 16, 16), 3, TRANSFORMER if transformer else None, dropout=dropout)
-    names = ("flip", "shift", "crop", "color_jitter", "mixup")
+    names = ("flip", "vertical_flip", "shift", "crop", "color_jitter", "mixup")
     augmentation = Augmentation(**{name: getattr(recipe, name) for name in names})
     data = TrainingData(batches(augmentation, recipe.sampler), batches())
     make_network = make_network or partial(build_network, settings)
