@@ -1,8 +1,9 @@
-"""The schema of MLflow's database: an older one is migrated after a backup, a newer one is refused.
+"""The schema of MLflow's database: a new one is created, an older one migrated after a backup, a newer one refused.
 
 By itself MLflow migrates some older databases in place without a word, and refuses others.
 """
 
+import os
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
@@ -11,20 +12,21 @@ import mlflow
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from mlflow.store.db.utils import _get_alembic_config, _upgrade_db, create_sqlalchemy_engine
-from sqlalchemy import Engine, make_url
+from mlflow.store.db.utils import _get_alembic_config, _initialize_tables, _upgrade_db, create_sqlalchemy_engine
+from sqlalchemy import Engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.runtime.environment import redact
 from pipelines.runtime.errors import ExternalError
 from pipelines.runtime.files import write_text
+from pipelines.tracking.artifact_places import sqlite_address
 
 
 def prepare_schema(uri: str) -> None:
-    """Bring a database to the schema of the installed MLflow. A new database is left to MLflow.
+    """Bring a database to the schema of the installed MLflow.
 
-    A database of sqlite is copied beside itself before its migration. The file ``<database>.mlflow`` names the version
-    of MLflow that used it last, and its schema.
+    A new database of sqlite is created; others are left to MLflow. An older database of sqlite is copied beside itself
+    before its migration. The file ``<database>.mlflow`` names the version of MLflow that used it last, and its schema.
 
     Raises:
         ExternalError: the schema is of a newer MLflow, is older in another database than sqlite, or cannot be migrated.
@@ -32,9 +34,13 @@ def prepare_schema(uri: str) -> None:
     engine = create_sqlalchemy_engine(uri)
     try:
         current = _read_revision(engine)
+        file = Path(make_url(uri).database or "") if uri.startswith("sqlite") else None
         if current is None:
+            if file is not None and file.is_file() and not file.stat().st_size:
+                engine.dispose()
+                _create(file.resolve())
             return
-        note = Path(f"{make_url(uri).database}.mlflow") if uri.startswith("sqlite") else None
+        note = None if file is None else Path(f"{file}.mlflow")
         written = note.read_text().split() if note and note.exists() else []
         if written == [mlflow.__version__, current]:
             return
@@ -48,12 +54,12 @@ def prepare_schema(uri: str) -> None:
                 f"and MLflow {mlflow.__version__} is installed; run make setup in a checkout that has the newer one"
             )
         if current != head:
-            if note is None:
+            if file is None:
                 raise ExternalError(
                     f"MLFLOW_TRACKING_URI: {redact(uri)}: this database has an older schema than MLflow "
                     f"{mlflow.__version__}; back it up with make backup TO=folder; then run: mlflow db upgrade ADDRESS"
                 )
-            _migrate(engine, Path(str(make_url(uri).database)), current)
+            _migrate(engine, file, current)
         if note is not None:
             with suppress(OSError):  # a folder that cannot be written
                 write_text(note, f"{mlflow.__version__} {head}\n")
@@ -65,6 +71,25 @@ def _read_revision(engine: Engine) -> str | None:
     """The revision of a database's schema; None for a new database."""
     with engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
+
+
+def _create(file: Path) -> None:
+    """Create a database of sqlite beside ``file``, and move it there.
+
+    The disk is awaited once. MLflow itself awaits it after each of its changes to the schema, which takes seconds.
+    """
+    new = file.with_name(f".{os.getpid()}")  # no longer than mlflow.db: sqlite limits the length of paths
+    engine = create_sqlalchemy_engine(sqlite_address(new))
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+    try:
+        _initialize_tables(engine)
+        engine.dispose()
+        with new.open("rb") as written:
+            os.fsync(written.fileno())
+        new.replace(file)
+    finally:
+        engine.dispose()
+        new.unlink(missing_ok=True)
 
 
 def _migrate(engine: Engine, file: Path, revision: str) -> None:

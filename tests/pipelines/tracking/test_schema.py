@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy
 from alembic import command
 from alembic.script import ScriptDirectory
-from mlflow.store.db.utils import _get_alembic_config
+from mlflow.store.db.utils import _get_alembic_config, _initialize_tables
 from mlflow.store.tracking.dbmodels.initial_models import Base
 
 from pipelines.runtime.errors import ExternalError
@@ -119,3 +119,28 @@ def test_a_database_of_postgresql_is_neither_migrated_nor_used_if_its_schema_is_
             assert sqlalchemy.inspect(connection).get_table_names() == ["alembic_version"]
             assert connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar() == found
     engine.dispose()
+
+
+def test_a_new_database_has_the_schema_that_mlflow_creates(place, tmp_path):
+    connect()
+    engine = sqlalchemy.create_engine(sqlite_address(tmp_path / "mlflows.db"))
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("PRAGMA synchronous = OFF"))
+    _initialize_tables(engine)
+    engine.dispose()
+
+    def schema(database: Path) -> dict:
+        """The words of each statement. The order of constraints differs from one creation to the next."""
+        rows = execute(database, "SELECT type, name, sql FROM sqlite_master")
+        return {(kind, name): sorted((sql or "").replace(",", " ").split()) for kind, name, sql in rows}
+
+    assert len(schema(place)) > 50 and schema(place) == schema(tmp_path / "mlflows.db")
+    assert revision(place) == HEAD and [path.name for path in place.parent.iterdir() if path.is_file()] == ["mlflow.db"]
+
+
+def test_a_database_that_cannot_be_created_leaves_nothing_behind(place, files_of_at_most):
+    with files_of_at_most(100_000), pytest.raises(ExternalError, match="does not answer"):
+        connect()
+    assert [(path.name, path.stat().st_size) for path in place.parent.iterdir() if path.is_file()] == [("mlflow.db", 0)]
+    connect()
+    assert revision(place) == HEAD
