@@ -10,14 +10,20 @@ table does not change.
 
 import argparse
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from experiments.paper.settings import load_params
+from experiments.paper.settings import Params, load_params
 from pipelines.runtime.errors import UserError, run_main
 from pipelines.settings.params import EvaluateParams
+from pipelines.settings.recipe import AlignmentParams
+from pipelines.settings.variants import Transform
 
 if TYPE_CHECKING:
+    from pipelines.outputs.alignment_results import Alignment
     from stn.classifiers import Network
+
+IMAGES = 2000  # test images that are moved
+CONFIDENCE = 0.95  # of the intervals
 
 
 class Model(NamedTuple):
@@ -27,50 +33,62 @@ class Model(NamedTuple):
     network: "Network"
 
 
-def main() -> None:
-    params = load_params()
-    parser = argparse.ArgumentParser(prog="python -m experiments.paper.undone", description="What θ undoes.")
-    parser.add_argument("task", choices=params.distortions)
-    parser.add_argument("network", help="a network with a transformer, such as ST-CNN-affine")
-    parser.add_argument("seed", type=int)
-    parser.add_argument("--weight", type=float, default=0.0, help="of the alignment term; 0: no term")
-    parser.add_argument("--to", choices=["upright", "itself"], default="upright", help="see train.alignment.to")
-    given = parser.parse_args()
-    if "ST-" not in given.network:
-        raise UserError(f"network: {given.network!r} given; it has no transformer. Give one such as ST-CNN-affine")
-    started = time.perf_counter()
-    # Imported only after the settings are checked, because torch takes seconds to import.
+def measure(
+    task: str, network: str, seed: int, params: Params, alignment: AlignmentParams
+) -> tuple[float, "Alignment"]:
+    """Train a network with a transformer; returns its test error in percent and what its transformer undoes.
+
+    Args:
+        network: ``ST-FCN-`` or ``ST-CNN-`` and a family of transforms.
+        alignment: the alignment term of the training objective.
+
+    Raises:
+        UserError: the task's data have not been prepared.
+    """
     import torch
 
+    from experiments.paper import training
     from experiments.paper.networks import paper_network
-    from experiments.paper.settings import FOLDER
-    from experiments.paper.training import load_data
     from pipelines.evaluation.alignment import measure_alignment, summarize
     from pipelines.outputs.prepared_data import load_split
     from pipelines.runtime.progress import progress
-    from pipelines.settings.recipe import AlignmentParams
     from pipelines.training.recipe import recipe_of
     from pipelines.training.trainer import Trainer
     from stn.training import predict
 
-    settings = params.train_of(given.task, "short").model_copy(
-        update={"alignment": AlignmentParams(weight=given.weight, to=given.to)}
-    )
-    data = load_data(given.task, settings)
-    variant = paper_network(given.network, data.meta.image_shape, len(data.meta.classes), settings)
+    settings = params.train_of(task, "short").model_copy(update={"alignment": alignment})
+    data = training.load_data(task, settings)
+    variant = paper_network(network, data.meta.image_shape, len(data.meta.classes), settings)
     make_network = data.meta.network_builder(variant, settings.dropout)
-    trainer = Trainer(make_network, recipe_of(settings, variant), data.training, given.seed, precision=torch.float32)
-    title = f"{given.task} {given.network} weight {given.weight:g} seed {given.seed}"
-    with progress(title, trainer.epochs) as reporter:
+    trainer = Trainer(make_network, recipe_of(settings, variant), data.training, seed, precision=torch.float32)
+    with progress(f"{task} {network} seed {seed}", trainer.epochs) as reporter:
         while trainer.done < trainer.epochs:
             metrics = trainer.train_epoch()
             reporter.update(trainer.done, f"validation {metrics['validation_accuracy']:.4f}")
     logits, labels, _ = predict(trainer.result, data.test.ordered(1000))
+    evaluate = EvaluateParams(batch_size=1000, resamples=1000, confidence=CONFIDENCE, robustness_images=IMAGES)
+    test = load_split("test", training.FOLDER / "data" / task)
+    measured = measure_alignment({network: [Model(seed, trainer.result)]}, test, data.meta, evaluate)
     error = 100 * (logits.argmax(1) != labels).double().mean().item()
-    evaluate = EvaluateParams(batch_size=1000, resamples=1000, confidence=0.95, robustness_images=2000)
-    models = {given.network: [Model(given.seed, trainer.result.eval())]}
-    test = load_split("test", FOLDER / "data" / given.task)
-    alignment = summarize(measure_alignment(models, test, data.meta, evaluate)[given.network], evaluate.confidence)
+    return error, summarize(measured[network], CONFIDENCE)
+
+
+def main() -> None:
+    params = load_params()
+    parser = argparse.ArgumentParser(prog="python -m experiments.paper.undone", description="What θ undoes.")
+    parser.add_argument("task", choices=params.distortions)
+    networks = [f"ST-{kind}-{family}" for kind in ("FCN", "CNN") for family in get_args(Transform)]
+    parser.add_argument("network", choices=networks)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--weight", type=float, default=0.0, help="of the alignment term; 0: no term")
+    parser.add_argument("--to", choices=["upright", "itself"], default="upright", help="see train.alignment.to")
+    given = parser.parse_args()
+    if not 0 <= given.weight <= 1000:
+        raise UserError(f"--weight: {given.weight:g} given; 0 to 1000 are allowed")
+    started = time.perf_counter()
+    term = AlignmentParams(weight=given.weight, to=given.to)
+    error, alignment = measure(given.task, given.network, given.seed, params, term)
+    title = f"{given.task} {given.network} weight {given.weight:g} seed {given.seed}"
     print(f"{title}: test error {error:.2f} %, {time.perf_counter() - started:.0f} s")
     for name, slope in alignment.slopes.items():
         print(f"  {name}: median slope {slope}, mean slope {slope.mean:.2f}")

@@ -1,0 +1,45 @@
+"""What the paper's networks undo: the command, against the training of the table."""
+
+import sys
+
+import pytest
+
+from experiments.paper import undone
+from experiments.paper.training import train
+from pipelines.runtime.errors import run_main
+from pipelines.settings.recipe import AlignmentParams
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+def test_without_the_term_the_error_is_that_of_the_table(params):
+    network = "ST-FCN-affine"
+    error, alignment = undone.measure("RTS", network, 1, params, AlignmentParams())
+    assert error == train("RTS", network, 1, params).test_error
+    assert alignment.slopes.keys() == {"rotation", "scale", "shift"}
+    assert alignment.fixed_error > 3, "the test images are moved"
+    assert alignment.undone == pytest.approx(1 - alignment.corner_error / alignment.fixed_error)
+
+
+def test_with_the_term_more_is_undone(params, monkeypatch, capsys):
+    longer = params.train.model_copy(update={"epochs": 40})
+    monkeypatch.setattr(undone, "load_params", lambda: params.model_copy(update={"train": longer}))
+    shares = []
+    for weight in ("0", "10"):
+        monkeypatch.setattr(sys, "argv", ["undone", "RTS", "ST-FCN-similarity", "0", f"--weight={weight}"])
+        undone.main()
+        printed = capsys.readouterr().out.splitlines()
+        assert any(line.startswith(f"RTS ST-FCN-similarity weight {weight} seed 0: test error ") for line in printed)
+        shares.append(float(printed[-1].removeprefix("  undone ").removesuffix(" %")))
+    assert shares[1] > shares[0] + 10, shares
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["R", "CNN", "0"], "'CNN'"), (["R", "ST-CNN-affine", "0", "--weight=-1"], "--weight: -1 given; 0 to 1000")],
+)
+def test_what_cannot_be_measured_is_refused(arguments, named, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["undone", *arguments])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        run_main(undone.main)
+    assert named in capsys.readouterr().err
