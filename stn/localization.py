@@ -61,8 +61,8 @@ class Localization(nn.Module):
             its own size. The sampler still samples the image at full resolution.
 
     Raises:
-        ValueError: the image is too small for the kernels, ``channels`` and ``kernel_sizes`` differ in length, or
-            ``activation`` is unknown.
+        ValueError: the image is too small for the kernels or ``downsample``, ``channels`` and ``kernel_sizes`` have
+            different lengths, or ``activation`` is unknown.
     """
 
     def __init__(
@@ -87,6 +87,11 @@ class Localization(nn.Module):
         if input_size is not None:
             height, width = input_size
             layers.append(nn.AdaptiveAvgPool2d(input_size))
+        if downsample > min(height, width):
+            raise ValueError(
+                f"localization.downsample: {downsample} given; the localization network receives {height}×{width} "
+                f"pixels, so that at most {min(height, width)} is possible"
+            )
         height, width = conv_pool_size(
             height // downsample, width // downsample, kernel_sizes, "localization.kernel_sizes"
         )

@@ -339,6 +339,7 @@ def test_the_champion_can_be_made_again_bit_for_bit(demo, client):
     """From its commit, the changes stored with its run, its settings, and its data in DVC's cache."""
     assert not (demo.folder / "data/prepared").exists()
     told = make(demo, "reproduce", "MODEL=stn-digits")
+    assert "set by hand" in told, "the precision is the recorded one, not measured again"
     version = client.get_model_version_by_alias("stn-digits", "champion")
     assert f"version {version.version}: {version.tags['variant']}, training seed {version.tags['seed']}, again" in told
     assert "the weights are equal, bit for bit" in told

@@ -49,6 +49,7 @@ def reproduce(name: str, wanted: str) -> str:
     version = find_version(client, name, wanted)
     record, tags = record_of(client, version), version.tags
     variant, seed, commit = tags["variant"], int(tags["seed"]), record["git_commit"]
+    precision = _recorded_precision(client.get_run(str(version.run_id)).data.tags)
     if commit in ("none", "unknown"):
         raise UserError(f"VERSION: {version.version} given; the commit of its training was not recorded ({commit})")
     if subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True).returncode:
@@ -60,7 +61,7 @@ def reproduce(name: str, wanted: str) -> str:
     with _work_tree(commit, record["git_diff"]) as tree:
         _copy_data(record["data"], tree / PREPARED)
         _copy_weights(record["variant"], tree)
-        _write_settings(tree, variant, seed, record)
+        _write_settings(tree, variant, seed, record, precision)
         print(f"{name}, version {version.version}: {variant}, training seed {seed}, again at {commit[:10]}", flush=True)
         _run_module(tree, "pipelines.train", "--variant", variant)
         if _digest_of_model(tree, variant, seed, record["data"]) == tags["model_digest"]:
@@ -138,20 +139,25 @@ def _copy_weights(settings: Any, tree: Path) -> None:
             shutil.copy(value["file"], tree / value["file"])
 
 
-def _write_settings(tree: Path, variant: str, seed: int, record: Mapping[str, Any]) -> None:
+def _write_settings(
+    tree: Path, variant: str, seed: int, record: Mapping[str, Any], precision: Mapping[str, str]
+) -> None:
     """Write the recorded settings into the work tree: the variant's file and params.yaml."""
     (tree / "variants" / f"{variant}.yaml").write_text(json.dumps(record["variant"]), encoding="utf-8")
-    train = {**record["train"], "seeds": [seed], **_choose_workers(record), **_recorded_precision(record)}
+    train = {**record["train"], "seeds": [seed], **_choose_workers(record), **precision}
     settings = {f"train.{key}": value for key, value in train.items()}
     settings |= {"variants": [variant], "data.dataset": record["data"]["dataset"]}
     assignments = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     _run_module(tree, "pipelines.params", *assignments, quiet=True)
 
 
-def _recorded_precision(record: Mapping[str, Any]) -> dict[str, str]:
-    """The precision of the training; ``train.precision: auto`` could choose another one here."""
+def _recorded_precision(tags: Mapping[str, str]) -> dict[str, str]:
+    """The precision of the training; ``train.precision: auto`` could choose another one here.
+
+    The tags of its run have it. The record does not: it is written before the workers choose.
+    """
     names = {str(dtype).removeprefix("torch."): setting for setting, dtype in SETTINGS.items()}
-    return {"precision": names[record["precision"]]} if "precision" in record else {}
+    return {"precision": names[tags["precision"]]} if "precision" in tags else {}
 
 
 def _choose_workers(record: Mapping[str, Any]) -> dict[str, Any]:

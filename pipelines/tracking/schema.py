@@ -86,7 +86,8 @@ def _create(file: Path) -> None:
         engine.dispose()
         with new.open("rb") as written:
             os.fsync(written.fileno())
-        new.replace(file)
+        if not file.stat().st_size:  # a process of another project may have created it, too
+            new.replace(file)
     finally:
         engine.dispose()
         new.unlink(missing_ok=True)

@@ -104,3 +104,11 @@ def test_too_small_an_image_is_refused_with_the_setting_and_its_size():
 def test_channels_and_kernel_sizes_must_have_equal_lengths():
     with pytest.raises(ValueError, match=r"3 channels \[8, 10, 12\] but 2 kernel_sizes \[7, 5\]"):
         Localization((3, 32, 32), IDENTITY, channels=(8, 10, 12))
+
+
+@pytest.mark.parametrize("input_size", [None, (5, 40)])
+def test_a_downsampling_that_leaves_no_pixel_is_refused(input_size):
+    settings = {"channels": [], "kernel_sizes": [], "input_size": input_size}
+    Localization((1, 5, 40), [0.0], downsample=5, **settings)(torch.zeros(2, 1, 5, 40))
+    with pytest.raises(ValueError, match=r"localization\.downsample: 6 given.* receives 5×40 pixels.* at most 5"):
+        Localization((1, 5, 40), [0.0], downsample=6, **settings)

@@ -206,4 +206,4 @@ def test_a_commit_that_the_repository_lacks(store, monkeypatch):
 def test_the_recorded_precision_is_taken():
     assert _recorded_precision({"precision": "bfloat16"}) == {"precision": "bf16"}
     assert _recorded_precision({"precision": "float32"}) == {"precision": "fp32"}
-    assert _recorded_precision({}) == {}, "an old record"
+    assert _recorded_precision({}) == {}, "an old run"
