@@ -14,6 +14,7 @@ from mlflow.store.db.utils import _get_alembic_config, _initialize_tables
 from mlflow.store.tracking.dbmodels.initial_models import Base
 
 from pipelines.runtime.errors import ExternalError
+from pipelines.tracking import schema as schema_module
 from pipelines.tracking.artifact_places import sqlite_address
 from pipelines.tracking.client import connect
 from pipelines.tracking.schema import prepare_schema
@@ -144,3 +145,17 @@ def test_a_database_that_cannot_be_created_leaves_nothing_behind(place, files_of
     assert [(path.name, path.stat().st_size) for path in place.parent.iterdir() if path.is_file()] == [("mlflow.db", 0)]
     connect()
     assert revision(place) == HEAD
+
+
+def test_a_database_that_another_project_creates_meanwhile_is_kept(new_store, place, monkeypatch):
+    initialize = schema_module._initialize_tables
+
+    def initialize_late(engine) -> None:
+        shutil.copyfile(new_store, place)
+        execute(place, "CREATE TABLE of_the_other (id)")
+        initialize(engine)
+
+    monkeypatch.setattr(schema_module, "_initialize_tables", initialize_late)
+    connect()
+    assert execute(place, "SELECT name FROM sqlite_master WHERE name = 'of_the_other'")
+    assert [path.name for path in place.parent.iterdir() if path.is_file() and path.name.startswith(".")] == []
