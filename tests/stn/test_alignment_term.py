@@ -170,19 +170,27 @@ def test_the_gauge_has_the_gradient_of_the_mean_of_a_batch():
     torch.testing.assert_close(gradient, expected)
 
 
+@pytest.mark.parametrize("flips", [False, True])
 @pytest.mark.parametrize("crop", [(1.0, 1.0), (0.3, 0.7)], ids=["whole", "cropped"])
 @pytest.mark.parametrize("protocol", ["R", "RTS", "P", "E"])
-def test_points_are_traced_to_where_the_augmentation_takes_them_from(protocol, crop):
-    """On images whose pixels are their own coordinates, an image shows the points that it is made of."""
+def test_points_are_traced_to_where_the_augmentation_takes_them_from(protocol, crop, flips):
+    """On images whose pixels are their own coordinates, an image shows the points that it is made of.
+
+    The points are those of the flipped original, and the coordinates those of the original itself.
+    """
     size, reach = (30, 42), 0.6
     y, x = torch.meshgrid(*((2 * torch.arange(n) + 1) / n - 1 for n in size), indexing="ij")
     pixels = (128 + 127 * torch.stack((x, y))).to(torch.uint8).expand(8, 2, *size)
-    augmentation = Augmentation(shift=3, distortion=make_distortion(protocol, "border"), crop=crop)
+    distortion = make_distortion(protocol, "border")
+    augmentation = Augmentation(flips, 3, distortion, crop, vertical_flip=flips)
     batches = Batches(pixels, torch.arange(8), Normalization([0.0, 0.0], [1.0, 1.0]), CPU, augmentation)
     ((images, order),) = batches.shuffled(8, 0, 0)
     shown = (images * 255 - 128) / 127
     draws = batches.draw(0, 0).draws.select(order)
     traced = augmentation.trace(pixel_centers(size, shown).expand(8, -1, -1), draws, size).view(8, *size, 2)
+    if draws.upended is not None:
+        assert draws.mirrored.any() and draws.upended.any()
+        traced = traced * (1 - 2 * torch.stack((draws.mirrored, draws.upended), 1).float()).view(8, 1, 1, 2)
     inside = (traced.abs() < reach).all(-1)
     assert inside.float().mean() > 0.1
     difference = (traced - shown.permute(0, 2, 3, 1))[inside].abs()
