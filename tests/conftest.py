@@ -15,6 +15,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from tests.servers import make_database, postgresql_server, s3  # noqa: F401 (fixtures)
+from tests.warm_python import folder_of_warm_python
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as pipelines/__init__.py sets it; before a test imports torch
@@ -117,25 +118,36 @@ class Project:
         shutil.copytree(self.folder, folder, symlinks=True)
         return Project(folder)
 
-    def run(self, *command: str, check: bool = True, env: dict | None = None, timeout: float = 2400):
-        """Run a command there; its standard output and error are kept together in ``stdout``."""
+    def run(
+        self, *command: str, check: bool = True, env: dict | None = None, timeout: float = 2400, warm: bool = True
+    ) -> subprocess.CompletedProcess:
+        """Run a command there; its standard output and error are kept together in ``stdout``.
+
+        Args:
+            command, check, env, timeout: as of :func:`subprocess.run`; ``env`` is added to the environment.
+            warm: stages are forked from a process that has imported their packages (tests/warm_python.py).
+        """
         done = subprocess.run(
-            command, cwd=self.folder, env=self.env | (env or {}), timeout=timeout, text=True,
+            command, cwd=self.folder, env=self._environment(warm) | (env or {}), timeout=timeout, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         assert not check or done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
         return done
 
-    def start(self, *command: str) -> subprocess.Popen:
-        """Start a command there, in a process group of its own, and do not wait for it."""
+    def start(self, *command: str, warm: bool = False) -> subprocess.Popen:
+        """Start a command there, in a process group of its own, and do not wait for it; ``warm`` as of :meth:`run`."""
         return subprocess.Popen(
-            command, cwd=self.folder, env=self.env, text=True, start_new_session=True,
+            command, cwd=self.folder, env=self._environment(warm), text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
+    def _environment(self, warm: bool) -> dict[str, str]:
+        folder = folder_of_warm_python() if warm else None
+        return self.env | ({"PATH": f"{folder}:{self.env['PATH']}"} if folder else {})
+
     def stage(self, name: str, *arguments: str, **options):
         """Run ``python -m pipelines.<name>`` there."""
-        return self.run(sys.executable, "-m", f"pipelines.{name}", *arguments, **options)
+        return self.run("python", "-m", f"pipelines.{name}", *arguments, **options)
 
     def command(self, name: str, *arguments: str, **options):
         """Run ``python -m pipelines.commands.<name>`` there."""
@@ -209,7 +221,7 @@ def demo(tmp_path_factory) -> Project:
             params = project.folder / "params.yaml"
             params.write_text(params.read_text().replace("source: data/raw", "source: /data/of/the/users/own"))
             project.commit("A user's own data")
-            printed = project.run("tools/demo.sh").stdout
+            printed = project.run("tools/demo.sh", warm=False).stdout
             shutil.copytree(project.folder, folder / "demo/copy", symlinks=True)
             output.write_text(printed)
     project.output, project.copy = output.read_text(), folder / "demo/copy"

@@ -82,14 +82,16 @@ def test_batch_normalization_is_found_in_every_part():
     assert has_batch_norm(check_network("mine", variant(transformer=localizes), (3, 32, 32), 4))
 
 
-def test_a_network_of_stn_is_checked_without_an_import_of_dynamo():
-    """The import takes more than a second, which every training would pay."""
+def test_a_network_of_stn_is_checked_and_its_layers_are_listed_without_an_import_of_dynamo():
+    """The import takes more than a second, which every training and evaluation would pay."""
     code = """
 import sys
+from pipelines.evaluation.layer_table import layers
 from pipelines.networks.build import check_network
 from pipelines.settings.variants import load_variant
 
-assert check_network("stn", load_variant("stn"), (3, 32, 32), 10).transformer is not None
+network = check_network("stn", load_variant("stn"), (3, 32, 32), 10)
+assert network.transformer is not None and layers(network, (3, 32, 32))
 assert not {"torch._dynamo", "sympy"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True)

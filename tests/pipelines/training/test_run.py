@@ -292,7 +292,7 @@ def test_a_disk_that_fills_up_while_training(make_small, small_disk, workers):
     settings = (f"train.epochs={EPOCHS}", "train.seeds=[0]", "train.max_failures=0", f"train.workers={workers}")
     project = make_small(*settings)
     disk = small_disk(project.folder / "state")
-    driver = project.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
+    driver = project.start("python", "-m", "pipelines.train", "--variant", "stn", warm=True)
     while checkpoints(project) == 0:
         assert driver.poll() is None, driver.communicate()[0]
         time.sleep(0.05)
@@ -324,7 +324,8 @@ def test_memory_that_runs_out_names_the_settings_to_lower(make_small, workers):
 @pytest.mark.slow
 def test_the_second_of_two_trainings_of_one_key_waits_and_takes_the_result_over(make_small):
     project = make_small("train.epochs=3")
-    drivers = [project.start(sys.executable, "-m", "pipelines.train", "--variant", "stn") for _ in range(2)]
+    command = ("python", "-m", "pipelines.train", "--variant", "stn")
+    drivers = [project.start(*command, warm=True) for _ in range(2)]
     outputs = [driver.communicate()[0] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], outputs
     waited, worked = sorted(outputs, key=lambda output: "is copied" not in output)

@@ -1,0 +1,183 @@
+"""A Python that has imported the large packages already, for the stages that tests start.
+
+A short stage spends most of its processor time on importing torch, MLflow and the like. The program ``python`` of
+:func:`folder_of_warm_python` starts a module of this project in a fork of a process that has imported those packages,
+and nothing of this project. It starts the real Python for everything else, and wherever the environment, the cores or
+the namespaces differ from those of that process.
+
+This hides a missing import of a submodule and whatever packages print on import. Therefore the demo of the tests, and
+all processes that tests kill, use the real Python.
+"""
+
+import contextlib
+import functools
+import gc
+import importlib
+import json
+import os
+import resource
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import NoReturn
+
+PACKAGES = (
+    "torch", "torchvision.transforms.v2", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store", "matplotlib.figure", "scipy.stats", "sklearn.metrics",
+)  # fmt: skip
+# Variables that are read when Python starts or when a package is imported.
+READ_ONCE = (
+    "COVERAGE_", "CUDA_", "GOMP_", "KMP_", "LANG", "LC_", "LD_", "MALLOC_", "MKL_", "MPL", "OMP_", "OPENBLAS_",
+    "PYTHON", "TORCH", "TZ",
+)  # fmt: skip
+LIMITS = [value for name, value in vars(resource).items() if name.startswith("RLIMIT_")]
+
+
+@functools.cache
+def folder_of_warm_python() -> Path | None:
+    """A folder with the program ``python``, for PATH; None where it cannot be, or if the variable COLD is set.
+
+    The process that it forks ends with this one.
+    """
+    if sys.platform != "linux" or "COLD" in os.environ:
+        return None
+    folder = Path(tempfile.mkdtemp(prefix="python-"))
+    program, server = folder / "python", folder / "server"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" "{server}" "$@"\n')
+    program.chmod(0o755)
+    subprocess.Popen(
+        [sys.executable, __file__, server], stdin=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    )
+    return folder
+
+
+def surroundings() -> list:
+    """What a fork takes over from the process that it is forked from, and cannot change."""
+    read_once = {name: value for name, value in os.environ.items() if name.startswith(READ_ONCE)}
+    namespaces = [str(Path(f"/proc/self/ns/{name}").readlink()) for name in ("mnt", "net", "pid", "user")]
+    return [read_once, sorted(os.sched_getaffinity(0)), os.getpriority(os.PRIO_PROCESS, 0), os.getuid(), namespaces]
+
+
+def ask(server: str, arguments: list[str]) -> int | None:
+    """Have the server run a module. Returns its status as of :func:`os.waitpid`; None if the server refuses."""
+    request = {
+        "surroundings": surroundings(), "environment": dict(os.environ), "folder": str(Path.cwd()),
+        "limits": [resource.getrlimit(limit) for limit in LIMITS], "arguments": arguments,
+    }  # fmt: skip
+    message = json.dumps(request).encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(server)
+        except OSError:
+            return None
+        socket.send_fds(connection, [len(message).to_bytes(8, "little")], [0, 1, 2])
+        connection.sendall(message)
+        answer = connection.recv(8)
+    return int(answer) if answer else None
+
+
+def receive(connection: socket.socket) -> tuple[dict, list[int]]:
+    """Receive a request, and the standard input, output and error of the process that asks."""
+    length, files, _, _ = socket.recv_fds(connection, 8, 3)
+    with connection.makefile("rb") as stream:
+        return json.loads(stream.read(int.from_bytes(length, "little"))), files
+
+
+def import_packages() -> bool:
+    """Import the packages; returns whether a fork of this process is then like a new process."""
+    with tempfile.TemporaryFile() as printed:
+        kept = [os.dup(1), os.dup(2)]
+        for number in (1, 2):
+            os.dup2(printed.fileno(), number)
+        try:
+            for name in PACKAGES:
+                importlib.import_module(name)
+        finally:
+            for number, copy in enumerate(kept, 1):
+                os.dup2(copy, number)
+                os.close(copy)
+        gc.collect()
+        gc.freeze()  # the collector of a fork would copy all pages
+        return not printed.tell() and threading.active_count() == 1
+
+
+def serve(path: str) -> list[str] | None:
+    """Fork for each request until the tests end. Returns None, and in a fork the module to run with its arguments."""
+    own, usable = json.loads(json.dumps(surroundings())), None
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork that waits for a module
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        while True:
+            if sys.stdin in select.select([sys.stdin, listener], [], [])[0]:
+                return None
+            connection, _ = listener.accept()
+            with connection:
+                request, files = receive(connection)
+                if usable is None:
+                    usable = import_packages()
+                if usable and request["surroundings"] == own and os.fork() == 0:
+                    listener.close()
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    if child := os.fork():
+                        wait_for(child, connection)
+                    else:
+                        take_over(request, files)
+                        return request["arguments"]
+                for file in files:
+                    os.close(file)
+
+
+def wait_for(child: int, connection: socket.socket) -> NoReturn:
+    """Send the status of a process when it ends. It is killed if the process that asked ends before it."""
+    process = os.pidfd_open(child)
+    ended, _, _ = select.select([process, connection], [], [])
+    if process not in ended:
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    with contextlib.suppress(OSError):
+        connection.sendall(str(status).encode())
+    os._exit(0)
+
+
+def take_over(request: dict, files: list[int]) -> None:
+    """Make this process, a fork, like the one that asked."""
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    for limit, values in zip(LIMITS, request["limits"], strict=True):
+        if resource.getrlimit(limit) != tuple(values):
+            resource.setrlimit(limit, values)
+    sys.path[0] = request["folder"]
+
+
+def main() -> None:
+    """Serve at the address that is the only argument; or run Python with the arguments that follow it."""
+    server, *arguments = sys.argv[1:]
+    if not arguments:
+        if module := serve(server):
+            sys.argv = module
+            runpy.run_module(module[0], run_name="__main__", alter_sys=True)
+        return
+    status = None
+    if arguments[0] == "-m" and arguments[1].startswith("pipelines."):
+        status = ask(server, arguments[1:])
+    if status is None:
+        os.execv(sys.executable, [sys.executable, *arguments])
+    if os.WIFSIGNALED(status):
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    sys.exit(os.waitstatus_to_exitcode(status))
+
+
+if __name__ == "__main__":
+    main()
