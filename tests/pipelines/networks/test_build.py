@@ -87,11 +87,13 @@ def test_a_network_of_stn_is_checked_and_its_layers_are_listed_without_an_import
     code = """
 import sys
 from pipelines.evaluation.layer_table import layers
-from pipelines.networks.build import check_network
+from pipelines.networks.build import check_network, network_settings
 from pipelines.settings.variants import load_variant
+from stn.classifiers import build_network
 
-network = check_network("stn", load_variant("stn"), (3, 32, 32), 10)
-assert network.transformer is not None and layers(network.to_empty(device="cpu"), (3, 32, 32))
+variant = load_variant("stn")
+assert check_network("stn", variant, (3, 32, 32), 10).transformer is not None
+assert layers(build_network(network_settings(variant, (3, 32, 32), 10)), (3, 32, 32))
 assert not {"torch._dynamo", "sympy"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
