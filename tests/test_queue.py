@@ -1,8 +1,6 @@
 """Experiments of DVC's queue that run at once and have work in common."""
 
 import re
-import subprocess
-import time
 
 import mlflow
 import pytest
@@ -21,19 +19,8 @@ def test_two_queued_experiments_share_a_study_and_a_training(project):
     project.commit("Small settings")
     for name, resamples in (("one", 500), ("two", 600)):
         project.run("dvc", "exp", "run", "--queue", "--name", name, "-S", f"evaluate.resamples={resamples}")
-    # The workers inherit the output and outlive the experiments, so that a pipe would not end with the command.
-    start = ("dvc", "queue", "start", "--jobs", "2")
-    subprocess.run(start, cwd=project.folder, env=project.env, check=True, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 1200
-    while True:
-        status = project.run("dvc", "queue", "status").stdout
-        ended = re.findall(r"\b(one|two)\b.*\b(Success|Failed)\b", status)
-        if len(ended) == 2 or time.monotonic() > deadline:
-            break
-        time.sleep(5)
-    logs = [project.run("dvc", "queue", "logs", name, check=False).stdout for name in ("one", "two")]
-    project.run("dvc", "queue", "stop", "--kill", check=False)
-    assert sorted(ended) == [("one", "Success"), ("two", "Success")], (status, *logs)
+    project.run_queue("one", "two")
+    logs = [project.run("dvc", "queue", "logs", name).stdout for name in ("one", "two")]
     waits = [set(re.findall(r"on the same task \((stn-digits|train-|register-|mlflow)", log)) for log in logs]
     assert "stn-digits" in set().union(*waits), logs  # one waited for the other one's study
     client = mlflow.MlflowClient(f"sqlite:///{project.folder}/state/mlflow.db")
