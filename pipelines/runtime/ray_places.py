@@ -5,8 +5,6 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.runtime.errors import ExternalError, UserError
@@ -14,8 +12,6 @@ from pipelines.runtime.errors import ExternalError, UserError
 SOCKET_LENGTH = 107 if sys.platform == "linux" else 103  # bytes, at most
 # What Ray adds to its folder, with a process id of seven digits and a number behind the name.
 LONGEST_SOCKET = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1"
-# What Python's multiprocessing adds to TMPDIR. Ray's dashboard uses it.
-LISTENER = "/pymp-12345678/listener-12345678"
 LEAST_FREE = 100 * 2**20  # bytes, for Ray's logs and for what it cannot keep in shared memory
 FALLBACKS = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -38,23 +34,6 @@ def session_folder() -> str | None:
             return str(Path(place) / folder)
     reasons = "; ".join(dict.fromkeys(problems))
     raise ExternalError(f"RAY_TMPDIR: Ray needs a folder for its sockets and logs; none is usable ({reasons})")
-
-
-@contextmanager
-def usable_tmpdir() -> Iterator[None]:
-    """Replace a TMPDIR that is too long for sockets, or full, for the processes that are started within the block.
-
-    With such a TMPDIR, Ray's dashboard does not start, and Ray waits for it for a minute.
-    """
-    own = os.environ.get("TMPDIR")
-    if own is None or not _problem(own, LISTENER):
-        yield
-        return
-    os.environ["TMPDIR"] = next((place for place in FALLBACKS if not _problem(place, LISTENER)), own)
-    try:
-        yield
-    finally:
-        os.environ["TMPDIR"] = own
 
 
 def _own_choice() -> str:

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipelines.runtime import environment
 from pipelines.runtime.cores import usable_cores
 from pipelines.runtime.errors import ExternalError
-from pipelines.runtime.ray_places import session_folder, usable_tmpdir, worker_environment
+from pipelines.runtime.ray_places import session_folder, worker_environment
 from pipelines.training.worker_plan import Node
 
 Result = TypeVar("Result")
@@ -53,18 +53,17 @@ def connected() -> Iterator[None]:
         "worker_process_setup_hook": "pipelines.training.network_interface.use_cluster_interface",
     }
     try:
-        with usable_tmpdir():
-            ray.init(
-                # Without an address, init() attaches to any cluster that left its address in the temporary folder.
-                address=address or "local",
-                dashboard_host="127.0.0.1",
-                runtime_env=runtime_env if address else python or None,
-                _temp_dir=folder,
-                num_cpus=None if address else usable_cores().number,
-                num_gpus=None if address else usable_gpus(),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+        ray.init(
+            # Without an address, init() attaches to any cluster that left its address in the temporary folder.
+            address=address or "local",
+            include_dashboard=False,  # ten processes, for a cluster that ends with the stage
+            runtime_env=runtime_env if address else python or None,
+            _temp_dir=folder,
+            num_cpus=None if address else usable_cores().number,
+            num_gpus=None if address else usable_gpus(),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except ConnectionError as error:
         raise ExternalError(f"RAY_ADDRESS: {address!r}: no Ray cluster answers there ({error})") from None
     except Exception as error:
