@@ -5,8 +5,8 @@ A short stage spends most of its processor time on importing torch, MLflow and t
 and nothing of this project. It starts the real Python for everything else, and wherever the environment, the cores or
 the namespaces differ from those of that process.
 
-This hides a missing import of a submodule and whatever packages print on import. Therefore the demo of the tests, and
-all processes that tests kill, use the real Python.
+This hides a missing import of a submodule, and anything that packages print on import. Therefore the demo of the
+tests, and all processes that tests kill, use the real Python.
 """
 
 import contextlib
