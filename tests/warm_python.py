@@ -18,6 +18,7 @@ import os
 import resource
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -39,11 +40,14 @@ READ_ONCE = (
 LIMITS = [value for name, value in vars(resource).items() if name.startswith("RLIMIT_")]
 
 
+SERVERS: list[subprocess.Popen] = []  # of this process; a server ends when its standard input is closed
+
+
 @functools.cache
 def folder_of_warm_python() -> Path | None:
     """A folder with the program ``python``, for PATH; None where it cannot be, or if the variable COLD is set.
 
-    The process that it forks ends with this one.
+    The folder and the process that is forked are gone when this process ends.
     """
     if sys.platform != "linux" or "COLD" in os.environ:
         return None
@@ -51,9 +55,8 @@ def folder_of_warm_python() -> Path | None:
     program, server = folder / "python", folder / "server"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" "{server}" "$@"\n')
     program.chmod(0o755)
-    subprocess.Popen(
-        [sys.executable, __file__, server], stdin=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": "1"}
-    )
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    SERVERS.append(subprocess.Popen([sys.executable, __file__, server], stdin=subprocess.PIPE, env=environment))
     return folder
 
 
@@ -111,11 +114,13 @@ def serve(path: str) -> list[str] | None:
     """Fork for each request until the tests end. Returns None, and in a fork the module to run with its arguments."""
     own, usable = json.loads(json.dumps(surroundings())), None
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork that waits for a module
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the tests, and then this process
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
         while True:
             if sys.stdin in select.select([sys.stdin, listener], [], [])[0]:
+                shutil.rmtree(Path(path).parent)
                 return None
             connection, _ = listener.accept()
             with connection:
@@ -128,6 +133,7 @@ def serve(path: str) -> list[str] | None:
                     if child := os.fork():
                         wait_for(child, connection)
                     else:
+                        signal.signal(signal.SIGINT, signal.default_int_handler)
                         take_over(request, files)
                         return request["arguments"]
                 for file in files:

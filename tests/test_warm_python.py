@@ -1,0 +1,91 @@
+"""The Python that is forked for tests behaves as the real one."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.warm_python import folder_of_warm_python
+
+PROBE = """
+import json, os, resource, signal, sys
+from pipelines import neighbor
+print(json.dumps({
+    "name": __name__, "spec": __spec__.name, "arguments": sys.argv, "path": sys.path[0], "folder": os.getcwd(),
+    "neighbor": neighbor.__file__, "input": sys.stdin.read(), "environment": dict(os.environ),
+    "limit": resource.getrlimit(resource.RLIMIT_FSIZE), "cores": sorted(os.sched_getaffinity(0)),
+    "handlers": [str(signal.getsignal(number)) for number in (signal.SIGCHLD, signal.SIGINT)],
+}), flush=True)
+print("torch" in sys.modules, file=sys.stderr, flush=True)
+if "die" in sys.argv:
+    os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(len(sys.argv))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A project with a module ``pipelines.probe``."""
+    (tmp_path / "pipelines").mkdir()
+    for name, code in (("__init__", ""), ("neighbor", ""), ("probe", PROBE), ("wait", "import time; time.sleep(100)")):
+        (tmp_path / "pipelines" / f"{name}.py").write_text(code)
+    return tmp_path
+
+
+def environment(**more: str) -> dict[str, str]:
+    warm = folder_of_warm_python()
+    if warm is None:
+        pytest.skip("stages of tests have a Python of their own here")
+    return os.environ | {"PATH": f"{warm}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"} | more
+
+
+def run(folder: Path, *command: str, **more: str) -> tuple[int, dict, bool]:
+    """The exit code, what the module says of itself, and whether torch had been imported for it."""
+    limit = (2**30, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    done = subprocess.run(
+        command, cwd=folder, env=environment(**more), input="to the module", capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )  # fmt: skip
+    said = json.loads(done.stdout)
+    said["environment"].pop("PWD", None)  # a shell sets it, and `python` begins as one
+    return done.returncode, said, done.stderr.splitlines() == ["True"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("a b", "--c"), ("die",)])
+def test_a_module_is_run_as_by_the_real_python(folder, arguments):
+    *warm, forked = run(folder, "python", "-m", "pipelines.probe", *arguments, SOME="thing")
+    *real, imported = run(folder, sys.executable, "-m", "pipelines.probe", *arguments, SOME="thing")
+    assert warm == real
+    assert forked and not imported
+    assert warm[0] == (-signal.SIGTERM if "die" in arguments else 1 + len(arguments))
+
+
+def test_a_variable_that_packages_read_on_import_is_left_to_the_real_python(folder):
+    _, said, forked = run(folder, "python", "-m", "pipelines.probe", OMP_NUM_THREADS="1")
+    assert said["environment"]["OMP_NUM_THREADS"] == "1" and not forked
+
+
+def test_a_module_ends_with_the_process_that_asked_for_it(folder):
+    before = {process.pid for process in psutil.process_iter()}
+    asking = subprocess.Popen(["python", "-m", "pipelines.wait"], cwd=folder, env=environment())
+
+    def forked() -> list[psutil.Process]:
+        new = [process for process in psutil.process_iter(["cwd"]) if process.pid not in before | {asking.pid}]
+        return [process for process in new if process.info["cwd"] == str(folder)]
+
+    end = time.monotonic() + 60
+    while not forked():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    asking.kill()
+    asking.wait()
+    while forked():
+        assert time.monotonic() < end
+        time.sleep(0.05)
