@@ -38,8 +38,7 @@ READ_ONCE = (
     "PYTHON", "TORCH", "TZ",
 )  # fmt: skip
 LIMITS = [value for name, value in vars(resource).items() if name.startswith("RLIMIT_")]
-
-
+REFUSED = b"refused"
 SERVERS: list[subprocess.Popen] = []  # of this process; a server ends when its standard input is closed
 
 
@@ -82,7 +81,9 @@ def ask(server: str, arguments: list[str]) -> int | None:
         socket.send_fds(connection, [len(message).to_bytes(8, "little")], [0, 1, 2])
         connection.sendall(message)
         answer = connection.recv(8)
-    return int(answer) if answer else None
+    if not answer:
+        sys.exit(f"{' '.join(arguments)}: the fork was lost")
+    return None if answer == REFUSED else int(answer)
 
 
 def receive(connection: socket.socket) -> tuple[dict, list[int]]:
@@ -127,7 +128,9 @@ def serve(path: str) -> list[str] | None:
                 request, files = receive(connection)
                 if usable is None:
                     usable = import_packages()
-                if usable and request["surroundings"] == own and os.fork() == 0:
+                if not usable or request["surroundings"] != own:
+                    connection.sendall(REFUSED)
+                elif os.fork() == 0:
                     listener.close()
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     if child := os.fork():

@@ -7,10 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils import flop_counter
+from torch.utils.flop_counter import FlopCounterMode
 
 from stn.transforms import Transform
+
+# The counter is excepted from compilation, for which torch would import torch._dynamo at its first use, for a second.
+_counts = flop_counter._FlopCounterMode.__torch_dispatch__
+flop_counter._FlopCounterMode.__torch_dispatch__ = getattr(_counts, "__wrapped__", _counts)
 
 
 class Layer(NamedTuple):
@@ -32,19 +36,19 @@ def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]
     position embeddings and the matrix products of attention.
     """
     table: list[Layer] = []
-    counter = _FlopCounter()
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.grid_sampler_2d: _sampling_flops})
     names = dict(_leaves(network))
     counted = 0  # FLOPs of the layers in the table
     starts: list[tuple[int, int]] = []  # of the layers that are running: all FLOPs, and those in the table
 
     def start_layer(_module: nn.Module, _inputs) -> None:
-        starts.append((counter.total, counted))
+        starts.append((counter.get_total_flops(), counted))
 
     def add_layer(module: nn.Module, _inputs, output: torch.Tensor) -> None:
         nonlocal counted
         before, counted_before = starts.pop()
         # Shared layers run inside another layer, and are in the table already.
-        flops = counter.total - before - (counted - counted_before)
+        flops = counter.get_total_flops() - before - (counted - counted_before)
         counted += flops
         name = names[module]
         # A layer that runs twice has its weights once.
@@ -67,7 +71,7 @@ def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]
             hook.remove()
         network.train(training)
     parameters = sum(p.numel() for p in network.parameters()) - sum(layer.parameters for layer in table)
-    multiply_adds = (counter.total - counted) // 2
+    multiply_adds = (counter.get_total_flops() - counted) // 2
     if parameters or multiply_adds:
         table.append(Layer("(others)", "", (), parameters, multiply_adds))
     return table
@@ -107,35 +111,6 @@ def _leaves(module: nn.Module, name: str = "") -> Iterator[tuple[nn.Module, str]
         yield from _leaves(child, f"{name}.{child_name}" if name else child_name)
 
 
-class _FlopCounter(TorchDispatchMode):
-    """Counts the FLOPs of all operations within the block in ``total``, by the formulas of torch.
-
-    ``torch.utils.flop_counter.FlopCounterMode`` counts the same, but imports ``torch._dynamo``, which takes a second.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-        self.formulas = {**flop_registry, torch.ops.aten.grid_sampler_2d: _sampling_flops}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # torch would have to import it to skip it
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        formula = self.formulas.get(func._overloadpacket)
-        if formula is None and func is not torch.ops.prim.device.default:
-            with self:
-                result = func.decompose(*args, **kwargs)
-            if result is not NotImplemented:
-                return result
-        result = func(*args, **kwargs)
-        if formula is not None:
-            self.total += formula(*args, **kwargs, out_val=result)
-        return result
-
-
-def _sampling_flops(_images: torch.Tensor, grid: torch.Tensor, *_args, out_val: torch.Tensor, **_kwargs) -> int:
-    """FLOPs of ``grid_sample``: 4 multiply-adds per sampled value; ``grid`` is (B, h, w, 2)."""
-    return 2 * 4 * out_val.shape[1] * grid.shape[1] * grid.shape[2]
+def _sampling_flops(_images, grid_shape, *_args, out_shape, **_kwargs) -> int:
+    """FLOPs of ``grid_sample``: 4 multiply-adds per sampled value; ``grid_shape`` is (B, h, w, 2)."""
+    return 2 * 4 * out_shape[1] * grid_shape[1] * grid_shape[2]
