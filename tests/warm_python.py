@@ -54,8 +54,18 @@ def folder_of_warm_python() -> Path | None:
     program, server = folder / "python", folder / "server"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" "{server}" "$@"\n')
     program.chmod(0o755)
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    SERVERS.append(subprocess.Popen([sys.executable, __file__, server], stdin=subprocess.PIPE, env=environment))
+    with socket.socket(socket.AF_UNIX) as listener:
+        try:
+            listener.bind(str(server))
+        except OSError:  # the folder for temporary files has too long a path for a socket
+            return None
+        listener.listen()
+        SERVERS.append(
+            subprocess.Popen(
+                [sys.executable, __file__, server, str(listener.fileno())], stdin=subprocess.PIPE,
+                pass_fds=[listener.fileno()], env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+        )  # fmt: skip
     return folder
 
 
@@ -74,10 +84,7 @@ def ask(server: str, arguments: list[str]) -> int | None:
     }  # fmt: skip
     message = json.dumps(request).encode()
     with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            connection.connect(server)
-        except OSError:
-            return None
+        connection.connect(server)
         socket.send_fds(connection, [len(message).to_bytes(8, "little")], [0, 1, 2])
         connection.sendall(message)
         answer = connection.recv(8)
@@ -111,14 +118,12 @@ def import_packages() -> bool:
         return not printed.tell() and threading.active_count() == 1
 
 
-def serve(path: str) -> list[str] | None:
+def serve(path: str, listening: int) -> list[str] | None:
     """Fork for each request until the tests end. Returns None, and in a fork the module to run with its arguments."""
     own, usable = json.loads(json.dumps(surroundings())), None
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork that waits for a module
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the tests, and then this process
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen()
+    with socket.socket(fileno=listening) as listener:
         while True:
             if sys.stdin in select.select([sys.stdin, listener], [], [])[0]:
                 shutil.rmtree(Path(path).parent)
@@ -170,15 +175,15 @@ def take_over(request: dict, files: list[int]) -> None:
 
 
 def main() -> None:
-    """Serve at the address that is the only argument; or run Python with the arguments that follow it."""
+    """Run Python with the arguments after the address of a server; or serve, if the only other one is a listener."""
     server, *arguments = sys.argv[1:]
-    if not arguments:
-        if module := serve(server):
+    if len(arguments) == 1 and arguments[0].isdecimal():
+        if module := serve(server, int(arguments[0])):
             sys.argv = module
             runpy.run_module(module[0], run_name="__main__", alter_sys=True)
         return
     status = None
-    if arguments[0] == "-m" and arguments[1].startswith("pipelines."):
+    if arguments[:1] == ["-m"] and arguments[1].startswith("pipelines."):
         status = ask(server, arguments[1:])
     if status is None:
         os.execv(sys.executable, [sys.executable, *arguments])
