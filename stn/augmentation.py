@@ -66,7 +66,7 @@ class Augmentation:
             clutter of a distortion lies on the result. (1.0, 1.0): no crop.
         color_jitter: largest relative change of brightness, contrast and saturation in [0, 1], see :mod:`stn.colors`.
         mixup: parameter of the Beta distribution of the shares of two mixed images, see :mod:`stn.mixup`. 0: no mixup.
-        vertical_flip: swap top and bottom with probability 1/2, at the same time as ``flip``.
+        vertical_flip: swap top and bottom with probability 1/2, independently of ``flip``.
     """
 
     flip: bool = False
