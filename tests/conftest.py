@@ -143,8 +143,8 @@ class Project:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def run_queue(self, *names: str) -> None:
-        """Run the queued experiments of DVC in two jobs, to the end of those named; all must succeed."""
+    def run_queue(self, *names: str) -> list[str]:
+        """Run the queued experiments of DVC in two jobs. Those named must succeed; returns the log of each."""
         # The workers keep the output open and outlive the experiments: a pipe would not end with this command.
         start = ("dvc", "queue", "start", "--jobs", "2")
         subprocess.run(start, cwd=self.folder, env=self._environment(True), check=True, stdout=subprocess.DEVNULL)
@@ -158,6 +158,7 @@ class Project:
         logs = [self.run("dvc", "queue", "logs", name, check=False).stdout for name in names]
         self.run("dvc", "queue", "stop", "--kill", check=False)
         assert ended == dict.fromkeys(names, "Success"), (status, *logs)
+        return logs
 
     def _environment(self, warm: bool) -> dict[str, str]:
         folder = folder_of_warm_python() if warm else None

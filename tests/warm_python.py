@@ -58,6 +58,7 @@ def folder_of_warm_python() -> Path | None:
         try:
             listener.bind(str(server))
         except OSError:  # the folder for temporary files has too long a path for a socket
+            shutil.rmtree(folder)
             return None
         listener.listen()
         SERVERS.append(

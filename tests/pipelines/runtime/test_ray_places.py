@@ -74,6 +74,7 @@ import ray
 from pipelines.training.cluster import connected
 with connected():
     function = ray.remote(lambda: sys.executable)
+    assert not ray._private.worker._global_node.webui_url, "with such a TMPDIR, a dashboard holds Ray up for a minute"
     print(ray.get(function.options(runtime_env={"env_vars": {"A": "b"}}).remote(), timeout=100))
 """
 
