@@ -49,16 +49,22 @@ def environment(**more: str) -> dict[str, str]:
 def run(folder: Path, *command: str, **more: str) -> tuple[int, dict, bool]:
     """The exit code, what the module says of itself, and whether torch had been imported for it."""
     limit = (2**30, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+
+    def prepare():
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        # As a shell does for a program in the background.
+        signal.signal(signal.SIGINT, signal.SIG_IGN if "background" in command else signal.default_int_handler)
+
     done = subprocess.run(
         command, cwd=folder, env=environment(**more), input="to the module", capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+        preexec_fn=prepare,
     )  # fmt: skip
     said = json.loads(done.stdout)
     said["environment"].pop("PWD", None)  # a shell sets it, and `python` begins as one
     return done.returncode, said, done.stderr.splitlines() == ["True"]
 
 
-@pytest.mark.parametrize("arguments", [(), ("a b", "--c"), ("die",)])
+@pytest.mark.parametrize("arguments", [(), ("a b", "--c"), ("background",), ("die",)])
 def test_a_module_is_run_as_by_the_real_python(folder, arguments):
     *warm, forked = run(folder, "python", "-m", "pipelines.probe", *arguments, SOME="thing")
     *real, imported = run(folder, sys.executable, "-m", "pipelines.probe", *arguments, SOME="thing")

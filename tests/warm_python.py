@@ -82,6 +82,7 @@ def ask(server: str, arguments: list[str]) -> int | None:
     request = {
         "surroundings": surroundings(), "environment": dict(os.environ), "folder": str(Path.cwd()),
         "limits": [resource.getrlimit(limit) for limit in LIMITS], "arguments": arguments,
+        "interruptible": signal.getsignal(signal.SIGINT) != signal.SIG_IGN,
     }  # fmt: skip
     message = json.dumps(request).encode()
     with socket.socket(socket.AF_UNIX) as connection:
@@ -142,7 +143,6 @@ def serve(path: str, listening: int) -> list[str] | None:
                     if child := os.fork():
                         wait_for(child, connection)
                     else:
-                        signal.signal(signal.SIGINT, signal.default_int_handler)
                         take_over(request, files)
                         return request["arguments"]
                 for file in files:
@@ -166,6 +166,8 @@ def take_over(request: dict, files: list[int]) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    if request["interruptible"]:  # a shell starts programs in the background that are not
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
