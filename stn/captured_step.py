@@ -6,8 +6,9 @@ images by a step counter on the device, and the learning rates. :func:`stn.train
 recorded step calls it with one batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -148,11 +149,16 @@ class CapturedTraining:
         step: the step. Its network and optimizer have the state from which the training starts or continues. Loading
             another state into them later is refused: it would have other addresses.
         capture: captures the step and returns what repeats it, :func:`capture_graph` or :func:`run_eagerly`.
+
+    Attributes:
+        replay: what repeats the step; None before the first epoch.
+        draws_random_numbers: whether the step uses torch's random generator, as dropout does. Known after the capture.
     """
 
     def __init__(self, step: StaticStep, capture: Callable[[StaticStep], Replay]):
         self.step, self.capture = step, capture
         self.replay: Replay | None = None
+        self.draws_random_numbers = False
         self.addresses: list[int] = []
         self._pool = ThreadPoolExecutor(1)
         self._next: tuple[tuple[int, int], Future] | None = None
@@ -163,6 +169,21 @@ class CapturedTraining:
         """Train one epoch; returns the loss of each step, (steps,). The random state is used as by an eager epoch.
 
         While the device trains, the next epoch is drawn.
+
+        Raises:
+            CaptureError: the step cannot be captured.
+            RuntimeError: a state was loaded after the capture.
+        """
+        with self.epoch(seed, epoch, scheduler) as replay:
+            for number in range(self.step.steps):
+                replay()
+                if on_step is not None:
+                    on_step(number + 1)
+        return self.step.losses.clone()
+
+    @contextmanager
+    def epoch(self, seed: int, epoch: int, scheduler: LambdaLR) -> Iterator[Replay]:
+        """Prepare an epoch; yields what performs one of its ``step.steps`` steps. The schedule advances at the end.
 
         Raises:
             CaptureError: the step cannot be captured.
@@ -181,16 +202,12 @@ class CapturedTraining:
                 self.addresses = [tensor.data_ptr() for tensor in step.tensors()]
             if self.addresses != [tensor.data_ptr() for tensor in step.tensors()]:
                 raise RuntimeError("a state was loaded after the step was captured; make a new CapturedTraining")
-            for number in range(step.steps):
-                self.replay()
-                if on_step is not None:
-                    on_step(number + 1)
+            yield self.replay
         finally:
             for group, rate in zip(groups, scheduler.get_last_lr(), strict=True):
                 group["lr"] = rate
         for _ in range(step.steps):
             scheduler.step()
-        return step.losses.clone()
 
     def _draw(self, seed: int, epoch: int) -> Future:
         """Draw an epoch in another thread, unless that was done ahead."""
@@ -213,6 +230,7 @@ class CapturedTraining:
                     step.counter.zero_()
                     step.run()
                 step.counter.zero_()
+                self.draws_random_numbers = not before.random_state_is_the_same()
                 return self.capture(step)
         except RuntimeError as error:
             raise CaptureError(str(error).partition("\n")[0]) from error
@@ -231,6 +249,13 @@ class _State:
         self.random = torch.get_rng_state()
         self.device = step.batches.device
         self.random_on_gpu = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+
+    def random_state_is_the_same(self) -> bool:
+        """Whether no random number has been drawn since."""
+        same = torch.equal(self.random, torch.get_rng_state())
+        if self.random_on_gpu is not None:
+            same = same and torch.equal(self.random_on_gpu, torch.cuda.get_rng_state(self.device))
+        return same
 
     @torch.no_grad()
     def restore(self) -> None:

@@ -46,10 +46,10 @@ from pipelines.runtime.files import read_json, write_json
 from pipelines.settings.dotted_names import flatten
 from pipelines.settings.params import Params, load_params
 from pipelines.settings.variants import ConvClassifierParams, load_variant
-from pipelines.training import distributed, local, worker
+from pipelines.training import distributed, local, seed_training
 from pipelines.training import run as train_module
 from pipelines.training.checkpoints import checkpoints
-from pipelines.training.messages import Message, WorkersStarted
+from pipelines.training.messages import EpochDone, Message, WorkersStarted
 from pipelines.training.run import train
 from pipelines.tuning import study
 from pipelines.tuning import trial_workers as trials
@@ -889,6 +889,20 @@ def _(bench: Bench) -> None:
     assert [run.asked.run_config.failure_config.max_failures for run in (before, after)] == [3, 5]
 
 
+@check("train.seeds_at_once")
+def _(bench: Bench) -> None:
+    """On a CPU the seeds take turns by epochs."""
+    orders, runs = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "base", {"train.seeds": [0, 1], "train.epochs": 2})
+        for changes in ({}, {"train.seeds_at_once": 2}):
+            runs.append(bench.train(changes))
+            done = [message for message in bench.messages if isinstance(message, EpochDone)]
+            orders.append([(message.seed, message.metrics["epoch"]) for message in sorted(done)])
+    assert orders == [[(0, 1), (0, 2), (1, 1), (1, 2)], [(0, 1), (1, 1), (0, 2), (1, 2)]]
+    assert same(runs[0].weights, runs[1].weights)
+
+
 @check("train.residency")
 def _(bench: Bench) -> None:
     seen = []
@@ -909,7 +923,7 @@ def _(bench: Bench) -> None:
 def _(bench: Bench) -> None:
     kept = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "CHECKPOINT_EVERY_S", 0.0)
+        patch.setattr(seed_training, "CHECKPOINT_EVERY_S", 0.0)
         patch.setattr(train_module, "remove", lambda storage: kept.append(len(checkpoints(storage))))
         patch.setattr(bench, "base", {"train.epochs": 4})
         for changes in ({}, {"clean.checkpoints": 5}):

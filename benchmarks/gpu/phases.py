@@ -14,7 +14,15 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.baseline_network import BaselineNetwork
 from benchmarks.gpu.packed_images import Split
-from benchmarks.gpu.trainings import NORMALIZATION, RECIPE, Training, capture, images_per_second, synchronize
+from benchmarks.gpu.trainings import (
+    NORMALIZATION,
+    RECIPE,
+    Training,
+    capture,
+    images_per_second,
+    synchronize,
+    whole_epochs_per_second,
+)
 from stn import TransformerSettings
 from stn.augmentation import Augmentation
 from stn.batches import Batches
@@ -144,6 +152,11 @@ def throughput(split: Split, device: torch.device, seconds: float, small: bool) 
         trainings = [Training(split, replace(RECIPE, batch_size=sizes[0]), device, seed=seed) for seed in range(seeds)]
         speed = images_per_second(capture(trainings), trainings, seconds)
         yield f"captured, fp32, NHWC, {sizes[0]}, {seeds} seeds in one graph", speed
+    many = replace(RECIPE, batch_size=sizes[0], epochs=10_000)  # the next epoch is always drawn ahead
+    for seeds in (1, 2) if small else (1, 2, 4, 8):
+        trainings = [Training(split, many, device, seed=seed) for seed in range(seeds)]
+        speed = whole_epochs_per_second(trainings, 5 * seconds)
+        yield f"captured, fp32, NHWC, {sizes[0]}, {seeds} seed(s) on streams, whole epochs", speed
 
 
 class TutorialImages(torch.utils.data.Dataset):

@@ -10,8 +10,9 @@ from benchmarks.gpu.packed_images import Split
 from stn import NetworkSettings, Normalization, Recipe, TransformerSettings, build_network
 from stn.augmentation import Augmentation
 from stn.batches import Batches
-from stn.captured_step import StaticStep, learning_rates
+from stn.captured_step import CapturedTraining, StaticStep, capture_graph, learning_rates, run_eagerly
 from stn.optimizers import make_optimizer
+from stn.side_by_side import NextEpoch, train_side_by_side
 from stn.training import one_cycle
 
 NORMALIZATION = Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -107,3 +108,24 @@ def images_per_second(
             synchronize(device)
         speeds.append(count * len(trainings) * trainings[0].recipe.batch_size / (time.perf_counter() - started))
     return sorted(speeds)[windows // 2]
+
+
+def whole_epochs_per_second(trainings: Sequence[Training], seconds: float) -> float:
+    """Return the images per second of all trainings side by side, as the stage train does it: whole epochs, drawn anew.
+
+    The epochs in which the steps are captured are not counted.
+    """
+    device, steps = trainings[0].device, trainings[0].step.steps
+    how = capture_graph if device.type == "cuda" else run_eagerly
+    captured = [CapturedTraining(training.step, how) for training in trainings]
+    for seed, (own, training) in enumerate(zip(captured, trainings, strict=True)):
+        own.train_epoch(seed, 0, training.scheduler)
+    synchronize(device)
+    started, epoch = time.perf_counter(), 1
+    while epoch == 1 or time.perf_counter() - started < seconds:
+        pairs = enumerate(zip(captured, trainings, strict=True))
+        train_side_by_side([NextEpoch(own, seed, epoch, training.scheduler) for seed, (own, training) in pairs])
+        synchronize(device)
+        epoch += 1
+    images = (epoch - 1) * len(trainings) * steps * trainings[0].recipe.batch_size
+    return images / (time.perf_counter() - started)

@@ -31,7 +31,8 @@ PLOTS = Path("plots/train")
 Metrics = dict[str, float]  # of one epoch, by name
 # Settings of the section train and of a variant that have no effect on the result: they may change before a training is
 # resumed.
-CHANGEABLE_TRAIN = {"max_failures", "preset", "residency"}  # the values that a preset gave are settings of their own
+# The values that a preset gave are settings of their own.
+CHANGEABLE_TRAIN = {"max_failures", "preset", "residency", "seeds_at_once"}
 CHANGEABLE_VARIANT = {"origin"}
 
 

@@ -99,6 +99,7 @@ class TrainParams(RecipeParams):
     workers: WorkerCount
     threads: Literal["auto"] | Count
     max_failures: int = Field(ge=0, le=10**9)
+    seeds_at_once: Count = 1
     residency: Literal["auto", "device", "host"] = "auto"
     preset: Literal["none", "small", "from_scratch", "finetune"] = "small"
 

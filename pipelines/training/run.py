@@ -228,6 +228,7 @@ def make_job(
         keep=params.clean.checkpoints,
         threads=workers.threads,
         per_seed=workers.per_seed,
+        seeds_at_once=params.train.seeds_at_once,
         residency=params.train.residency,
         precision=load_precision(params.train, meta.digest),
     )

@@ -104,9 +104,21 @@ class Trainer:
         Raises:
             NotFiniteError: a loss is infinite or NaN. All ranks raise it.
         """
-        epoch, started = self.done, time.perf_counter()
-        trained = train_batches(self, epoch, on_step)
-        seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        trained = train_batches(self, self.done, on_step)
+        return self.finish_epoch(trained, time.perf_counter() - started)
+
+    def finish_epoch(self, trained: dict[str, float], seconds: float) -> dict[str, float]:
+        """Evaluate the validation images after an epoch. Returns the metrics and appends them to ``history``.
+
+        Args:
+            trained: means of the epoch's losses.
+            seconds: how long the steps of the epoch took.
+
+        Raises:
+            NotFiniteError: the validation loss is infinite or NaN. All ranks raise it.
+        """
+        epoch = self.done
         means, thetas = validate(self.result, self.validation, self.precision, self.rank, self.world_size)
         check_validation(means, epoch)
         metrics = {
@@ -154,10 +166,21 @@ class Trainer:
 def train_batches(trainer: Trainer, epoch: int, on_step: Callable[[int], None] | None) -> dict[str, float]:
     """Train on the batches of one epoch; returns the means of its losses over all ranks."""
     torch.manual_seed(derive_seed(trainer.seed, epoch, trainer.rank))
-    losses = replay_batches(trainer, epoch, on_step)
-    alignment = None
+    losses, alignment = replay_batches(trainer, epoch, on_step), None
     if losses is None:
         losses, alignment = train_eagerly(trainer, epoch, on_step)
+    return end_steps(trainer, losses, alignment)
+
+
+def end_steps(trainer: Trainer, losses: torch.Tensor, alignment: AlignmentTerm | None) -> dict[str, float]:
+    """Average buffers over all ranks after the steps of an epoch; returns the means of its losses over all ranks.
+
+    Args:
+        losses: of each step, on this rank (steps,).
+
+    Raises:
+        NotFiniteError: a loss is infinite or NaN.
+    """
     losses = all_reduce(losses) / trainer.world_size
     check_finite(losses)
     average_buffers(trainer.network, trainer.world_size)

@@ -1,13 +1,11 @@
-"""The training function: trains the seeds of one variant, one after another, and stores checkpoints.
+"""The training function: trains the seeds of one variant, one or several at a time, and stores checkpoints.
 
 A checkpoint holds the :class:`~pipelines.training.state.SeedState` of a seed: network, optimizer and schedule, or the
 result. Random numbers are derived from (seed, epoch, rank) at the start of each epoch, so that a training that was
 killed and resumed ends with the same weights as an undisturbed one.
 """
 
-import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,19 +14,16 @@ import torch
 from pipelines.outputs.prepared_data import DatasetMeta, TrainingSplits
 from pipelines.training.batches import make_training_data
 from pipelines.training.checkpoints import CheckpointWriter, seed_storage
-from pipelines.training.messages import EpochDone, NotFinite, SeedStarted, Sender, StepByStep, StepsDone, WorkersStarted
+from pipelines.training.messages import SeedStarted, Sender, WorkersStarted
 from pipelines.training.precision import Precision, measure_precision
 from pipelines.training.ranks import broadcast, leave_group
-from pipelines.training.state import SeedState, load_states, serialize
+from pipelines.training.seed_training import SeedTraining
+from pipelines.training.seeds_at_once import train_epochs
+from pipelines.training.state import SeedState, load_states
 from pipelines.training.trainer import Trainer
 from stn.classifiers import Network
 from stn.settings import Recipe
-from stn.theta_trouble import first_epochs
 from stn.training import NotFiniteError
-
-REPORT_EVERY_S = 1.0
-# A GPU can train an epoch in less time than a checkpoint takes. A kill costs this much work more.
-CHECKPOINT_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +39,7 @@ class TrainingJob:
         keep: number of checkpoints of each seed to keep, the newest.
         threads: CPU threads of each worker.
         per_seed: whether each worker trains seeds of its own; otherwise all workers share each batch.
+        seeds_at_once: number of seeds that a worker trains at a time, see :mod:`pipelines.training.seeds_at_once`.
         residency: the setting ``train.residency``.
         precision: the precision that was chosen before. None: rank 0 chooses it.
     """
@@ -56,6 +52,7 @@ class TrainingJob:
     keep: int
     threads: int
     per_seed: bool = False
+    seeds_at_once: int = 1
     residency: str = "auto"
     precision: Precision | None = None
 
@@ -102,15 +99,10 @@ class TrainingWorker:
             leave_group()
             unfinished = unfinished[self.place :: self.workers]
         states = {seed: states[seed] for seed in unfinished if seed in states}  # frees those of other workers
-        for seed in unfinished:
-            try:
-                self._train_seed(seed, precision, states.pop(seed, None))
-            except NotFiniteError as error:
-                # All ranks raise it. No error leaves the worker, because Ray would repeat the training.
-                if self.rank == 0:
-                    self.sender.send_and_wait(NotFinite(seed, str(error), others_go_on=self.job.per_seed))
-                if not self.job.per_seed:
-                    return
+        for start in range(0, len(unfinished), self.job.seeds_at_once):
+            together = unfinished[start : start + self.job.seeds_at_once]
+            if not self._train_seeds([self._start_seed(seed, precision, states.pop(seed, None)) for seed in together]):
+                return
 
     def _start(self) -> tuple[Precision, dict[int, SeedState]]:
         """Load the checkpoints, choose the precision, and tell the driver."""
@@ -130,8 +122,8 @@ class TrainingWorker:
         self.sender.send(message)
         return precision, states
 
-    def _train_seed(self, seed: int, precision: Precision, state: SeedState | None) -> None:
-        """Train one seed to its end, from ``state`` if there is one."""
+    def _start_seed(self, seed: int, precision: Precision, state: SeedState | None) -> SeedTraining:
+        """Make what trains a seed, from ``state`` if there is one."""
         trainer = Trainer(
             self.job.make_network, self.job.recipe, self.data, seed,
             precision=precision.torch_dtype, rank=self.rank, world_size=self.world_size,
@@ -141,39 +133,21 @@ class TrainingWorker:
         if self.rank == 0:
             self.sender.send(SeedStarted(seed))
         checkpoints = CheckpointWriter(seed_storage(self.job.storage, seed), self.job.keep)
-        stored, unsent = -math.inf, []
-        while trainer.done < trainer.epochs:
-            metrics = trainer.train_epoch(self._step_reporter(seed, trainer) if self.rank == 0 else None)
-            if self.rank == 0:
-                if trainer.done == 1 and (reason := reason_for_eager_steps(trainer)):
-                    self.sender.send(StepByStep(reason))
-                trouble = first_epochs(trainer.history, trainer.epochs)
-                unsent.append(EpochDone(time.time(), seed, metrics, trouble))
-                if trainer.done == trainer.epochs or time.monotonic() - stored >= CHECKPOINT_EVERY_S:
-                    checkpoints.write(serialize(SeedState.of(trainer, precision)), trainer.done)
-                    stored = time.monotonic()
-                    # An epoch that is not stored is trained again after a kill, and would be logged twice.
-                    for message in unsent:
-                        self.sender.send(message)
-                    unsent = []
+        return SeedTraining(trainer, precision, checkpoints, self.sender)
 
-    def _step_reporter(self, seed: int, trainer: Trainer) -> Callable[[int], None]:
-        """A callback for :meth:`Trainer.train_epoch` that sends :class:`StepsDone` about once a second."""
-        epoch, started = trainer.done, time.monotonic()
-        reported = started
-
-        def report(step: int) -> None:
-            nonlocal reported
-            now = time.monotonic()
-            if now - reported >= REPORT_EVERY_S:
-                reported = now
-                images_per_second = step * self.job.recipe.batch_size / (now - started)
-                self.sender.send(StepsDone(seed, epoch + step / trainer.steps, images_per_second))
-
-        return report
-
-
-def reason_for_eager_steps(trainer: Trainer) -> str | None:
-    """Say why a trainer on a GPU has not captured its step; None if it has, or if ``train.capture`` is off."""
-    wanted = trainer.training.device.type == "cuda" and trainer.recipe.capture != "off"
-    return trainer.reason_against_capture if wanted and trainer.captured is None else None
+    def _train_seeds(self, trainings: list[SeedTraining]) -> bool:
+        """Train to the end, an epoch of each in turn; returns whether other seeds are to be trained then."""
+        while trainings:
+            reporters = [training.step_reporter() if self.rank == 0 else None for training in trainings]
+            outcomes = train_epochs([training.trainer for training in trainings], reporters)
+            going_on = []
+            for training, outcome in zip(trainings, outcomes, strict=True):
+                if self.rank == 0:
+                    training.end_epoch(outcome, others_go_on=self.job.per_seed)
+                if not isinstance(outcome, NotFiniteError) and training.trainer.done < training.trainer.epochs:
+                    going_on.append(training)
+            # All ranks have the same outcomes. No error leaves the worker, because Ray would repeat the training.
+            if not self.job.per_seed and any(isinstance(outcome, NotFiniteError) for outcome in outcomes):
+                return False
+            trainings = going_on
+        return True

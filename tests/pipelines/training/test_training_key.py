@@ -32,7 +32,7 @@ OF_TRAIN: dict[str, Any] = {
     "mixup": 0.123, "ema": 0.123, "alignment": AlignmentParams(weight=0.123),
     "precision": ("fp32", "bf16"), "preset": ("none", "finetune"), "seeds": [77],
     "final_fit": (True, False), "workers": WorkerRange(min=1, max=77), "threads": 77, "max_failures": 77,
-    "residency": ("device", "host"), "capture": ("on", "off"),
+    "seeds_at_once": 77, "residency": ("device", "host"), "capture": ("on", "off"),
 }  # fmt: skip
 PLACED = PlacedTransformerParams(
     at="conv2",
@@ -89,7 +89,7 @@ def test_a_setting_changes_the_key_or_no_parameter_of_a_run(name):
         other_variant = variant.model_copy(update={name: OF_VARIANT[name]})
     before, after = record(train, variant), record(other_train, other_variant)
     same_key = training_key(train, variant, "d") == training_key(other_train, other_variant, "d")
-    assert same_key == (name in ("max_failures", "preset", "residency", "origin"))
+    assert same_key == (name in ("max_failures", "preset", "residency", "seeds_at_once", "origin"))
     assert (before.run_params(0) == after.run_params(0)) == (same_key or name == "seeds")
     if same_key:
         assert before.run_tags("stn", 0) != after.run_tags("stn", 0)

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled, TrainingSplits
-from pipelines.training import worker
+from pipelines.training import seed_training
 from pipelines.training.checkpoints import CheckpointWriter
 from pipelines.training.messages import EpochDone, Message, NotFinite, SeedStarted, WorkersStarted
 from pipelines.training.precision import Precision
+from pipelines.training.seed_training import reason_for_eager_steps
 from pipelines.training.state import load_states
 from pipelines.training.trainer import Trainer
-from pipelines.training.worker import TrainingJob, TrainingWorker, reason_for_eager_steps
+from pipelines.training.worker import TrainingJob, TrainingWorker
 from stn.classifiers import build_network
 from stn.settings import NetworkSettings, Recipe
 from stn.training import NotFiniteError
@@ -66,6 +67,17 @@ def start(storage: str, seeds: list[int], rank: int = 0, world_size: int = 1, **
     return messages
 
 
+def assert_equal_results(first: str, second: str, seeds: list[int]) -> None:
+    """Both folders of checkpoints hold the results of these seeds, with the same weights."""
+    results = [load_states(storage)[0] for storage in (first, second)]
+    assert results[0].keys() == results[1].keys() == set(seeds)
+    for seed in seeds:
+        one, other = (states[seed].finished for states in results)
+        assert one is not None and other is not None
+        for name, tensor in one.weights.items():
+            assert torch.equal(tensor, other.weights[name]), (seed, name)
+
+
 def test_workers_with_seeds_of_their_own_train_what_one_worker_trains(tmp_path):
     seeds = [4, 0, 9]
     alone = start(f"{tmp_path}/alone", seeds)
@@ -77,14 +89,18 @@ def test_workers_with_seeds_of_their_own_train_what_one_worker_trains(tmp_path):
     (started,) = [message for message in second if isinstance(message, WorkersStarted)]
     assert started.resumed == {4: EPOCHS, 9: EPOCHS}
     assert [message.seed for message in second if isinstance(message, SeedStarted)] == [0]
-    results = [load_states(f"{tmp_path}/{name}")[0] for name in ("alone", "each")]
-    assert results[0].keys() == results[1].keys() == set(seeds)
-    for seed in seeds:
-        one, other = (states[seed].finished for states in results)
-        assert one is not None and other is not None
-        for name, tensor in one.weights.items():
-            assert torch.equal(tensor, other.weights[name]), (seed, name)
+    assert_equal_results(f"{tmp_path}/alone", f"{tmp_path}/each", seeds)
     assert len([message for message in alone if isinstance(message, EpochDone)]) == len(seeds) * EPOCHS
+
+
+def test_seeds_at_once_take_turns_and_train_what_each_trains_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(seed_training, "CHECKPOINT_EVERY_S", 0.0)
+    seeds = [4, 0, 9]
+    start(f"{tmp_path}/alone", seeds)
+    messages = start(f"{tmp_path}/at-once", seeds, seeds_at_once=2)
+    order = [message.seed for message in messages if isinstance(message, EpochDone)]
+    assert order == [4, 0] * EPOCHS + [9] * EPOCHS
+    assert_equal_results(f"{tmp_path}/alone", f"{tmp_path}/at-once", seeds)
 
 
 def test_seeds_that_are_not_finished_are_shared_among_the_workers(tmp_path):
@@ -103,12 +119,13 @@ def test_a_seed_whose_loss_is_not_finite_leaves_the_others_alone(tmp_path, monke
         return train_epoch(trainer, *arguments)
 
     monkeypatch.setattr(Trainer, "train_epoch", fail_for_seed_0)
-    for per_seed, finished in ((True, {4, 9}), (False, {4})):
-        storage = f"{tmp_path}/{per_seed}"
-        messages = start(storage, [4, 0, 9], per_seed=per_seed)
+    for per_seed, at_once, finished in ((True, 1, {4, 9}), (False, 1, {4}), (True, 2, {4, 9}), (False, 2, set())):
+        storage = f"{tmp_path}/{per_seed}-{at_once}"
+        messages = start(storage, [4, 0, 9], per_seed=per_seed, seeds_at_once=at_once)
         (failed,) = [message for message in messages if isinstance(message, NotFinite)]
         assert failed == NotFinite(0, "the loss became nan at step 1 of 3", others_go_on=per_seed)
-        assert load_states(storage)[0].keys() == finished
+        states, _ = load_states(storage)
+        assert {seed for seed in states if states[seed].finished is not None} == finished
 
 
 def test_an_epoch_is_reported_once_it_is_stored(tmp_path, monkeypatch):
@@ -126,7 +143,7 @@ def test_an_epoch_is_reported_once_it_is_stored(tmp_path, monkeypatch):
             super().send(message)
 
     monkeypatch.setattr(CheckpointWriter, "write", keep)
-    monkeypatch.setattr(worker, "CHECKPOINT_EVERY_S", 1e9)
+    monkeypatch.setattr(seed_training, "CHECKPOINT_EVERY_S", 1e9)
     monkeypatch.setitem(globals(), "Messages", Watched)
     assert len([message for message in start(str(tmp_path), [0]) if isinstance(message, EpochDone)]) == EPOCHS
     assert stored == [1, EPOCHS]
@@ -154,7 +171,7 @@ def test_short_epochs_share_a_checkpoint(tmp_path, monkeypatch, seconds, written
         write(self, content, epochs_done)
 
     monkeypatch.setattr(CheckpointWriter, "write", keep)
-    monkeypatch.setattr(worker, "CHECKPOINT_EVERY_S", seconds)
+    monkeypatch.setattr(seed_training, "CHECKPOINT_EVERY_S", seconds)
     messages = start(str(tmp_path), [0, 1])
     assert epochs == written
     assert [m.metrics["epoch"] for m in messages if isinstance(m, EpochDone)] == [1, 2, 3, 1, 2, 3]
