@@ -3,7 +3,9 @@
 A moved image shows at the point p what the original shows at T(p), and the rectified image shows the original at
 T(A(p)), where A is the sampling map of θ. The term is a robust distance between two such maps, see :func:`distances`:
 
-- ``upright``: T is the augmentation of the image, and T∘A is compared with the frame of the upright original.
+- ``upright``: T is the augmentation of the image, and T∘A is compared with the frame of the upright original. If parts
+  of an image are moved independently (:meth:`stn.batches.Batches.draw_parts`), the heads of the transformer undo the
+  motions of the parts in turn: the first head that of the first part.
 - ``itself``: half of the images are moved once more, by a known T₂, and T₂∘A₂ is compared with A₁. This is the
   covariance constraint of Lenc and Vedaldi, "Learning Covariant Feature Detectors" (2016), section 2. It holds as well
   if all A are followed by the same map. :data:`GAUGE` therefore pulls the mean of A over a batch to the identity.
@@ -77,7 +79,7 @@ class AlignmentTerm:
         self.moved = math.ceil(MOVED * recipe.batch_size) if self.settings.to == "itself" else 0  # images of a batch
         steps = len(batches) // recipe.batch_size
         self.steps_before, self.rising = epoch * steps, self.settings.warmup * recipe.epochs * steps
-        self.order, _, self.draws = batches.draw(seed, epoch).to(batches.device)
+        self.parts = [drawn.to(batches.device) for drawn in batches.draw_parts(seed, epoch)]
         self.motions = torch.empty(0)
         if self.settings.to == "itself":
             generator = torch.Generator().manual_seed(derive_seed(seed, epoch, 0, 1))
@@ -118,12 +120,8 @@ class AlignmentTerm:
         first = map_by_heads(self.transform, thetas[INPUT].float(), self.points)
         gauge, each_counts = first.new_zeros(()), 1.0
         if self.settings.to == "upright":
-            target = self.batches.augmentation.frame_of_original(self.points, self._size)
-            index = self._index(step, self.batch_size)
-            first = self.batches.augmentation.trace(
-                first, self.draws.select(index.repeat_interleave(heads)), self._size
-            )  # fmt: skip
-            second = target.expand_as(first)
+            first = self._trace(step, first.unflatten(0, (-1, heads))).flatten(0, 1)
+            second = self.batches.augmentation.frame_of_original(self.points, self._size).expand_as(first)
         else:
             gauge, each_counts = self._gauge(first), self.batch_size / self.moved
             motions = self.motions[self._index(step, self.moved)].repeat_interleave(heads, 0)
@@ -132,6 +130,15 @@ class AlignmentTerm:
         distance = distances(first * self.pixels, second * self.pixels).sum() / heads * each_counts
         self.total += distance.detach()
         return self.settings.weight * self._ramp(step) * (distance + gauge)
+
+    def _trace(self, step: int, mapped: Tensor) -> Tensor:
+        """Trace the points of each head (b, heads, N, 2) to the original of the part that the head undoes."""
+        traced = []
+        for head, points in enumerate(mapped.unbind(1)):
+            part = head % len(self.parts)
+            draws = self.parts[part].draws.select(self._index(step, self.batch_size, part))
+            traced.append(self.batches.augmentation.trace(points, draws, self._size))
+        return torch.stack(traced, 1)
 
     def _gauge(self, mapped: Tensor) -> Tensor:
         """A sum over this rank's images whose gradient is that of the distance of the mean map of all ranks.
@@ -149,10 +156,10 @@ class AlignmentTerm:
         done = self.steps_before + step + 1
         return 1.0 if done >= self.rising else done / self.rising
 
-    def _index(self, step: int, count: int) -> Tensor:
-        """This rank's draws among the first ``count`` images of the batch of a step."""
+    def _index(self, step: int, count: int, part: int = 0) -> Tensor:
+        """This rank's draws among the first ``count`` images of the batch of a step, of one part of the images."""
         start = step * self.batch_size
-        return self.order[start + self.rank : start + count : self.world_size]
+        return self.parts[part].order[start + self.rank : start + count : self.world_size]
 
     @property
     def _size(self) -> tuple[int, int]:

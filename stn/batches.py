@@ -126,6 +126,10 @@ class Batches:
         order = torch.randperm(len(self), generator=generator)
         return Epoch(order, images, self.augmentation.draw(len(self), (self.height, self.width), generator))
 
+    def draw_parts(self, seed: int, epoch: int) -> list[Epoch]:
+        """Draw what :meth:`shuffled` uses for each part of the images that is moved by itself; here for one part."""
+        return [self.draw(seed, epoch)]
+
     def augmented(self, pixels: Pixels, index: Tensor, draws: Draws) -> Tensor:
         """Select images by their indices (b,) and apply the changes of each: in [0, 255], fp32 (b, H, W, C)."""
         distortion, size = self.augmentation.distortion, (self.height, self.width)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipelines.outputs.prepared_data import Labeled
-from stn.batches import Batches
+from stn.batches import Batches, Epoch
 from stn.seeds import derive_seed
 
 SUMS = [str(number) for number in range(19)]
@@ -27,10 +27,19 @@ class Sums(Batches):
         self, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
         first, second = (
-            super(Sums, self).shuffled(batch_size, derive_seed(seed, i), epoch, rank, world_size) for i in (1, 2)
-        )
+            super(Sums, self).shuffled(batch_size, own, epoch, rank, world_size) for own in self._seeds(seed)
+        )  # fmt: skip
         for (images, labels), (other_images, other_labels) in zip(first, second, strict=True):
             yield torch.cat((images, other_images), 1), labels + other_labels
+
+    def draw_parts(self, seed: int, epoch: int) -> list[Epoch]:
+        """Draw what :meth:`shuffled` uses for each channel."""
+        return [self.draw(own, epoch) for own in self._seeds(seed)]
+
+    @staticmethod
+    def _seeds(seed: int) -> list[int]:
+        """A seed for each channel."""
+        return [derive_seed(seed, i) for i in (1, 2)]
 
 
 def make_pairs(split: Labeled, seed: int) -> Labeled:

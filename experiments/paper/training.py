@@ -11,7 +11,7 @@ from experiments.paper.networks import paper_network
 from experiments.paper.result_files import Result, write_result
 from experiments.paper.settings import ADDITION, FOLDER, Params, Schedule, TrainParams
 from pipelines.networks.build import count_parameters
-from pipelines.outputs.prepared_data import DatasetMeta, load_meta, load_split
+from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_meta, load_split
 from pipelines.runtime.errors import ExternalError
 from pipelines.runtime.home import state_dir
 from pipelines.runtime.keys import digest_code, key_of
@@ -120,13 +120,13 @@ def load_data(task: str, settings: TrainParams) -> TaskData:
         return _load_addition()
     folder, device = FOLDER / "data" / task, default_device()
     meta = load_meta(folder)
-    training, validation, test = (load_split(name, folder) for name in ("train", "validation", "test"))
+    training, validation = (load_split(name, folder) for name in ("train", "validation"))
     augmentation = Augmentation(
         settings.flip, settings.shift, meta.make_distortion(), settings.crop, color_jitter=settings.color_jitter,
         mixup=settings.mixup, vertical_flip=settings.vertical_flip,
     )  # fmt: skip
     batches = TrainingData(meta.batches(training, device, augmentation), meta.batches(validation, device))
-    return TaskData(meta, batches, meta.batches(test, device))
+    return TaskData(meta, batches, meta.batches(load_test(task), device))
 
 
 def _load_addition() -> TaskData:
@@ -139,5 +139,15 @@ def _load_addition() -> TaskData:
     _, height, width = single.image_shape
     meta = replace(single, image_shape=(2, height, width), mean=[*single.mean] * 2, std=[*single.std] * 2, classes=SUMS)
     validation = meta.batches(make_pairs(load_split("validation", folder), seed=0), device)
-    test = meta.batches(make_pairs(load_split("test", folder), seed=1), device)
-    return TaskData(meta, TrainingData(sums, validation), test)
+    return TaskData(meta, TrainingData(sums, validation), meta.batches(load_test(ADDITION), device))
+
+
+def load_test(task: str) -> Labeled:
+    """The test images of a task; those of the addition are pairs of the test images of RTS.
+
+    Raises:
+        UserError: they have not been prepared.
+    """
+    if task == ADDITION:
+        return make_pairs(load_test("RTS"), seed=1)
+    return load_split("test", FOLDER / "data" / task)

@@ -2,6 +2,7 @@
 
 python -m experiments.paper.undone R ST-CNN-tps 0                  with the cross-entropy alone
 python -m experiments.paper.undone R ST-CNN-similarity 0 --weight=1    with the alignment term
+python -m experiments.paper.undone addition 2xST-FCN-affine 0 --weight=1    a digit for each transformer
 
 The network, the data and the recipe are those of the paper's table, in fp32. Families that the table does not have,
 such as similarity, are allowed too. The measurements are those of the stage evaluate. The results are printed, and the
@@ -12,7 +13,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from experiments.paper.settings import Params, load_params
+from experiments.paper.settings import ADDITION, Params, load_params
 from pipelines.runtime.errors import UserError, run_main
 from pipelines.settings.params import EvaluateParams
 from pipelines.settings.recipe import AlignmentParams
@@ -34,13 +35,14 @@ class Model(NamedTuple):
 
 
 def measure(
-    task: str, network: str, seed: int, params: Params, alignment: AlignmentParams
+    task: str, network: str, seed: int, params: Params, alignment: AlignmentParams, epochs: int | None = None
 ) -> tuple[float, "Alignment"]:
     """Train a network with a transformer; returns its test error in percent and what its transformer undoes.
 
     Args:
-        network: ``ST-FCN-`` or ``ST-CNN-`` and a family of transforms.
+        network: ``ST-FCN-``, ``ST-CNN-`` or ``2xST-FCN-`` and a family of transforms.
         alignment: the alignment term of the training objective.
+        epochs: replaces the number of epochs of the table's recipe.
 
     Raises:
         UserError: the task's data have not been prepared.
@@ -50,13 +52,13 @@ def measure(
     from experiments.paper import training
     from experiments.paper.networks import paper_network
     from pipelines.evaluation.alignment import measure_alignment, summarize
-    from pipelines.outputs.prepared_data import load_split
     from pipelines.runtime.progress import progress
     from pipelines.training.recipe import recipe_of
     from pipelines.training.trainer import Trainer
     from stn.training import predict
 
-    settings = params.train_of(task, "short").model_copy(update={"alignment": alignment})
+    changes = {"alignment": alignment} | ({} if epochs is None else {"epochs": epochs})
+    settings = params.train_of(task, "short").model_copy(update=changes)
     data = training.load_data(task, settings)
     variant = paper_network(network, data.meta.image_shape, len(data.meta.classes), settings)
     make_network = data.meta.network_builder(variant, settings.dropout)
@@ -67,8 +69,8 @@ def measure(
             reporter.update(trainer.done, f"validation {metrics['validation_accuracy']:.4f}")
     logits, labels, _ = predict(trainer.result, data.test.ordered(1000))
     evaluate = EvaluateParams(batch_size=1000, resamples=1000, confidence=CONFIDENCE, robustness_images=IMAGES)
-    test = load_split("test", training.FOLDER / "data" / task)
-    measured = measure_alignment({network: [Model(seed, trainer.result)]}, test, data.meta, evaluate)
+    test, models = training.load_test(task), {network: [Model(seed, trainer.result)]}
+    measured = measure_alignment(models, test, data.meta, evaluate)
     error = 100 * (logits.argmax(1) != labels).double().mean().item()
     return error, summarize(measured[network], CONFIDENCE)
 
@@ -76,18 +78,21 @@ def measure(
 def main() -> None:
     params = load_params()
     parser = argparse.ArgumentParser(prog="python -m experiments.paper.undone", description="What θ undoes.")
-    parser.add_argument("task", choices=params.distortions)
-    networks = [f"ST-{kind}-{family}" for kind in ("FCN", "CNN") for family in get_args(Transform)]
+    parser.add_argument("task", choices=[*params.distortions, ADDITION])
+    networks = [f"{kind}-{family}" for kind in ("ST-FCN", "ST-CNN", "2xST-FCN") for family in get_args(Transform)]
     parser.add_argument("network", choices=networks)
     parser.add_argument("seed", type=int)
     parser.add_argument("--weight", type=float, default=0.0, help="of the alignment term; 0: no term")
     parser.add_argument("--to", choices=["upright", "itself"], default="upright", help="see train.alignment.to")
+    parser.add_argument("--epochs", type=int, help="instead of those of the table")
     given = parser.parse_args()
     if not 0 <= given.weight <= 1000:
         raise UserError(f"--weight: {given.weight:g} given; 0 to 1000 are allowed")
+    if given.epochs is not None and given.epochs < 1:
+        raise UserError(f"--epochs: {given.epochs} given; 1 or more are allowed")
     started = time.perf_counter()
     term = AlignmentParams(weight=given.weight, to=given.to)
-    error, alignment = measure(given.task, given.network, given.seed, params, term)
+    error, alignment = measure(given.task, given.network, given.seed, params, term, given.epochs)
     title = f"{given.task} {given.network} weight {given.weight:g} seed {given.seed}"
     print(f"{title}: test error {error:.2f} %, {time.perf_counter() - started:.0f} s")
     for name, slope in alignment.slopes.items():

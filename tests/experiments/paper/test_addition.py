@@ -1,10 +1,15 @@
 """The addition of digits: which images are paired, and their labels. All pixels of an image here are its number."""
 
+import pytest
 import torch
 
 from experiments.paper.addition import Sums, make_pairs
 from pipelines.outputs.prepared_data import Labeled
-from stn.settings import Normalization
+from stn.alignment_term import AlignmentTerm
+from stn.augmentation import Augmentation
+from stn.classifiers import build_network
+from stn.distortions import Distortion
+from stn.settings import AlignmentSettings, NetworkSettings, Normalization, Recipe, TransformerSettings
 
 COUNT = 40
 NUMBERS = torch.arange(COUNT)
@@ -12,8 +17,9 @@ IMAGES = NUMBERS.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguou
 LABELS = (NUMBERS * 7) % 10
 
 
-def sums() -> Sums:
-    return Sums(IMAGES, LABELS, Normalization(mean=[0.0], std=[1 / 255]), torch.device("cpu"))
+def sums(distortion: Distortion = Distortion()) -> Sums:
+    normalization = Normalization(mean=[0.0], std=[1 / 255])
+    return Sums(IMAGES, LABELS, normalization, torch.device("cpu"), Augmentation(distortion=distortion))
 
 
 def numbers(images: torch.Tensor) -> torch.Tensor:
@@ -42,3 +48,18 @@ def test_held_out_pairs_are_drawn_once():
     assert torch.equal(paired.labels, LABELS[members].sum(1))
     assert torch.equal(make_pairs(Labeled(IMAGES, LABELS), seed=3).images, paired.images)
     assert not torch.equal(make_pairs(Labeled(IMAGES, LABELS), seed=4).images, paired.images)
+
+
+def test_each_of_two_heads_is_to_undo_the_motion_of_one_digit():
+    batches = sums(Distortion(rotation=50, scale=(0.7, 1.2), shift=0.2))
+    network = build_network(NetworkSettings((2, 20, 20), 19, TransformerSettings(parallel=2)))
+    recipe = Recipe(epochs=1, batch_size=8, alignment=AlignmentSettings(1.0, "upright"))
+    term = AlignmentTerm(network, batches, recipe, seed=3, epoch=1)
+    last = torch.tensor([0.0, 0.0, 1.0]).expand(8, 1, 3)
+    undone = []
+    for order, _, draws in batches.draw_parts(3, 1):
+        assert draws.motions is not None
+        undone.append(torch.linalg.inv(torch.cat((draws.motions[order[8:16]], last), 1))[:, :2].flatten(1))
+    assert term.loss(1, {"input": torch.cat(undone, 1)}).item() == pytest.approx(0, abs=1e-5)
+    assert term.loss(1, {"input": torch.cat(undone[::-1], 1)}).item() > 1
+    assert term.loss(0, {"input": torch.cat(undone, 1)}).item() > 1, "another step"

@@ -34,9 +34,20 @@ def test_with_the_term_more_is_undone(params, monkeypatch, capsys):
     assert shares[1] > shares[0] + 10, shares
 
 
+def test_both_transformers_of_the_addition_are_measured(params):
+    term = AlignmentParams(weight=1.0, to="upright")
+    error, alignment = undone.measure("addition", "2xST-FCN-affine", 0, params, term)
+    assert 0 < error <= 100
+    assert alignment.fixed_error > 3 and alignment.slopes.keys() == {"rotation", "scale", "shift"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [(["R", "CNN", "0"], "'CNN'"), (["R", "ST-CNN-affine", "0", "--weight=-1"], "--weight: -1 given; 0 to 1000")],
+    [
+        (["R", "CNN", "0"], "'CNN'"),
+        (["R", "ST-CNN-affine", "0", "--weight=-1"], "--weight: -1 given; 0 to 1000"),
+        (["R", "ST-CNN-affine", "0", "--epochs=0"], "--epochs: 0 given; 1 or more"),
+    ],
 )
 def test_what_cannot_be_measured_is_refused(arguments, named, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["undone", *arguments])
