@@ -31,9 +31,7 @@ def can_share_a_device(training: CapturedTraining | None) -> bool:
     return training is not None and training.replay is not None and not training.draws_random_numbers
 
 
-def train_side_by_side(
-    epochs: Sequence[NextEpoch], on_step: Callable[[int], None] | None = None
-) -> list[Tensor]:  # fmt: skip
+def train_side_by_side(epochs: Sequence[NextEpoch], on_step: Callable[[int], None] | None = None) -> list[Tensor]:
     """Train one epoch of each network, a step of each in turn; returns the losses (steps,) of each.
 
     Args:
