@@ -15,13 +15,14 @@ measured in pixels, up to a factor, so that x and y count alike on images that a
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from stn.alignment import map_by_heads
-from stn.batches import Batches
+from stn.augmentation import Augmentation, Draws
+from stn.batches import Batches, Epoch
 from stn.classifiers import INPUT, SECOND_VIEW, Network
 from stn.distortions import distort, map_points, sampling_matrix
 from stn.seeds import derive_seed
@@ -120,7 +121,8 @@ class AlignmentTerm:
         first = map_by_heads(self.transform, thetas[INPUT].float(), self.points)
         gauge, each_counts = first.new_zeros(()), 1.0
         if self.settings.to == "upright":
-            first = self._trace(step, first.unflatten(0, (-1, heads))).flatten(0, 1)
+            draws = [part.draws.select(self._index(step, self.batch_size, part)) for part in self.parts]
+            first = trace_by_heads(self.batches.augmentation, first.unflatten(0, (-1, heads)), draws, self._size)
             second = self.batches.augmentation.frame_of_original(self.points, self._size).expand_as(first)
         else:
             gauge, each_counts = self._gauge(first), self.batch_size / self.moved
@@ -130,15 +132,6 @@ class AlignmentTerm:
         distance = distances(first * self.pixels, second * self.pixels).sum() / heads * each_counts
         self.total += distance.detach()
         return self.settings.weight * self._ramp(step) * (distance + gauge)
-
-    def _trace(self, step: int, mapped: Tensor) -> Tensor:
-        """Trace the points of each head (b, heads, N, 2) to the original of the part that the head undoes."""
-        traced = []
-        for head, points in enumerate(mapped.unbind(1)):
-            part = head % len(self.parts)
-            draws = self.parts[part].draws.select(self._index(step, self.batch_size, part))
-            traced.append(self.batches.augmentation.trace(points, draws, self._size))
-        return torch.stack(traced, 1)
 
     def _gauge(self, mapped: Tensor) -> Tensor:
         """A sum over this rank's images whose gradient is that of the distance of the mean map of all ranks.
@@ -156,14 +149,33 @@ class AlignmentTerm:
         done = self.steps_before + step + 1
         return 1.0 if done >= self.rising else done / self.rising
 
-    def _index(self, step: int, count: int, part: int = 0) -> Tensor:
-        """This rank's draws among the first ``count`` images of the batch of a step, of one part of the images."""
+    def _index(self, step: int, count: int, part: Epoch | None = None) -> Tensor:
+        """This rank's draws among the first ``count`` images of the batch of a step, of the first or another part."""
         start = step * self.batch_size
-        return self.parts[part].order[start + self.rank : start + count : self.world_size]
+        return (part or self.parts[0]).order[start + self.rank : start + count : self.world_size]
 
     @property
     def _size(self) -> tuple[int, int]:
         return self.batches.height, self.batches.width
+
+
+def trace_by_heads(
+    augmentation: Augmentation, points: Tensor, draws: Sequence[Draws], size: tuple[int, int]
+) -> Tensor:  # fmt: skip
+    """Trace the points of each head to the original of the part that it undoes, by :meth:`Augmentation.trace`.
+
+    Args:
+        points: (b, heads, N, 2).
+        draws: of each part of the b images. Heads undo the parts in turn.
+        size: height and width of the images.
+
+    Returns:
+        (b · heads, N, 2).
+    """
+    traced = [
+        augmentation.trace(own, draws[head % len(draws)], size) for head, own in enumerate(points.unbind(1))
+    ]  # fmt: skip
+    return torch.stack(traced, 1).flatten(0, 1)
 
 
 def draw_motions(count: int, aspect: float, generator: torch.Generator) -> Tensor:

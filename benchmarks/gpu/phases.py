@@ -129,7 +129,7 @@ def throughput(split: Split, device: torch.device, seconds: float, small: bool) 
     for mode, layout, size in rows:
         # TF32 is refused by train_epoch itself; without its decorator cuDNN's default holds, which is TF32.
         plain = train_epoch.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
-        with patch("stn.captured_step.train_epoch", plain) if mode == "TF32" else nullcontext():
+        with patch("stn.static_step.train_epoch", plain) if mode == "TF32" else nullcontext():
             precision = torch.bfloat16 if mode == "bf16" else torch.float32
             recipe = replace(RECIPE, batch_size=size)
             options = {

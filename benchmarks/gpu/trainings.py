@@ -10,9 +10,10 @@ from benchmarks.gpu.packed_images import Split
 from stn import NetworkSettings, Normalization, Recipe, TransformerSettings, build_network
 from stn.augmentation import Augmentation
 from stn.batches import Batches
-from stn.captured_step import CapturedTraining, StaticStep, capture_graph, learning_rates, run_eagerly
+from stn.captured_step import CapturedTraining, capture_graph, run_eagerly
 from stn.optimizers import make_optimizer
 from stn.side_by_side import NextEpoch, train_side_by_side
+from stn.static_step import StaticStep, learning_rates
 from stn.training import one_cycle
 
 NORMALIZATION = Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from pipelines.training.trainer import Trainer, end_steps
+from pipelines.training.trainer import Trainer, end_steps, finish_epoch
 from stn.side_by_side import NextEpoch, can_share_a_device, train_side_by_side
 from stn.training import NotFiniteError
 
@@ -36,7 +36,7 @@ def train_epochs(
     trained = [attempt(partial(end_steps, each, own, None)) for each, own in zip(trainers, losses, strict=True)]
     seconds = time.perf_counter() - started  # of the steps of all of them
     return [
-        result if isinstance(result, NotFiniteError) else attempt(partial(trainer.finish_epoch, result, seconds))
+        result if isinstance(result, NotFiniteError) else attempt(partial(finish_epoch, trainer, result, seconds))
         for trainer, result in zip(trainers, trained, strict=True)
     ]
 

@@ -106,35 +106,7 @@ class Trainer:
         """
         started = time.perf_counter()
         trained = train_batches(self, self.done, on_step)
-        return self.finish_epoch(trained, time.perf_counter() - started)
-
-    def finish_epoch(self, trained: dict[str, float], seconds: float) -> dict[str, float]:
-        """Evaluate the validation images after an epoch. Returns the metrics and appends them to ``history``.
-
-        Args:
-            trained: means of the epoch's losses.
-            seconds: how long the steps of the epoch took.
-
-        Raises:
-            NotFiniteError: the validation loss is infinite or NaN. All ranks raise it.
-        """
-        epoch = self.done
-        means, thetas = validate(self.result, self.validation, self.precision, self.rank, self.world_size)
-        check_validation(means, epoch)
-        metrics = {
-            "epoch": epoch + 1,
-            "timestamp": int(time.time() * 1000),
-            **trained,
-            "lr": self.scheduler.get_last_lr()[0],
-            "images_per_second": self.steps * self.recipe.batch_size / seconds,
-            "epoch_seconds": seconds,
-        } | means
-        if self.theta_watch is not None:
-            theta = gather_rows(thetas[INPUT], torch.arange(len(self.validation)), self.rank, self.world_size)
-            self.theta_history.append(theta[self.watched])
-            metrics |= self.theta_watch.measure(self.result, theta)
-        self.history.append(metrics)
-        return metrics
+        return finish_epoch(self, trained, time.perf_counter() - started)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that :meth:`load_state_dict` needs to continue from here."""
@@ -190,6 +162,35 @@ def end_steps(trainer: Trainer, losses: torch.Tensor, alignment: AlignmentTerm |
     if alignment is not None:
         trained["alignment_loss"] = all_reduce(alignment.total).item() / (trainer.steps * trainer.recipe.batch_size)
     return trained
+
+
+def finish_epoch(trainer: Trainer, trained: dict[str, float], seconds: float) -> dict[str, float]:
+    """Evaluate the validation images after an epoch. Returns the metrics and appends them to ``history``.
+
+    Args:
+        trained: means of the epoch's losses.
+        seconds: how long the steps of the epoch took.
+
+    Raises:
+        NotFiniteError: the validation loss is infinite or NaN. All ranks raise it.
+    """
+    epoch = trainer.done
+    means, thetas = validate(trainer.result, trainer.validation, trainer.precision, trainer.rank, trainer.world_size)
+    check_validation(means, epoch)
+    metrics = {
+        "epoch": epoch + 1,
+        "timestamp": int(time.time() * 1000),
+        **trained,
+        "lr": trainer.scheduler.get_last_lr()[0],
+        "images_per_second": trainer.steps * trainer.recipe.batch_size / seconds,
+        "epoch_seconds": seconds,
+    } | means
+    if trainer.theta_watch is not None:
+        theta = gather_rows(thetas[INPUT], torch.arange(len(trainer.validation)), trainer.rank, trainer.world_size)
+        trainer.theta_history.append(theta[trainer.watched])
+        metrics |= trainer.theta_watch.measure(trainer.result, theta)
+    trainer.history.append(metrics)
+    return metrics
 
 
 def replay_batches(trainer: Trainer, epoch: int, on_step: Callable[[int], None] | None) -> torch.Tensor | None:

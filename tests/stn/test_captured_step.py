@@ -15,7 +15,6 @@ from stn.batches import Batches, derive_seed
 from stn.captured_step import (
     CapturedTraining,
     CaptureError,
-    StaticStep,
     capture_graph,
     captured_training,
     reason_against_capture,
@@ -25,6 +24,7 @@ from stn.distortions import make_distortion
 from stn.muon import Muon
 from stn.optimizers import make_optimizer
 from stn.settings import AlignmentSettings
+from stn.static_step import StaticStep
 from stn.training import one_cycle, train_epoch
 
 CPU = torch.device("cpu")

@@ -9,7 +9,8 @@ from pipelines.training.trainer import Trainer, TrainingData
 from stn import NetworkSettings, Normalization, Recipe, TransformerSettings, build_network
 from stn.augmentation import Augmentation
 from stn.batches import Batches
-from stn.captured_step import CapturedTraining, StaticStep, run_eagerly
+from stn.captured_step import CapturedTraining, run_eagerly
+from stn.static_step import StaticStep
 from stn.training import NotFiniteError
 
 CPU = torch.device("cpu")
