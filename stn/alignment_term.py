@@ -4,8 +4,8 @@ A moved image shows at the point p what the original shows at T(p), and the rect
 T(A(p)), where A is the sampling map of θ. The term is a robust distance between two such maps, see :func:`distances`:
 
 - ``upright``: T is the augmentation of the image, and T∘A is compared with the frame of the upright original. If parts
-  of an image are moved independently (:meth:`stn.batches.Batches.draw_parts`), the heads of the transformer undo the
-  motions of the parts in turn: the first head that of the first part.
+  of an image are moved independently (:meth:`stn.batches.Batches.draw_parts`), head i of the transformer undoes the
+  motion of part i.
 - ``itself``: half of the images are moved once more, by a known T₂, and T₂∘A₂ is compared with A₁. This is the
   covariance constraint of Lenc and Vedaldi, "Learning Covariant Feature Detectors" (2016), section 2. It holds as well
   if all A are followed by the same map. :data:`GAUGE` therefore pulls the mean of A over a batch to the identity.
@@ -14,6 +14,7 @@ Maps are compared at points of the output frame, so that all families of transfo
 measured in pixels, up to a factor, so that x and y count alike on images that are not square.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -159,23 +160,19 @@ class AlignmentTerm:
         return self.batches.height, self.batches.width
 
 
-def trace_by_heads(
-    augmentation: Augmentation, points: Tensor, draws: Sequence[Draws], size: tuple[int, int]
-) -> Tensor:  # fmt: skip
+def trace_by_heads(augmentation: Augmentation, points: Tensor, draws: Sequence[Draws], size: tuple[int, int]) -> Tensor:
     """Trace the points of each head to the original of the part that it undoes, by :meth:`Augmentation.trace`.
 
     Args:
         points: (b, heads, N, 2).
-        draws: of each part of the b images. Heads undo the parts in turn.
+        draws: of each part of the b images. After the last part, the next head undoes the first one again.
         size: height and width of the images.
 
     Returns:
         (b · heads, N, 2).
     """
-    traced = [
-        augmentation.trace(own, draws[head % len(draws)], size) for head, own in enumerate(points.unbind(1))
-    ]  # fmt: skip
-    return torch.stack(traced, 1).flatten(0, 1)
+    pairs = zip(points.unbind(1), itertools.cycle(draws))
+    return torch.stack([augmentation.trace(own, moved, size) for own, moved in pairs], 1).flatten(0, 1)
 
 
 def draw_motions(count: int, aspect: float, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,7 @@ that draw random numbers, as dropout does, are therefore refused.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
@@ -56,7 +56,7 @@ def train_side_by_side(epochs: Sequence[NextEpoch], on_step: Callable[[int], Non
                 stream.wait_stream(torch.cuda.current_stream(device))
         for number in range(steps.pop()):
             for replay, stream in zip(replays, streams, strict=True):
-                with on(stream):
+                with torch.cuda.stream(stream):  # on a CPU there is none, and this does nothing
                     replay()
             if on_step is not None:
                 on_step(number + 1)
@@ -64,8 +64,3 @@ def train_side_by_side(epochs: Sequence[NextEpoch], on_step: Callable[[int], Non
             if stream is not None:
                 torch.cuda.current_stream(device).wait_stream(stream)
     return [each.training.step.losses.clone() for each in epochs]
-
-
-def on(stream: torch.cuda.Stream | None) -> AbstractContextManager:
-    """Start kernels on ``stream``; without one, as ever."""
-    return nullcontext() if stream is None else torch.cuda.stream(stream)

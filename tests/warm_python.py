@@ -166,7 +166,7 @@ def take_over(request: dict, files: list[int]) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    if request["interruptible"]:  # a shell starts programs in the background that are not
+    if request["interruptible"]:  # a shell starts background programs with SIGINT ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["folder"])
     os.environ.clear()

@@ -19,14 +19,14 @@ from benchmarks.gpu.trainings import (
     RECIPE,
     Training,
     capture,
+    captured_training,
     images_per_second,
+    images_per_second_of_epochs,
     synchronize,
-    whole_epochs_per_second,
 )
 from stn import TransformerSettings
 from stn.augmentation import Augmentation
 from stn.batches import Batches
-from stn.captured_step import CapturedTraining, capture_graph, run_eagerly
 from stn.distortions import PROTOCOLS, make_distortion
 from stn.muon import Muon
 from stn.training import metric_sums, one_cycle, predict, train_epoch
@@ -111,8 +111,7 @@ def train_steps(training: Training, captured: bool) -> torch.Tensor:
     for group, rate in zip(training.optimizer.param_groups, training.scheduler.get_last_lr(), strict=True):
         group["lr"] = rate
     if captured:
-        how = capture_graph if training.device.type == "cuda" else run_eagerly
-        return CapturedTraining(training.step, how).train_epoch(0, 0, training.scheduler)
+        return captured_training(training).train_epoch(0, 0, training.scheduler)
     batches = training.batches.shuffled(training.recipe.batch_size, 0, 0)
     return train_epoch(
         training.network, batches, training.optimizer, training.scheduler, training.recipe,
@@ -155,7 +154,7 @@ def throughput(split: Split, device: torch.device, seconds: float, small: bool) 
     many = replace(RECIPE, batch_size=sizes[0], epochs=10_000)  # the next epoch is always drawn ahead
     for seeds in (1, 2) if small else (1, 2, 4, 8):
         trainings = [Training(split, many, device, seed=seed) for seed in range(seeds)]
-        speed = whole_epochs_per_second(trainings, 5 * seconds)
+        speed = images_per_second_of_epochs(trainings, 5 * seconds)
         yield f"captured, fp32, NHWC, {sizes[0]}, {seeds} seed(s) on streams, whole epochs", speed
 
 

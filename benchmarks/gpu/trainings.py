@@ -111,22 +111,30 @@ def images_per_second(
     return sorted(speeds)[windows // 2]
 
 
-def whole_epochs_per_second(trainings: Sequence[Training], seconds: float) -> float:
+def captured_training(training: Training) -> CapturedTraining:
+    """Return what trains whole epochs by a captured step; on a CPU the step runs eagerly."""
+    return CapturedTraining(training.step, capture_graph if training.device.type == "cuda" else run_eagerly)
+
+
+def images_per_second_of_epochs(trainings: Sequence[Training], seconds: float) -> float:
     """Return the images per second of all trainings side by side, as the stage train does it: whole epochs, drawn anew.
 
-    The epochs in which the steps are captured are not counted.
+    The first epochs, in which the steps are captured, are not counted.
     """
     device, steps = trainings[0].device, trainings[0].step.steps
-    how = capture_graph if device.type == "cuda" else run_eagerly
-    captured = [CapturedTraining(training.step, how) for training in trainings]
-    for seed, (own, training) in enumerate(zip(captured, trainings, strict=True)):
-        own.train_epoch(seed, 0, training.scheduler)
-    synchronize(device)
-    started, epoch = time.perf_counter(), 1
-    while epoch == 1 or time.perf_counter() - started < seconds:
+    captured = [captured_training(training) for training in trainings]
+
+    def epochs(epoch: int) -> list[NextEpoch]:
         pairs = enumerate(zip(captured, trainings, strict=True))
-        train_side_by_side([NextEpoch(own, seed, epoch, training.scheduler) for seed, (own, training) in pairs])
+        return [NextEpoch(own, seed, epoch, training.scheduler) for seed, (own, training) in pairs]
+
+    for own, seed, epoch, scheduler in epochs(0):
+        own.train_epoch(seed, epoch, scheduler)
+    synchronize(device)
+    started, done = time.perf_counter(), 0
+    while done == 0 or time.perf_counter() - started < seconds:
+        train_side_by_side(epochs(done + 1))
         synchronize(device)
-        epoch += 1
-    images = (epoch - 1) * len(trainings) * steps * trainings[0].recipe.batch_size
+        done += 1
+    images = done * len(trainings) * steps * trainings[0].recipe.batch_size
     return images / (time.perf_counter() - started)

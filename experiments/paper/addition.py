@@ -26,9 +26,8 @@ class Sums(Batches):
     def shuffled(
         self, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        first, second = (
-            super(Sums, self).shuffled(batch_size, own, epoch, rank, world_size) for own in self._seeds(seed)
-        )  # fmt: skip
+        shuffled = super().shuffled
+        first, second = (shuffled(batch_size, own, epoch, rank, world_size) for own in self._seeds(seed))
         for (images, labels), (other_images, other_labels) in zip(first, second, strict=True):
             yield torch.cat((images, other_images), 1), labels + other_labels
 

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
+from pipelines.outputs.trained_models import Metrics
 from pipelines.training.checkpoints import CheckpointWriter
 from pipelines.training.messages import EpochDone, NotFinite, Sender, StepByStep, StepsDone
 from pipelines.training.precision import Precision
@@ -25,7 +26,7 @@ class SeedTraining:
         self._stored = -math.inf
         self._unsent: list[EpochDone] = []
 
-    def end_epoch(self, outcome: dict[str, float] | NotFiniteError, *, others_go_on: bool) -> None:
+    def end_epoch(self, outcome: Metrics | NotFiniteError, *, others_go_on: bool) -> None:
         """Store a checkpoint if it is time for one, and send the metrics of an epoch, or why the training failed."""
         trainer = self.trainer
         if isinstance(outcome, NotFiniteError):

@@ -4,11 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from pipelines.outputs.trained_models import Metrics
 from pipelines.training.trainer import Trainer, end_steps, finish_epoch
 from stn.side_by_side import NextEpoch, can_share_a_device, train_side_by_side
 from stn.training import NotFiniteError
-
-Metrics = dict[str, float]
 
 
 def train_epochs(

@@ -1,5 +1,7 @@
-"""Captured steps of several networks in turn: what may be trained so. tests/pipelines/training/test_seeds_at_once.py
-compares the results."""
+"""Several networks at once: which of them can be trained side by side.
+
+tests/pipelines/training/test_seeds_at_once.py compares the weights with those of each network alone.
+"""
 
 import copy
 from dataclasses import replace
@@ -9,7 +11,7 @@ import torch
 
 from stn.captured_step import CapturedTraining, capture_graph, run_eagerly
 from stn.side_by_side import NextEpoch, can_share_a_device, train_side_by_side
-from tests.stn.test_captured_step import RECIPE, Training, assert_equal
+from tests.stn.test_captured_step import RECIPE, Training
 
 
 def captured(training: Training, capture=run_eagerly) -> NextEpoch:
@@ -52,5 +54,5 @@ def test_two_graphs_on_streams_train_what_each_trains_alone():
     alone, *both = (Training(dropout=0.0, device=cuda) for _ in range(3))
     alone.train_captured(capture_graph)
     train_side_by_side([captured(training, capture_graph) for training in both])
-    for training in both:
-        assert_equal(alone, training)
+    for training in both:  # the backward pass of grid_sample adds in an order that differs from run to run
+        torch.testing.assert_close(training.state(), alone.state(), rtol=1e-3, atol=1e-3)

@@ -12,10 +12,10 @@ from pipelines.settings.recipe import AlignmentParams
 pytestmark = pytest.mark.usefixtures("folder")
 
 
-def test_without_the_term_the_error_is_that_of_the_table(params):
-    network = "ST-FCN-affine"
-    error, alignment = undone.measure("RTS", network, 1, params, AlignmentParams())
-    assert error == train("RTS", network, 1, params).test_error
+@pytest.mark.parametrize(("task", "network"), [("RTS", "ST-FCN-affine"), ("addition", "2xST-FCN-affine")])
+def test_without_the_term_the_error_is_that_of_the_table(params, task, network):
+    error, alignment = undone.measure(task, network, 1, params, AlignmentParams())
+    assert error == train(task, network, 1, params).test_error
     assert alignment.slopes.keys() == {"rotation", "scale", "shift"}
     assert alignment.fixed_error > 3, "the test images are moved"
     assert alignment.undone == pytest.approx(1 - alignment.corner_error / alignment.fixed_error)
@@ -34,11 +34,11 @@ def test_with_the_term_more_is_undone(params, monkeypatch, capsys):
     assert shares[1] > shares[0] + 10, shares
 
 
-def test_both_transformers_of_the_addition_are_measured(params):
+def test_the_number_of_epochs_and_the_term_are_those_given(params):
     term = AlignmentParams(weight=1.0, to="upright")
-    error, alignment = undone.measure("addition", "2xST-FCN-affine", 0, params, term)
-    assert 0 < error <= 100
-    assert alignment.fixed_error > 3 and alignment.slopes.keys() == {"rotation", "scale", "shift"}
+    given = ((AlignmentParams(), None), (AlignmentParams(), 8), (term, 8))
+    errors = [undone.measure("addition", "2xST-FCN-affine", 0, params, *options)[0] for options in given]
+    assert len(set(errors)) == 3, errors
 
 
 @pytest.mark.parametrize(
