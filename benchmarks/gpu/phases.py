@@ -2,14 +2,17 @@
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.baseline_network import BaselineNetwork
@@ -119,43 +122,59 @@ def train_steps(training: Training, captured: bool) -> torch.Tensor:
     )  # fmt: skip
 
 
-def throughput(split: Split, device: torch.device, seconds: float, small: bool) -> Iterator[tuple[str, float]]:
-    """Yield images per second of each configuration."""
+def throughput(
+    split: Split, device: torch.device, seconds: float, small: bool
+) -> Iterator[tuple[str, Callable[[], float]]]:
+    """Yield the name of each configuration, and what measures its images per second."""
     sizes = (64,) if small else (256, 512, 1024, 2048)
     layouts = {"NHWC": torch.channels_last} if small else {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}
     modes = ("fp32",) if small else ("fp32", "TF32", "bf16")
-    rows = [(mode, layout, size) for size in sizes for mode in modes for layout in layouts]
-    for mode, layout, size in rows:
-        # TF32 is refused by train_epoch itself; without its decorator cuDNN's default holds, which is TF32.
-        plain = train_epoch.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
-        with patch("stn.static_step.train_epoch", plain) if mode == "TF32" else nullcontext():
-            precision = torch.bfloat16 if mode == "bf16" else torch.float32
-            recipe = replace(RECIPE, batch_size=size)
-            options = {
-                "precision": precision,
-                "layout": layouts[layout],
-                "augmentation": Augmentation(flip=True, shift=2),
-            }
-            training = Training(split, recipe, device, **options)
-            if size == sizes[0]:
-                yield f"eager, {mode}, {layout}, {size}", images_per_second(training.step.run, [training], seconds)
-            yield f"captured, {mode}, {layout}, {size}", images_per_second(capture([training]), [training], seconds)
-    for family in ("affine",) if small else ("affine", "projective", "tps"):
-        size = 64 if small else 128
-        training = Training(
-            split, replace(RECIPE, batch_size=size), device,
-            transformer=TransformerSettings(transform=(family,)),
-        )  # fmt: skip
-        yield f"captured, fp32, NHWC, {size}, {family}", images_per_second(capture([training]), [training], seconds)
-    for seeds in (2,) if small else (2, 4, 8):
-        trainings = [Training(split, replace(RECIPE, batch_size=sizes[0]), device, seed=seed) for seed in range(seeds)]
-        speed = images_per_second(capture(trainings), trainings, seconds)
-        yield f"captured, fp32, NHWC, {sizes[0]}, {seeds} seeds in one graph", speed
-    many = replace(RECIPE, batch_size=sizes[0], epochs=10_000)  # the next epoch is always drawn ahead
+    augmentation = Augmentation(flip=True, shift=2)
+
+    def rows(size: int, ways: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], float]]]:
+        for mode, layout in product(modes, layouts):
+            make = partial(
+                Training, split, replace(RECIPE, batch_size=size), device, layout=layouts[layout],
+                precision=torch.bfloat16 if mode == "bf16" else torch.float32, augmentation=augmentation,
+            )  # fmt: skip
+            for way in ways:
+                yield f"{way}, {mode}, {layout}, {size}", partial(step_speed, make, way, mode, seconds)
+
+    yield from rows(sizes[0], ("eager", "captured"))
+    name = f"fp32, NHWC, {sizes[0]}"
+    make = partial(Training, split, replace(RECIPE, batch_size=sizes[0], epochs=10_000), device)
     for seeds in (1, 2) if small else (1, 2, 4, 8):
-        trainings = [Training(split, many, device, seed=seed) for seed in range(seeds)]
-        speed = images_per_second_of_epochs(trainings, 5 * seconds)
-        yield f"captured, fp32, NHWC, {sizes[0]}, {seeds} seed(s) on streams, whole epochs", speed
+        row = f"captured, {name}, {seeds} seed(s) on streams, whole epochs"
+        yield row, partial(speed_on_streams, make, seeds, 5 * seconds)
+    for seeds in (2,) if small else (2, 4, 8):
+        yield f"captured, {name}, {seeds} seeds in one graph", partial(speed_in_one_graph, make, seeds, seconds)
+    for family in ("affine",) if small else ("affine", "projective", "tps"):
+        recipe = replace(RECIPE, batch_size=64 if small else 128)
+        make = partial(Training, split, recipe, device, transformer=TransformerSettings(transform=(family,)))
+        name = f"captured, fp32, NHWC, {recipe.batch_size}, {family}"
+        yield name, partial(step_speed, make, "captured", "fp32", seconds)
+    for size in sizes[1:]:
+        yield from rows(size, ("captured",))
+
+
+def step_speed(make: Callable[[], Training], way: str, mode: str, seconds: float) -> float:
+    """Images per second of one training."""
+    # TF32 is refused by train_epoch itself; without its decorator cuDNN's default holds, which is TF32.
+    plain = train_epoch.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
+    with patch("stn.static_step.train_epoch", plain) if mode == "TF32" else nullcontext():
+        training = make()
+        return images_per_second(training.step.run if way == "eager" else capture([training]), [training], seconds)
+
+
+def speed_in_one_graph(make: Callable[..., Training], seeds: int, seconds: float) -> float:
+    """Images per second of several seeds, whose steps are captured in one graph."""
+    trainings = [make(seed=seed) for seed in range(seeds)]
+    return images_per_second(capture(trainings), trainings, seconds)
+
+
+def speed_on_streams(make: Callable[..., Training], seeds: int, seconds: float) -> float:
+    """Images per second of several seeds, each on a stream of its own, as the stage train runs them."""
+    return images_per_second_of_epochs([make(seed=seed) for seed in range(seeds)], seconds)
 
 
 class TutorialImages(torch.utils.data.Dataset):
@@ -248,7 +267,7 @@ def accuracy(splits: dict[str, Split], device: torch.device, seeds: int, steps: 
 
 
 def kernels(split: Split, device: torch.device, batch_size: int) -> Results:
-    """The operations that take longest in 20 eager steps, in µs per step."""
+    """How many kernels an eager step starts, and those that take longest, in µs per step. On a CPU: operations."""
     training = Training(split, replace(RECIPE, batch_size=batch_size), device)
     training.step.run()
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
@@ -257,9 +276,16 @@ def kernels(split: Split, device: torch.device, batch_size: int) -> Results:
             training.step.counter.zero_()
             training.step.run()
         synchronize(device)
-    own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, own))
-    return {event.key: getattr(event, own) / 20 for event in events[:15]}
+    on_gpu = device.type == "cuda"
+    own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    events = [e for e in profiler.key_averages() if e.device_type == kind and not e.is_user_annotation]
+    events.sort(key=lambda event: -getattr(event, own))
+    return {
+        "calls": sum(event.count for event in events) / 20,
+        "µs": sum(getattr(event, own) for event in events) / 20,
+        "longest, µs": {event.key: getattr(event, own) / 20 for event in events[:15]},
+    }
 
 
 def limits(results: dict[str, Results]) -> Results:

@@ -103,7 +103,7 @@ def images_per_second(
     for _ in range(windows):
         started, count = time.perf_counter(), 0
         while time.perf_counter() - started < seconds:
-            for _ in range(8 if device.type == "cuda" else 1):
+            for _ in range(32 if device.type == "cuda" else 1):
                 one()
                 count += 1
             synchronize(device)
