@@ -17,6 +17,7 @@ measured in pixels, up to a factor, so that x and y count alike on images that a
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,8 +42,28 @@ GAUGE = 0.3  # weight of the squared distance of the batch's mean map from the i
 SMALLEST = 1e-4  # smaller maps count as this size
 
 
+class AlignmentEpoch(NamedTuple):
+    """What the term of one epoch reads beside the draws of the images.
+
+    Args:
+        weights: of the term in the objective at each step, (steps,).
+        motions: the second motion of each draw, (N, 2, 3). None for ``upright``.
+    """
+
+    weights: Tensor
+    motions: Tensor | None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "AlignmentEpoch":
+        """Apply a function to all tensors."""
+        return AlignmentEpoch(change(self.weights), None if self.motions is None else change(self.motions))
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors."""
+        return [self.weights] if self.motions is None else [self.weights, self.motions]
+
+
 class AlignmentTerm:
-    """The term for this rank's share of the batches of one epoch.
+    """The term for this rank's share of the batches of one epoch at a time, see :meth:`start`.
 
     Motions are drawn for all N draws of an epoch (:class:`stn.batches.Epoch`) from (seed, epoch), apart from the
     augmentation, and are then indexed by draw.
@@ -51,11 +72,11 @@ class AlignmentTerm:
         network: has a transformer in front of the classifier.
         batches: the training images; their augmentation is what ``upright`` undoes.
         recipe: supplies ``alignment``, ``batch_size`` and ``epochs``.
-        seed, epoch, rank, world_size: those of :meth:`stn.batches.Batches.shuffled`.
+        rank, world_size: those of :meth:`stn.batches.Batches.shuffled`.
         all_reduce: sums a tensor over all ranks, in place, and returns it.
 
     Attributes:
-        total: sum of the distances of the images so far, without the weight, a scalar.
+        total: sum of the distances of the images of the epoch so far, without the weight, a scalar.
 
     Raises:
         ValueError: ``alignment.to`` is unknown, images are mixed, or ``upright`` is set and images are upended or not
@@ -64,10 +85,10 @@ class AlignmentTerm:
 
     def __init__(
         self, network: Network, batches: Batches, recipe: Recipe, *,
-        seed: int, epoch: int, rank: int = 0, world_size: int = 1, all_reduce: Callable[[Tensor], Tensor] = lambda x: x,
+        rank: int = 0, world_size: int = 1, all_reduce: Callable[[Tensor], Tensor] = lambda x: x,
     ):  # fmt: skip
         assert network.transformer is not None
-        self.settings = recipe.alignment
+        self.recipe, self.settings = recipe, recipe.alignment
         if self.settings.to not in TARGETS:
             raise ValueError(f"alignment.to: {self.settings.to!r} is not one of {', '.join(TARGETS)}")
         if batches.augmentation.mixup:
@@ -79,60 +100,69 @@ class AlignmentTerm:
         self.transform, self.batches, self.all_reduce = network.transformer.transform, batches, all_reduce
         self.rank, self.world_size, self.batch_size = rank, world_size, recipe.batch_size
         self.moved = math.ceil(MOVED * recipe.batch_size) if self.settings.to == "itself" else 0  # images of a batch
-        steps = len(batches) // recipe.batch_size
-        self.steps_before, self.rising = epoch * steps, self.settings.warmup * recipe.epochs * steps
-        self.parts = [drawn.to(batches.device) for drawn in batches.draw_parts(seed, epoch)]
-        self.motions = torch.empty(0)
-        if self.settings.to == "itself":
-            generator = torch.Generator().manual_seed(derive_seed(seed, epoch, 0, 1))
-            aspect = batches.width / batches.height
-            self.motions = draw_motions(len(batches), aspect, generator).to(batches.device)
+        self.steps = len(batches) // recipe.batch_size
+        self.epoch, self.parts = AlignmentEpoch(torch.empty(0), None), list[Epoch]()
         self.points = pixel_centers((POINTS, POINTS), torch.empty(0, device=batches.device))
-        side = math.sqrt(batches.width * batches.height)
+        self.size, side = (batches.height, batches.width), math.sqrt(batches.width * batches.height)
         self.pixels = torch.tensor([batches.width / side, batches.height / side], device=batches.device)
         self.total = torch.zeros((), device=batches.device)
 
-    def second_view(self, step: int, images: Tensor) -> Tensor | None:
+    def start(self, seed: int, epoch: int) -> "AlignmentTerm":
+        """Draw an epoch and start it; returns the term itself."""
+        device = self.batches.device
+        drawn = draw_alignment(self.batches, self.recipe, seed, epoch).map(lambda tensor: tensor.to(device))
+        self.load(drawn, [part.to(device) for part in self.batches.draw_parts(seed, epoch)])
+        return self
+
+    def load(self, epoch: AlignmentEpoch, parts: list[Epoch]) -> None:
+        """Start an epoch with what it has drawn (also :meth:`stn.batches.Batches.draw_parts`), on the device."""
+        self.epoch, self.parts = epoch, parts
+        self.total.zero_()
+
+    def second_view(self, step: int | Tensor, images: Tensor) -> Tensor | None:
         """Move the first of the normalized images (b, C, H, W) of a step once more.
 
         The uncovered area has the padding mode of the distortion.
 
+        Args:
+            step: number of the step in this epoch, from 0, also as a tensor (1,).
+
         Returns:
             The moved images (m, C, H, W), about half of the images; None if the term needs no second view.
         """
-        if self.settings.to == "upright":
+        if self.epoch.motions is None:
             return None
         height, width = images.shape[-2:]
         index = self._index(step, self.moved)
         black = self.batches.normalize(torch.zeros(1, height, width, images.shape[1], device=images.device))
         mode = self.batches.augmentation.distortion.padding_mode
-        return (distort(images[: len(index)] - black, self.motions[index], mode) + black).contiguous(
+        return (distort(images[: len(index)] - black, self.epoch.motions[index], mode) + black).contiguous(
             memory_format=torch.channels_last
         )
 
-    def loss(self, step: int, thetas: dict[str, Tensor]) -> Tensor:
+    def loss(self, step: int | Tensor, thetas: dict[str, Tensor]) -> Tensor:
         """Return the term of a step, summed over this rank's images and weighted, a scalar.
 
         Args:
-            step: number of the step in this epoch, from 0.
+            step: number of the step in this epoch, from 0, also as a tensor (1,).
             thetas: θ (b, P) of the images, by place, and θ (m, P) of the second view, see
                 :meth:`stn.classifiers.Network.predict`.
         """
         heads = self.transform.heads
         first = map_by_heads(self.transform, thetas[INPUT].float(), self.points)
         gauge, each_counts = first.new_zeros(()), 1.0
-        if self.settings.to == "upright":
+        if self.epoch.motions is None:
             draws = [part.draws.select(self._index(step, self.batch_size, part)) for part in self.parts]
-            first = trace_by_heads(self.batches.augmentation, first.unflatten(0, (-1, heads)), draws, self._size)
-            second = self.batches.augmentation.frame_of_original(self.points, self._size).expand_as(first)
+            first = trace_by_heads(self.batches.augmentation, first.unflatten(0, (-1, heads)), draws, self.size)
+            second = self.batches.augmentation.frame_of_original(self.points, self.size).expand_as(first)
         else:
             gauge, each_counts = self._gauge(first), self.batch_size / self.moved
-            motions = self.motions[self._index(step, self.moved)].repeat_interleave(heads, 0)
+            motions = self.epoch.motions[self._index(step, self.moved)].repeat_interleave(heads, 0)
             second = map_points(motions, map_by_heads(self.transform, thetas[SECOND_VIEW].float(), self.points))
             first = first[: len(second)]
         distance = distances(first * self.pixels, second * self.pixels).sum() / heads * each_counts
         self.total += distance.detach()
-        return self.settings.weight * self._ramp(step) * (distance + gauge)
+        return _row(self.epoch.weights, step) * (distance + gauge)
 
     def _gauge(self, mapped: Tensor) -> Tensor:
         """A sum over this rank's images whose gradient is that of the distance of the mean map of all ranks.
@@ -145,19 +175,10 @@ class AlignmentTerm:
         difference = (mean - self.points) * self.pixels.square()
         return 2 * GAUGE * (difference * mapped.sum(0) / heads).sum(1).mean()
 
-    def _ramp(self, step: int) -> float:
-        """The share of the weight at a step, in (0, 1]."""
-        done = self.steps_before + step + 1
-        return 1.0 if done >= self.rising else done / self.rising
-
-    def _index(self, step: int, count: int, part: Epoch | None = None) -> Tensor:
+    def _index(self, step: int | Tensor, count: int, part: Epoch | None = None) -> Tensor:
         """This rank's draws among the first ``count`` images of the batch of a step, of the first or another part."""
-        start = step * self.batch_size
-        return (part or self.parts[0]).order[start + self.rank : start + count : self.world_size]
-
-    @property
-    def _size(self) -> tuple[int, int]:
-        return self.batches.height, self.batches.width
+        order = (part or self.parts[0]).order[: self.steps * self.batch_size].view(self.steps, self.batch_size)
+        return _row(order, step)[self.rank : count : self.world_size]
 
 
 def trace_by_heads(augmentation: Augmentation, points: Tensor, draws: Sequence[Draws], size: tuple[int, int]) -> Tensor:
@@ -173,6 +194,18 @@ def trace_by_heads(augmentation: Augmentation, points: Tensor, draws: Sequence[D
     """
     pairs = zip(points.unbind(1), itertools.cycle(draws))
     return torch.stack([augmentation.trace(own, moved, size) for own, moved in pairs], 1).flatten(0, 1)
+
+
+def draw_alignment(batches: Batches, recipe: Recipe, seed: int, epoch: int) -> AlignmentEpoch:
+    """Draw what the term of an epoch needs beside the draws of the images, on the CPU."""
+    settings, steps = recipe.alignment, len(batches) // recipe.batch_size
+    rising = settings.warmup * recipe.epochs * steps  # number of steps in which the weight rises
+    done = range(epoch * steps + 1, (epoch + 1) * steps + 1)
+    weights = torch.tensor([settings.weight * (1.0 if step >= rising else step / rising) for step in done])
+    if settings.to == "upright":
+        return AlignmentEpoch(weights, None)
+    generator = torch.Generator().manual_seed(derive_seed(seed, epoch, 0, 1))
+    return AlignmentEpoch(weights, draw_motions(len(batches), batches.width / batches.height, generator))
 
 
 def draw_motions(count: int, aspect: float, generator: torch.Generator) -> Tensor:
@@ -203,6 +236,11 @@ def distances(first: Tensor, second: Tensor) -> Tensor:
     # The square root has an infinite slope at 0. It is used beyond HUBER only.
     root = relative.clamp(min=HUBER**2).sqrt()
     return torch.where(relative < HUBER**2, relative / 2, HUBER * (root - HUBER / 2))
+
+
+def _row(rows: Tensor, step: int | Tensor) -> Tensor:
+    """The row of a step, whose number may be a tensor (1,), so that nothing is read from a GPU."""
+    return rows[step] if isinstance(step, int) else rows.index_select(0, step)[0]
 
 
 def _size(mapped: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stn.classifiers import Network
 
@@ -38,13 +39,26 @@ class WeightAverage:
         self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
         self._integers = [pair for pair in pairs if not pair[0].is_floating_point()]
 
-    @torch.no_grad()
     def update(self) -> None:
         """Include the weights after a step."""
+        (weight,) = self.next_weights(1)
+        self.include(weight)
         self.steps += 1
-        decay = min(self.decay, self.steps / (self.steps + RAMP))
+
+    def next_weights(self, steps: int) -> list[float]:
+        """The weight 1 - d of the network in the average, for each of the next steps."""
+        numbers = range(self.steps + 1, self.steps + steps + 1)
+        return [1 - min(self.decay, number / (number + RAMP)) for number in numbers]
+
+    @torch.no_grad()
+    def include(self, weight: float | Tensor) -> None:
+        """Move the average by ``weight``, a number or a scalar tensor, towards the network. ``steps`` stays."""
         averages, tensors = (list(tensors) for tensors in zip(*self._floats, strict=True))
-        torch._foreach_lerp_(averages, tensors, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        if isinstance(weight, Tensor):
+            for average, tensor in self._floats:
+                average.lerp_(tensor, weight)
+        else:
+            torch._foreach_lerp_(averages, tensors, weight)  # pyright: ignore[reportPrivateImportUsage]
         for average, tensor in self._integers:
             average.copy_(tensor)
 

@@ -21,6 +21,8 @@ from stn.sampling import sample_images
 from stn.seeds import derive_seed
 from stn.settings import Normalization
 
+Batch = tuple[Tensor, Tensor]
+"""Images fp32 (b, C, H, W), and labels (b,) or probabilities of the classes (b, classes)."""
 LARGEST_BATCH = 2**24  # values; the activations of a network are several times as large
 
 
@@ -110,14 +112,16 @@ class Batches:
 
         With mixup, the labels are probabilities of the classes, fp32 (b, classes). The partner of an image may be any
         image of the epoch, also one of another rank's share. It has the augmentation of its own.
+
+        Subclasses change :meth:`draw_parts` and :meth:`combine`, which captured steps use as well.
         """
-        drawn = self.draw(seed, epoch)
+        parts = self.draw_parts(seed, epoch)
         starts = range(0, len(self) - batch_size + 1, batch_size)
         shares = [slice(start + rank, start + batch_size, world_size) for start in starts]
-        stream = self.store.stream([drawn.order[share] for share in shares], drawn.sources)
-        on_device = drawn.to(self.device)
-        for share, pixels in zip(shares, stream, strict=True):
-            yield make_batch(self, pixels, on_device.order[share], on_device)
+        streams = [self.store.stream([part.order[share] for share in shares], part.sources) for part in parts]
+        on_device = [part.to(self.device) for part in parts]
+        for share, *pixels in zip(shares, *streams, strict=True):
+            yield make_batch(self, pixels, [part.order[share] for part in on_device], on_device)
 
     def draw(self, seed: int, epoch: int) -> Epoch:
         """Draw the images of one epoch, their order and the changes of each, on the CPU."""
@@ -129,6 +133,11 @@ class Batches:
     def draw_parts(self, seed: int, epoch: int) -> list[Epoch]:
         """Draw what :meth:`shuffled` uses for each part of the images that is moved by itself; here for one part."""
         return [self.draw(seed, epoch)]
+
+    def combine(self, parts: Sequence[Batch]) -> Batch:
+        """Join the batches of all parts to one; here there is one part."""
+        (part,) = parts
+        return part
 
     def augmented(self, pixels: Pixels, index: Tensor, draws: Draws) -> Tensor:
         """Select images by their indices (b,) and apply the changes of each: in [0, 255], fp32 (b, H, W, C)."""
@@ -171,8 +180,14 @@ class Batches:
         return images * self.std_row[:channels, None, None] + self.mean_row[:channels, None, None]
 
 
-def make_batch(batches: Batches, pixels: Pixels, index: Tensor, epoch: Epoch) -> tuple[Tensor, Tensor]:
-    """Return the batch of the draws with these indices (b,), as :meth:`Batches.shuffled` yields it."""
+def make_batch(batches: Batches, pixels: Sequence[Pixels], indices: Sequence[Tensor], parts: Sequence[Epoch]) -> Batch:
+    """Return a batch as :meth:`Batches.shuffled` yields it, from the draws with the indices (b,) of each part."""
+    each = zip(pixels, indices, parts, strict=True)
+    return batches.combine([make_part(batches, own, index, drawn) for own, index, drawn in each])
+
+
+def make_part(batches: Batches, pixels: Pixels, index: Tensor, epoch: Epoch) -> Batch:
+    """Return the batch of one part, from its draws with these indices (b,)."""
     draws = epoch.draws
     chosen = epoch.images[index]
     images, labels = batches.augmented(pixels, chosen, draws.select(index)), batches.labels[chosen]

@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from stn.batches import Batches, Epoch
+from stn.averaging import WeightAverage
+from stn.batches import Batches
 from stn.classifiers import Network
 from stn.pixels import DeviceStore
 from stn.settings import Recipe
-from stn.static_step import StaticStep, learning_rates
+from stn.static_step import Drawn, StaticStep, learning_rates
 
 WARM_UP = 3  # steps before the capture, in which libraries choose kernels and allocate memory
 Replay = Callable[[], None]
@@ -29,40 +30,35 @@ class CaptureError(RuntimeError):
     """The step cannot be captured. Network, optimizer and random state are as before."""
 
 
-def reason_against_capture(
-    recipe: Recipe, device: torch.device, world_size: int = 1, batches: type[Batches] = Batches
-) -> str | None:
+def reason_against_capture(device: torch.device, world_size: int = 1) -> str | None:
     """Say why the steps of a training cannot be captured; None if nothing is known against it."""
     if device.type != "cuda":
         return "only a GPU can repeat a step"
     if world_size > 1:
         return "several workers exchange gradients in each step"
-    if recipe.ema:
-        return "ema: the weight of a step in the average is a number of Python"
-    if recipe.alignment.weight:
-        return "alignment: the weight of the term is a number of Python"
-    if batches.shuffled is not Batches.shuffled:
-        return f"{batches.__name__} makes its batches in its own way"
     return None
 
 
 def captured_training(
     network: Network, optimizer: Optimizer, batches: Batches, recipe: Recipe, *,
-    precision: torch.dtype, class_weights: Tensor | None = None, world_size: int = 1,
+    precision: torch.dtype, class_weights: Tensor | None = None, average: WeightAverage | None = None,
+    world_size: int = 1,
 ) -> tuple["CapturedTraining | None", str]:  # fmt: skip
     """Return what trains by a captured step, as ``recipe.capture`` asks, or None and the reason why not.
 
     Raises:
         ValueError: ``capture`` is ``on``, and the step cannot be captured.
     """
-    reason = reason_against_capture(recipe, batches.device, world_size, type(batches))
+    reason = reason_against_capture(batches.device, world_size)
     if not reason and not isinstance(batches.store, DeviceStore):
         reason = "the images do not fit on the GPU"
     if reason and recipe.capture == "on":
         raise ValueError(f"capture: on given, but {reason}")
     if reason or recipe.capture == "off":
         return None, reason or "capture: off"
-    step = StaticStep(network, optimizer, batches, recipe, precision=precision, class_weights=class_weights)
+    step = StaticStep(
+        network, optimizer, batches, recipe, precision=precision, class_weights=class_weights, average=average
+    )
     return CapturedTraining(step, capture_graph), ""
 
 
@@ -132,15 +128,17 @@ class CapturedTraining:
                 group["lr"] = rate
         for _ in range(step.steps):
             scheduler.step()
+        if step.average is not None:
+            step.average.steps += step.steps
 
     def _draw(self, seed: int, epoch: int) -> Future:
         """Draw an epoch in another thread, unless that was done ahead."""
         if self._next is not None and self._next[0] == (seed, epoch):
             return self._next[1]
-        batches, pinned = self.step.batches, self.step.batches.device.type == "cuda"
+        step, pinned = self.step, self.step.batches.device.type == "cuda"
 
-        def draw() -> Epoch:
-            drawn = batches.draw(seed, epoch)
+        def draw() -> Drawn:
+            drawn = step.draw(seed, epoch)
             return drawn.map(Tensor.pin_memory) if pinned else drawn
 
         return self._pool.submit(draw)
@@ -164,11 +162,11 @@ class CapturedTraining:
 
 
 class _State:
-    """The values of a network, an optimizer and the random generators."""
+    """The values of what a step changes, of an optimizer and of the random generators."""
 
     def __init__(self, step: StaticStep):
         self.step = step
-        self.values = [(tensor, tensor.detach().clone()) for tensor in _tensors_of(step.network)]
+        self.values = [(tensor, tensor.detach().clone()) for tensor in step.trained()]
         self.states = {key: value.clone() for key, value in step.states().items()}
         self.random = torch.get_rng_state()
         self.device = step.batches.device
@@ -194,10 +192,6 @@ class _State:
         torch.set_rng_state(self.random)
         if self.random_on_gpu is not None:
             torch.cuda.set_rng_state(self.random_on_gpu, self.device)
-
-
-def _tensors_of(network: Network) -> list[Tensor]:
-    return [*network.parameters(), *network.buffers()]
 
 
 class _capturable:

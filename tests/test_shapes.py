@@ -79,7 +79,7 @@ def train(meta: DatasetMeta) -> Trained:
     augmentation = Augmentation(shift=RECIPE.shift, crop=RECIPE.crop, distortion=meta.make_distortion())
     batches = meta.batches(load_split("train"), CPU, augmentation)
     optimizer = make_optimizer(network, RECIPE)
-    term = AlignmentTerm(network, batches, RECIPE, seed=0, epoch=0)
+    term = AlignmentTerm(network, batches, RECIPE).start(0, 0)
     scheduler = one_cycle(optimizer, len(batches) // RECIPE.batch_size, 0.2)
     shuffled = batches.shuffled(RECIPE.batch_size, 0, 0)
     train_epoch(network, shuffled, optimizer, scheduler, RECIPE, precision=torch.float32, alignment=term)

@@ -40,7 +40,7 @@ class Training:
 
     def load(self, seed: int, epoch: int) -> None:
         """Load what an epoch draws, and the learning rates of the next steps, into the static step."""
-        self.step.load(self.batches.draw(seed, epoch), learning_rates(self.scheduler, self.step.steps))
+        self.step.load(self.step.draw(seed, epoch), learning_rates(self.scheduler, self.step.steps))
         for group, rate in zip(self.optimizer.param_groups, self.step.rate, strict=True):
             group["lr"] = rate
 

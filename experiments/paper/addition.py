@@ -4,13 +4,12 @@ An image has two channels. Each channel holds one digit, distorted by RTS indepe
 image is the sum of its digits, so that there are 19 classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from pipelines.outputs.prepared_data import Labeled
-from stn.batches import Batches, Epoch
+from stn.batches import Batch, Batches, Epoch
 from stn.seeds import derive_seed
 
 SUMS = [str(number) for number in range(19)]
@@ -23,22 +22,14 @@ class Sums(Batches):
     independently for each of the two.
     """
 
-    def shuffled(
-        self, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        shuffled = super().shuffled
-        first, second = (shuffled(batch_size, own, epoch, rank, world_size) for own in self._seeds(seed))
-        for (images, labels), (other_images, other_labels) in zip(first, second, strict=True):
-            yield torch.cat((images, other_images), 1), labels + other_labels
-
     def draw_parts(self, seed: int, epoch: int) -> list[Epoch]:
         """Draw what :meth:`shuffled` uses for each channel."""
-        return [self.draw(own, epoch) for own in self._seeds(seed)]
+        return [self.draw(derive_seed(seed, channel), epoch) for channel in (1, 2)]
 
-    @staticmethod
-    def _seeds(seed: int) -> list[int]:
-        """A seed for each channel."""
-        return [derive_seed(seed, i) for i in (1, 2)]
+    def combine(self, parts: Sequence[Batch]) -> Batch:
+        """Join the digits of both channels, and add their labels."""
+        (images, labels), (other_images, other_labels) = parts
+        return torch.cat((images, other_images), 1), labels + other_labels
 
 
 def make_pairs(split: Labeled, seed: int) -> Labeled:

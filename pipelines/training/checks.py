@@ -7,7 +7,6 @@ from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.runtime.errors import UserError
 from pipelines.settings.params import Params
 from pipelines.settings.variants import BackboneParams, VariantParams, variant_file
-from pipelines.training.recipe import recipe_of
 from pipelines.training.worker_plan import WorkerPlan
 from stn.captured_step import reason_against_capture
 
@@ -68,11 +67,10 @@ def check_capture(params: Params, workers: WorkerPlan) -> None:
     """Refuse ``train.capture: on`` where a step cannot be captured.
 
     Raises:
-        UserError: there is no GPU, several workers share a batch, or the recipe has numbers of Python that change.
+        UserError: there is no GPU, or several workers share a batch.
     """
     device = torch.device("cuda" if workers.gpu else "cpu")
-    recipe = recipe_of(params.train, VariantParams(transformer=None))
-    reason = reason_against_capture(recipe, device, workers.most_sharing)
+    reason = reason_against_capture(device, workers.most_sharing)
     if params.train.capture == "on" and reason:
         raise UserError(f"train.capture: on given; {reason}; set it to auto or off")
 

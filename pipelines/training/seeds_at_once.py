@@ -31,8 +31,8 @@ def train_epochs(
 
     started = time.perf_counter()
     epochs = [NextEpoch(each.captured, each.seed, each.done, each.scheduler) for each in trainers if each.captured]
-    losses = train_side_by_side(epochs, after_step)
-    trained = [attempt(partial(end_steps, each, own, None)) for each, own in zip(trainers, losses, strict=True)]
+    losses, terms = train_side_by_side(epochs, after_step), [each.training.step.alignment for each in epochs]
+    trained = [attempt(partial(end_steps, *each)) for each in zip(trainers, losses, terms, strict=True)]
     seconds = time.perf_counter() - started  # of the steps of all of them
     return [
         result if isinstance(result, NotFiniteError) else attempt(partial(finish_epoch, trainer, result, seconds))

@@ -77,7 +77,7 @@ class Trainer:
         self.model = self.network if world_size == 1 else distribute(self.network, self.training.device)
         self.captured, self.reason_against_capture = captured_training(
             self.network, self.optimizer, self.training, recipe, precision=precision,
-            class_weights=self.class_weights, world_size=world_size,
+            class_weights=self.class_weights, average=self.average, world_size=world_size,
         )  # fmt: skip
 
     @property
@@ -138,9 +138,7 @@ class Trainer:
 def train_batches(trainer: Trainer, epoch: int, on_step: Callable[[int], None] | None) -> dict[str, float]:
     """Train on the batches of one epoch; returns the means of its losses over all ranks."""
     torch.manual_seed(derive_seed(trainer.seed, epoch, trainer.rank))
-    losses, alignment = replay_batches(trainer, epoch, on_step), None
-    if losses is None:
-        losses, alignment = train_eagerly(trainer, epoch, on_step)
+    losses, alignment = replay_batches(trainer, epoch, on_step) or train_eagerly(trainer, epoch, on_step)
     return end_steps(trainer, losses, alignment)
 
 
@@ -193,8 +191,10 @@ def finish_epoch(trainer: Trainer, trained: dict[str, float], seconds: float) ->
     return metrics
 
 
-def replay_batches(trainer: Trainer, epoch: int, on_step: Callable[[int], None] | None) -> torch.Tensor | None:
-    """Train one epoch by the captured step; returns its losses (steps,), or None if the step is not captured.
+def replay_batches(
+    trainer: Trainer, epoch: int, on_step: Callable[[int], None] | None
+) -> tuple[torch.Tensor, AlignmentTerm | None] | None:
+    """Train one epoch by the captured step, as :func:`train_eagerly` does; None if the step is not captured.
 
     Raises:
         ValueError: ``capture`` is ``on``, and the step cannot be captured.
@@ -202,7 +202,8 @@ def replay_batches(trainer: Trainer, epoch: int, on_step: Callable[[int], None] 
     if trainer.captured is None:
         return None
     try:
-        return trainer.captured.train_epoch(trainer.seed, epoch, trainer.scheduler, on_step)
+        losses = trainer.captured.train_epoch(trainer.seed, epoch, trainer.scheduler, on_step)
+        return losses, trainer.captured.step.alignment
     except CaptureError as error:
         if trainer.recipe.capture == "on":
             raise ValueError(f"capture: on given, but the step cannot be captured: {error}") from error
@@ -242,9 +243,9 @@ def term_of_epoch(trainer: Trainer, epoch: int) -> AlignmentTerm | None:
     if not trainer.recipe.alignment.weight or trainer.network.transformer is None:
         return None
     return AlignmentTerm(
-        trainer.network, trainer.training, trainer.recipe, seed=trainer.seed, epoch=epoch, rank=trainer.rank,
-        world_size=trainer.world_size, all_reduce=all_reduce,
-    )  # fmt: skip
+        trainer.network, trainer.training, trainer.recipe, rank=trainer.rank, world_size=trainer.world_size,
+        all_reduce=all_reduce,
+    ).start(trainer.seed, epoch)  # fmt: skip
 
 
 def validate(

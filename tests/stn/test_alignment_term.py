@@ -61,6 +61,12 @@ def value_of(term: AlignmentTerm, thetas: dict[str, Tensor]) -> float:
     return (term.total.item() - before) / len(thetas["input"])
 
 
+def motions_of(term: AlignmentTerm) -> Tensor:
+    """The second motions of the epoch."""
+    assert term.epoch.motions is not None
+    return term.epoch.motions
+
+
 def invert(matrices: Tensor) -> Tensor:
     """The inverse of matrices (B, 2, 3), flattened to θ (B, 6)."""
     last = torch.tensor([[[0.0, 0.0, 1.0]]]).expand(len(matrices), 1, 3)
@@ -97,16 +103,17 @@ def test_the_distance_is_scale_free_and_an_unknown_rotation_rewards_no_zoom(angl
 @pytest.mark.parametrize("size", [(16, 16), (32, 100), (94, 24)])
 def test_the_distance_of_a_rotation_is_the_same_on_images_of_every_shape(size):
     angle = 0.7
-    term = AlignmentTerm(make_network(Affine()), make_batches(size=size), RECIPE, seed=0, epoch=0)
+    term = AlignmentTerm(make_network(Affine()), make_batches(size=size), RECIPE).start(0, 0)
     still, turned = torch.zeros(24), torch.full((24,), angle)
-    term.motions = sampling_matrix(turned, still + 1, still, still, aspect=size[1] / size[0])
+    motions = sampling_matrix(turned, still + 1, still, still, aspect=size[1] / size[0])
+    term.load(term.epoch._replace(motions=motions), term.parts)
     value = value_of(term, {"input": identity(8), "second view": identity(4)})
     assert value == pytest.approx((2 - 2 * math.cos(angle)) / 2, rel=1e-4)
 
 
 def test_upright_is_zero_for_the_inverse_of_the_distortion_and_positive_for_the_identity():
     batches = make_batches(Augmentation(distortion=MOTION))
-    term = AlignmentTerm(make_network(Affine()), batches, replace(RECIPE, alignment=UPRIGHT), seed=3, epoch=1)
+    term = AlignmentTerm(make_network(Affine()), batches, replace(RECIPE, alignment=UPRIGHT)).start(3, 1)
     order, _, draws = batches.draw(3, 1)
     assert draws.motions is not None
     undone = invert(draws.motions[order[:8]])
@@ -121,7 +128,7 @@ def test_upright_is_zero_for_the_inverse_of_the_distortion_and_positive_for_the_
 @pytest.mark.parametrize("target", [ITSELF, UPRIGHT], ids=lambda target: target.to)
 def test_a_step_against_the_gradient_leads_to_what_undoes(target):
     batches = make_batches(Augmentation(distortion=replace(MOTION, scale=(1.0, 1.0), shift=0.0)))
-    term = AlignmentTerm(make_network(Similarity()), batches, replace(RECIPE, alignment=target), seed=0, epoch=0)
+    term = AlignmentTerm(make_network(Similarity()), batches, replace(RECIPE, alignment=target)).start(0, 0)
     theta = torch.tensor([Similarity.identity]).repeat(8, 1).requires_grad_()
     other = torch.tensor([Similarity.identity]).repeat(4, 1).requires_grad_()
     term.loss(0, {"input": theta, "second view": other}).backward()
@@ -131,15 +138,15 @@ def test_a_step_against_the_gradient_leads_to_what_undoes(target):
         undone, moved = invert(draws.motions[order[:8]]), theta.grad
     else:
         assert other.grad is not None
-        undone, moved, theta = invert(term.motions[order[:4]]), other.grad, other
+        undone, moved, theta = invert(motions_of(term)[order[:4]]), other.grad, other
     wanted, step = Affine().matrix(undone), -(Similarity().matrix(theta.detach() + moved) - Similarity().matrix(theta))
     assert (wanted[:, 1, 0] * step[:, 1, 0] > 0).all(), "the rotation of the map"
 
 
 def test_itself_is_zero_for_what_undoes_both_motions_and_zooming_to_a_point_is_not_rewarded():
-    term = AlignmentTerm(make_network(Affine()), make_batches(), RECIPE, seed=0, epoch=0)
+    term = AlignmentTerm(make_network(Affine()), make_batches(), RECIPE).start(0, 0)
     order = make_batches().draw(0, 0).order
-    undone = invert(term.motions[order[:4]])  # the second view has half of the images
+    undone = invert(motions_of(term)[order[:4]])  # the second view has half of the images
     assert value_of(term, {"input": identity(8), "second view": undone}) == pytest.approx(0, abs=1e-6)
     nothing = value_of(term, {"input": identity(8), "second view": identity(4)})
     assert nothing > 0.05
@@ -163,7 +170,7 @@ def compose(first: Tensor, second: Tensor) -> Tensor:
 
 
 def test_the_gauge_has_the_gradient_of_the_mean_of_a_batch():
-    term = AlignmentTerm(make_network(Affine()), make_batches(), RECIPE, seed=0, epoch=0)
+    term = AlignmentTerm(make_network(Affine()), make_batches(), RECIPE).start(0, 0)
     mapped = (POINTS + torch.randn(8, len(POINTS), 2)).requires_grad_()
     (gradient,) = torch.autograd.grad(term._gauge(mapped) / 8, mapped)
     (expected,) = torch.autograd.grad(0.3 * (mapped.mean(0) - POINTS).square().sum(1).mean(), mapped)
@@ -226,7 +233,7 @@ FAMILIES: dict[str, Callable[[], Network]] = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_finite_gradients_and_the_value_of_the_identity(family, target):
     batches, network = make_batches(Augmentation(distortion=MOTION)), FAMILIES[family]()
-    term = AlignmentTerm(network, batches, replace(RECIPE, alignment=target), seed=0, epoch=0)
+    term = AlignmentTerm(network, batches, replace(RECIPE, alignment=target)).start(0, 0)
     images, _ = next(batches.shuffled(8, 0, 0))
     _, thetas = network.predict(images, term.second_view(0, images))
     assert ("second view" in thetas) == (target.to == "itself")
@@ -235,7 +242,7 @@ def test_every_family_has_finite_gradients_and_the_value_of_the_identity(family,
     gradients = [p.grad for p in network.transformer.parameters() if p.grad is not None]
     assert gradients and all(gradient.isfinite().all() for gradient in gradients)
     assert any(gradient.abs().max() > 0 for gradient in gradients)
-    reference = AlignmentTerm(make_network(Affine()), batches, replace(RECIPE, alignment=target), seed=0, epoch=0)
+    reference = AlignmentTerm(make_network(Affine()), batches, replace(RECIPE, alignment=target)).start(0, 0)
     of_identity = value_of(reference, {"input": identity(8), "second view": identity(4)})
     assert term.total.item() / 8 == pytest.approx(of_identity, rel=1e-3), "all networks start at the identity"
 
@@ -248,7 +255,7 @@ def test_the_shares_of_the_ranks_add_up_to_the_term_of_one(target, batch_size, r
 
     def term(rank: int, world_size: int) -> AlignmentTerm:
         recipe = replace(RECIPE, alignment=target, batch_size=batch_size)
-        return AlignmentTerm(network, batches, recipe, seed=4, epoch=1, rank=rank, world_size=world_size)
+        return AlignmentTerm(network, batches, recipe, rank=rank, world_size=world_size).start(4, 1)
 
     for step in (0, 2):
         whole = term(0, 1)
@@ -269,7 +276,7 @@ def test_the_shares_of_the_ranks_add_up_to_the_term_of_one(target, batch_size, r
 
 def test_motions_are_drawn_for_each_epoch_and_seed_and_stay_in_their_ranges():
     def motions(seed: int, epoch: int) -> Tensor:
-        return AlignmentTerm(make_network(Affine()), make_batches(), RECIPE, seed=seed, epoch=epoch).motions
+        return motions_of(AlignmentTerm(make_network(Affine()), make_batches(), RECIPE).start(seed, epoch))
 
     assert torch.equal(motions(0, 1), motions(0, 1))
     assert not torch.equal(motions(0, 1), motions(0, 0)) and not torch.equal(motions(0, 1), motions(1, 1))
@@ -281,7 +288,7 @@ def test_motions_are_drawn_for_each_epoch_and_seed_and_stay_in_their_ranges():
 
 def test_the_second_view_is_the_image_moved_on_black():
     batches = make_batches()
-    term = AlignmentTerm(make_network(Affine()), batches, RECIPE, seed=0, epoch=0)
+    term = AlignmentTerm(make_network(Affine()), batches, RECIPE).start(0, 0)
     white = batches.normalize(torch.full((8, 16, 16, 1), 255.0))
     view = term.second_view(0, white)
     assert view is not None
@@ -294,7 +301,7 @@ def test_the_weight_rises_over_the_warm_up():
         recipe = replace(RECIPE, alignment=replace(UPRIGHT, warmup=warmup, weight=0.5), epochs=2)
         batches, values = make_batches(Augmentation(distortion=MOTION)), []
         for epoch in (0, 1):
-            term = AlignmentTerm(make_network(Affine()), batches, recipe, seed=0, epoch=epoch)
+            term = AlignmentTerm(make_network(Affine()), batches, recipe).start(0, epoch)
             for step in range(3):
                 before = term.total.item()
                 values.append(term.loss(step, {"input": identity(8)}).item() / (term.total.item() - before))
@@ -314,7 +321,7 @@ def test_what_makes_no_sense_is_refused():
         (moved, replace(UPRIGHT, to="sideways"), "sideways"),
     ]:
         with pytest.raises(ValueError, match=message):
-            AlignmentTerm(network, make_batches(augmentation), replace(RECIPE, alignment=settings), seed=0, epoch=0)
+            AlignmentTerm(network, make_batches(augmentation), replace(RECIPE, alignment=settings)).start(0, 0)
 
 
 def glyphs() -> Tensor:
@@ -341,7 +348,7 @@ def test_with_the_term_a_transformer_learns_to_undo_rotations(target):
         optimizer = make_optimizer(network, recipe)
         scheduler = one_cycle(optimizer, 12 * 4, 0.2)
         for epoch in range(12):
-            term = AlignmentTerm(network, batches, recipe, seed=0, epoch=epoch) if weight else None
+            term = AlignmentTerm(network, batches, recipe).start(0, epoch) if weight else None
             shuffled = batches.shuffled(32, 0, epoch)
             train_epoch(network, shuffled, optimizer, scheduler, recipe, precision=torch.float32, alignment=term)
         watch = watch_theta(network, unmoved, list(range(20)))

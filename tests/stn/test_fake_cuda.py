@@ -4,16 +4,26 @@ The backward pass does not run here: autograd has no thread for a device that do
 disables autocast without a GPU.
 """
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import NamedTuple
 from unittest.mock import patch
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
-from stn import LocalizationSettings, NetworkSettings, Normalization, Recipe, TransformerSettings, build_network
+from stn import (
+    LocalizationSettings,
+    Network,
+    NetworkSettings,
+    Normalization,
+    Recipe,
+    TransformerSettings,
+    build_network,
+)
 from stn.alignment_term import AlignmentTerm
 from stn.augmentation import Augmentation
 from stn.averaging import WeightAverage
@@ -21,6 +31,7 @@ from stn.batches import Batches
 from stn.distortions import PROTOCOLS, make_distortion
 from stn.optimizers import make_optimizer
 from stn.settings import AlignmentSettings
+from stn.static_step import StaticStep, learning_rates
 from stn.training import metric_sums, one_cycle, predict, train_epoch
 from stn.transforms import TRANSFORMS
 from tests.fake_cuda import CUDA, NoHostCopies, fake_batches, fake_tensors, to_fake_gpu
@@ -65,22 +76,35 @@ def real_batches(augmentation: Augmentation) -> Batches:
     return Batches(images, torch.arange(17) % 4, NORMALIZATION, torch.device("cpu"), augmentation, classes=4)
 
 
-def train_and_predict(made: list, settings: NetworkSettings, recipe: Recipe, augmentation=AUGMENTATIONS["none"]):
-    """Train two steps and predict on fake tensors, without copies between the devices."""
+class FakeTraining(NamedTuple):
+    network: Network
+    optimizer: Optimizer
+    batches: Batches
+    average: WeightAverage
+
+
+@contextmanager
+def fake_training(made: list, settings: NetworkSettings, recipe: Recipe, augmentation: Augmentation):
+    """What a training needs, on fake tensors."""
     real = real_batches(augmentation)
     network = build_network(settings).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     twin, drawn = build_network(settings), real.draw(0, 0)
     with fake_tensors() as mode:
         batches = fake_batches(real, drawn, NORMALIZATION, mode)
         made.append(to_fake_gpu(network, mode))
-        optimizer = make_optimizer(network, recipe)
-        scheduler = one_cycle(optimizer, 2, 0.1)
         twin = to_fake_gpu(twin, mode)
         with patch("stn.averaging.copy", SimpleNamespace(deepcopy=lambda _: twin)):  # fake tensors have no copies
             average = WeightAverage(network, 0.9)
+        yield FakeTraining(network, make_optimizer(network, recipe), batches, average)
+
+
+def train_and_predict(made: list, settings: NetworkSettings, recipe: Recipe, augmentation=AUGMENTATIONS["none"]):
+    """Train two steps and predict on fake tensors, without copies between the devices."""
+    with fake_training(made, settings, recipe, augmentation) as (network, optimizer, batches, average):
+        scheduler = one_cycle(optimizer, 2, 0.1)
         term = None
         if recipe.alignment.weight:
-            term = AlignmentTerm(network, batches, recipe, seed=0, epoch=0)
+            term = AlignmentTerm(network, batches, recipe).start(0, 0)
         # The first steps fill caches and the state of the optimizer, which may copy.
         for watch in (nullcontext(), NoHostCopies()):
             with watch:
@@ -116,6 +140,21 @@ def test_the_term_for_undone_motions_is_computed_on_one_device(to, name, no_back
     recipe = replace(RECIPE, alignment=AlignmentSettings(1.0, to, 0.5))
     augmentation = Augmentation(distortion=make_distortion("RTS"), crop=(0.5, 1.0))
     train_and_predict(no_backward, NETWORKS[name], recipe, augmentation)
+
+
+@pytest.mark.parametrize("to", ["itself", "upright"])
+def test_a_static_step_with_an_average_and_the_term_copies_nothing(to, no_backward):
+    recipe = replace(RECIPE, alignment=AlignmentSettings(1.0, to, 0.5))
+    augmentation = AUGMENTATIONS["RTS"]
+    with fake_training(no_backward, NETWORKS["affine"], recipe, augmentation) as (network, optimizer, batches, average):
+        step = StaticStep(network, optimizer, batches, recipe, precision=torch.float32, average=average)
+        step.load(step.draw(0, 0), learning_rates(one_cycle(optimizer, 2, 0.1), 2))
+        for group, rate in zip(optimizer.param_groups, step.rate, strict=True):
+            group["lr"] = rate
+        for watch in (nullcontext(), NoHostCopies()):
+            with watch:
+                step.run()
+        assert step.losses.device == CUDA
 
 
 def test_the_watch_sees_what_it_is_for():

@@ -9,7 +9,9 @@ from stn.alignment_term import AlignmentTerm
 from stn.augmentation import Augmentation
 from stn.classifiers import build_network
 from stn.distortions import Distortion
+from stn.optimizers import make_optimizer
 from stn.settings import AlignmentSettings, NetworkSettings, Normalization, Recipe, TransformerSettings
+from stn.static_step import StaticStep
 
 COUNT = 40
 NUMBERS = torch.arange(COUNT)
@@ -40,6 +42,29 @@ def test_each_image_is_paired_with_another_and_their_labels_are_added():
     assert torch.equal(pairs, again) and not torch.equal(pairs, later)
 
 
+def test_a_static_step_sees_the_pairs_of_an_epoch(monkeypatch):
+    """The step that a GPU repeats makes the batches that an eager epoch makes."""
+    batches = sums(Distortion(rotation=50, scale=(0.7, 1.2), shift=0.2))
+    network = build_network(NetworkSettings((2, 20, 20), 19, None))
+    recipe = Recipe(epochs=2, batch_size=10, optimizer="sgd")
+    step = StaticStep(network, make_optimizer(network, recipe), batches, recipe, precision=torch.float32)
+    seen = []
+
+    def keep(model, made, *_, **options):
+        seen.extend(made)
+        return torch.zeros(1)
+
+    monkeypatch.setattr("stn.static_step.train_epoch", keep)
+    for epoch in (0, 1):
+        step.load(step.draw(5, epoch), torch.zeros(step.steps, len(step.rate)))
+        for _ in range(step.steps):
+            step.run()
+    expected = [batch for epoch in (0, 1) for batch in batches.shuffled(10, 5, epoch)]
+    assert len(seen) == len(expected) == 8
+    for (images, labels), (same_images, same_labels) in zip(seen, expected, strict=True):
+        assert torch.equal(images, same_images) and torch.equal(labels, same_labels)
+
+
 def test_held_out_pairs_are_drawn_once():
     paired = make_pairs(Labeled(IMAGES, LABELS), seed=3)
     assert paired.images.shape == (COUNT, 2, 4, 4) and paired.images.dtype == torch.uint8
@@ -54,7 +79,7 @@ def test_each_of_two_heads_is_to_undo_the_motion_of_one_digit():
     batches = sums(Distortion(rotation=50, scale=(0.7, 1.2), shift=0.2))
     network = build_network(NetworkSettings((2, 20, 20), 19, TransformerSettings(parallel=2)))
     recipe = Recipe(epochs=1, batch_size=8, alignment=AlignmentSettings(1.0, "upright"))
-    term = AlignmentTerm(network, batches, recipe, seed=3, epoch=1)
+    term = AlignmentTerm(network, batches, recipe).start(3, 1)
     last = torch.tensor([0.0, 0.0, 1.0]).expand(8, 1, 3)
     undone = []
     for order, _, draws in batches.draw_parts(3, 1):

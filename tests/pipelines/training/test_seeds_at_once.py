@@ -10,6 +10,7 @@ from stn import NetworkSettings, Normalization, Recipe, TransformerSettings, bui
 from stn.augmentation import Augmentation
 from stn.batches import Batches
 from stn.captured_step import CapturedTraining, run_eagerly
+from stn.settings import AlignmentSettings
 from stn.static_step import StaticStep
 from stn.training import NotFiniteError
 
@@ -27,17 +28,17 @@ def captured(monkeypatch):
     monkeypatch.setattr(trainer_module, "captured_training", static)
 
 
-def make_trainers(dropout: float = 0.0) -> list[Trainer]:
+def make_trainers(dropout: float = 0.0, **recipe) -> list[Trainer]:
     """Trainers of the seeds 0 and 1 on the same random images."""
     images = torch.randint(256, (24, 1, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = TrainingData(*(
         Batches(images, torch.arange(24) % 3, Normalization([0.5], [0.2]), CPU, augmentation, classes=3)
         for augmentation in (Augmentation(flip=True, shift=1), Augmentation())
     ))  # fmt: skip
-    recipe = Recipe(EPOCHS, batch_size=8, lr=0.01)
+    settings = Recipe(EPOCHS, batch_size=8, lr=0.01, **recipe)
     network = NetworkSettings((1, 20, 20), 3, TransformerSettings(), dropout=dropout)
     return [
-        Trainer(lambda: build_network(network), recipe, data, seed, precision=torch.float32) for seed in (0, 1)
+        Trainer(lambda: build_network(network), settings, data, seed, precision=torch.float32) for seed in (0, 1)
     ]  # fmt: skip
 
 
@@ -72,6 +73,23 @@ def test_after_its_first_epoch_each_seed_takes_every_second_step_and_trains_what
     assert order == own + in_turn * (EPOCHS - 1)
     assert_equal(alone, together)
     assert together[0].history[-1]["train_loss"] != together[1].history[-1]["train_loss"]
+
+
+def test_each_seed_has_an_average_and_a_term_of_its_own():
+    recipe = {"ema": 0.7, "alignment": AlignmentSettings(0.5, "itself", 0.5)}
+    alone, together = make_trainers(**recipe), make_trainers(**recipe)
+    train(alone, together=False)
+    train(together, together=True)
+    assert_equal(alone, together)
+    eager, history = make_trainers(**recipe)[0], together[0].history
+    eager.captured = None
+    for _ in range(EPOCHS):
+        eager.train_epoch()
+    for entry, same in zip(eager.history, history, strict=True):
+        assert entry["alignment_loss"] == pytest.approx(same["alignment_loss"], rel=1e-3)
+        assert entry["validation_loss"] == pytest.approx(same["validation_loss"], rel=1e-3)
+    assert eager.average is not None and together[0].average is not None
+    assert eager.average.steps == together[0].average.steps == 3 * EPOCHS
 
 
 def test_with_dropout_whole_epochs_alternate():
