@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import phases
+from benchmarks.gpu.convolutions import convolutions
 from benchmarks.gpu.packed_images import FILE, random_splits, read
 
 SMALL = {"train": 640, "test": 64}
@@ -94,6 +95,7 @@ def main() -> None:
     else:
         run.phase("accuracy", lambda: phases.accuracy(splits, device, 1, 3) | {"note": "random images"})
     run.phase("kernels", lambda: phases.kernels(splits["train"], device, 256 if on_gpu else 64))
+    run.phase("convolutions", lambda: convolutions(device, 256 if on_gpu else 8, window))
     if any("captured" in row for row in run.results["throughput"]):
         run.phase("limits", lambda: phases.limits(run.results))
     print(f"results: {arguments.out}")

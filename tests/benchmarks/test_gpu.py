@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from benchmarks.gpu.__main__ import Run
+from benchmarks.gpu.convolutions import by_matrix_product
 from benchmarks.gpu.pack_data import pack
 from benchmarks.gpu.packed_images import read
 
@@ -36,10 +39,32 @@ def test_the_small_form_passes_its_checks_without_the_packages_of_the_pipeline(t
     command = [sys.executable, "-c", RUN, REFUSED, "--seconds", "500", "--out", str(out)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=600)
     results = json.loads(out.read_text())
-    assert list(results) == ["machine", "data", "checks", "throughput", "tutorial", "accuracy", "kernels", "limits"]
+    assert list(results) == ["machine", "data", "checks", "throughput", "tutorial", "accuracy", "kernels",
+                             "convolutions", "limits"]  # fmt: skip
     assert results["checks"]["failures"] == [] and len(results["checks"]["values"]) >= 10
     assert any("seeds in one graph" in row for row in results["throughput"])
     assert all(speed > 0 for speed in results["throughput"].values())
+    assert len(results["convolutions"]) == 4 and all(len(rows) == 4 for rows in results["convolutions"].values())
+
+
+def test_a_product_of_matrices_convolves():
+    torch.manual_seed(0)
+    images, layer = torch.randn(2, 3, 9, 8), torch.nn.Conv2d(3, 4, (5, 3))
+    torch.testing.assert_close(by_matrix_product(images, layer.weight, layer.bias), layer(images))
+
+
+def test_a_phase_that_fails_does_not_end_the_run(tmp_path):
+    run = Run(tmp_path / "results.json", 100)
+
+    def measurements():
+        yield "fails", lambda: 1 / 0
+        yield "works", lambda: 2.0
+
+    run.phase("broken", lambda: [][0])
+    run.phase("throughput", lambda: run.rows(measurements(), 1))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert "IndexError" in results["broken"]["failed"] and results["throughput"] == {"works": 2.0}
+    assert len(run.failures) == 2 and run.failures[1].startswith("fails: ZeroDivisionError")
 
 
 def test_without_time_phases_are_left_out_and_it_is_said(tmp_path):
