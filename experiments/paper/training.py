@@ -10,7 +10,6 @@ from experiments.paper.addition import SUMS, Sums, make_pairs
 from experiments.paper.networks import paper_network
 from experiments.paper.result_files import Result, write_result
 from experiments.paper.settings import ADDITION, FOLDER, Params, Schedule, TrainParams
-from pipelines.networks.build import count_parameters
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled, load_meta, load_split
 from pipelines.runtime.errors import ExternalError
 from pipelines.runtime.home import state_dir
@@ -52,23 +51,19 @@ def train(task: str, network: str, seed: int, params: Params, schedule: Schedule
         ExternalError: the loss became infinite or NaN.
     """
     settings, device = params.train_of(task, schedule), default_device()
-    data = load_data(task, settings)
-    variant = paper_network(network, data.meta.image_shape, len(data.meta.classes), settings)
     precision, _ = choose_precision(settings.precision, device)
-    make_network = data.meta.network_builder(variant, settings.dropout)
-    trainer = Trainer(make_network, recipe_of(settings, variant), data.training, seed, precision=precision)
+    trainer, data = make_trainer(task, network, seed, settings, precision)
     key = key_of(task, network, seed, settings.model_dump(), data.meta.digest, digest_code(*CODE))
     checkpoint = state_dir("paper") / f"{task}-{network}-{seed}-{key}.pt"
     with hold_lock(f"paper-{checkpoint.stem}"):  # make clean-all does not delete a checkpoint that is locked
         _train_to_end(trainer, checkpoint, f"{task} {network} seed {seed}")
-    logits, labels, _ = predict(trainer.result, data.test.ordered(1000))
     result = Result(
         task=task,
         network=network,
         seed=seed,
-        test_error=100 * (logits.argmax(1) != labels).double().mean().item(),
+        test_error=measure_test_error(trainer, data),
         validation_error=100 * (1 - trainer.history[-1]["validation_accuracy"]),
-        parameters=count_parameters(data.meta.network_settings(variant)),
+        parameters=sum(parameter.numel() for parameter in trainer.network.parameters()),
         train_images=len(data.training.training),
         test_images=len(data.test),
         epochs=trainer.epochs,
@@ -80,6 +75,27 @@ def train(task: str, network: str, seed: int, params: Params, schedule: Schedule
     write_result(result)
     checkpoint.unlink(missing_ok=True)  # another process with the same arguments may have deleted it already
     return result
+
+
+def make_trainer(
+    task: str, network: str, seed: int, settings: TrainParams, precision: torch.dtype
+) -> tuple[Trainer, TaskData]:
+    """Make what trains one of the networks, and load its data.
+
+    Raises:
+        UserError: the task's data have not been prepared.
+    """
+    data = load_data(task, settings)
+    variant = paper_network(network, data.meta.image_shape, len(data.meta.classes), settings)
+    make_network = data.meta.network_builder(variant, settings.dropout)
+    recipe = recipe_of(settings, variant)
+    return Trainer(make_network, recipe, data.training, seed, precision=precision), data
+
+
+def measure_test_error(trainer: Trainer, data: TaskData) -> float:
+    """The share of the test images that the trained network classifies wrongly, in percent."""
+    logits, labels, _ = predict(trainer.result, data.test.ordered(1000))
+    return 100 * (logits.argmax(1) != labels).double().mean().item()
 
 
 def _train_to_end(trainer: Trainer, checkpoint: Path, title: str) -> None:

@@ -50,29 +50,20 @@ def measure(
     import torch
 
     from experiments.paper import training
-    from experiments.paper.networks import paper_network
     from pipelines.evaluation.alignment import measure_alignment, summarize
     from pipelines.runtime.progress import progress
-    from pipelines.training.recipe import recipe_of
-    from pipelines.training.trainer import Trainer
-    from stn.training import predict
 
     changes = {"alignment": alignment} | ({} if epochs is None else {"epochs": epochs})
     settings = params.train_of(task, "short").model_copy(update=changes)
-    data = training.load_data(task, settings)
-    variant = paper_network(network, data.meta.image_shape, len(data.meta.classes), settings)
-    make_network = data.meta.network_builder(variant, settings.dropout)
-    trainer = Trainer(make_network, recipe_of(settings, variant), data.training, seed, precision=torch.float32)
+    trainer, data = training.make_trainer(task, network, seed, settings, torch.float32)
     with progress(f"{task} {network} seed {seed}", trainer.epochs) as reporter:
         while trainer.done < trainer.epochs:
             metrics = trainer.train_epoch()
             reporter.update(trainer.done, f"validation {metrics['validation_accuracy']:.4f}")
-    logits, labels, _ = predict(trainer.result, data.test.ordered(1000))
     evaluate = EvaluateParams(batch_size=1000, resamples=1000, confidence=CONFIDENCE, robustness_images=IMAGES)
     test, models = training.load_test(task), {network: [Model(seed, trainer.result)]}
     measured = measure_alignment(models, test, data.meta, evaluate)
-    error = 100 * (logits.argmax(1) != labels).double().mean().item()
-    return error, summarize(measured[network], CONFIDENCE)
+    return training.measure_test_error(trainer, data), summarize(measured[network], CONFIDENCE)
 
 
 def main() -> None:
