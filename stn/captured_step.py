@@ -17,13 +17,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from stn.averaging import WeightAverage
 from stn.batches import Batches
 from stn.classifiers import Network
+from stn.cuda_graph import Replay, capture_function
 from stn.pixels import DeviceStore
 from stn.settings import Recipe
 from stn.static_step import Drawn, StaticStep, learning_rates
 
 WARM_UP = 3  # steps before the capture, in which libraries choose kernels and allocate memory
-Replay = Callable[[], None]
-"""Performs one step."""
 
 
 class CaptureError(RuntimeError):
@@ -218,14 +217,5 @@ def run_eagerly(step: StaticStep) -> Replay:
 
 
 def capture_graph(step: StaticStep) -> Replay:
-    """Capture a step as a CUDA graph, on a stream of its own; one eager step runs there first."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step.run()  # allocations of the side stream
-    torch.cuda.current_stream().wait_stream(stream)
-    step.counter.zero_()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        step.run()
-    return graph.replay
+    """Capture a step as a CUDA graph."""
+    return capture_function(step.run, step.counter.zero_)

@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stn.classifiers import Network
+from stn.cuda_graph import capture_function
 from stn.tf32 import without_tf32
 
 SETTINGS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -54,17 +57,23 @@ def describe_bf16(device: torch.device) -> tuple[bool, str]:
 
 
 @without_tf32()
-def measure_speedup(make_network: Callable[[], Network], images: Tensor, labels: Tensor) -> float:
+def measure_speedup(
+    make_network: Callable[[], Network], images: Tensor, labels: Tensor, *, captured: bool = False
+) -> float:
     """Measure how many times as fast a training step is with bf16 autocast as with fp32.
 
     Both are timed in turns, forward and backward, and the fastest step of each counts. On a CPU, one thread computes
     :data:`CPU_IMAGES` images, and the time that it computes is taken: other programs on the same cores change the wall
     time much more, and the time of several threads. Torch's random state is kept.
 
+    On a GPU, an eager step of a small network takes the time in which Python starts its kernels. A captured step takes
+    less (docs/gpu.md).
+
     Args:
         make_network: builds the network that is timed.
         images: a normalized batch (B, C, H, W) on the device of the training.
         labels: their labels (B,).
+        captured: the training repeats a captured step. The passes are captured, too, if that is possible.
     """
     threads = torch.get_num_threads()
     try:
@@ -74,34 +83,43 @@ def measure_speedup(make_network: Callable[[], Network], images: Tensor, labels:
         with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
             network = make_network().to(images.device)
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-            return _compare(network.train(), images, labels)
+            return _compare(network.train(), images, labels, captured)
     finally:
         torch.set_num_threads(threads)
 
 
-def _compare(network: Network, images: Tensor, labels: Tensor) -> float:
+def _compare(network: Network, images: Tensor, labels: Tensor, captured: bool) -> float:
     """Time the steps of :func:`measure_speedup`; returns the factor."""
     fastest: dict[torch.dtype, float] = {}
+    steps = {dtype: partial(_step, network, images, labels, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    if captured:
+        with suppress(RuntimeError):  # then both are timed eagerly
+            steps = {dtype: capture_function(step) for dtype, step in steps.items()}
     started = time.perf_counter()
     for turn in range(ROUNDS + 1):
         if turn > 1 and time.perf_counter() - started > LONGEST_S:
             break
-        for dtype in (torch.float32, torch.bfloat16):
-            seconds = _time_step(network, images, labels, dtype)
+        for dtype, step in steps.items():
+            seconds = _time(step, images.device)
             if turn:
                 fastest[dtype] = min(seconds, fastest.get(dtype, seconds))
     return fastest[torch.float32] / fastest[torch.bfloat16]
 
 
-def _time_step(network: Network, images: Tensor, labels: Tensor, dtype: torch.dtype) -> float:
-    """Return the seconds of one forward and backward pass; on a CPU, the seconds of computing."""
-    clock = time.perf_counter if images.device.type == "cuda" else time.process_time
-    _wait(images.device)
-    started = clock()
+def _step(network: Network, images: Tensor, labels: Tensor, dtype: torch.dtype) -> None:
+    """One forward and backward pass."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         loss = F.cross_entropy(network(images), labels)
     loss.backward()
-    _wait(images.device)
+
+
+def _time(step: Callable[[], None], device: torch.device) -> float:
+    """Return the seconds of one step; on a CPU, the seconds of computing."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    _wait(device)
+    started = clock()
+    step()
+    _wait(device)
     return clock() - started
 
 

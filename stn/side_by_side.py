@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from stn.captured_step import CapturedTraining, Replay
+from stn.captured_step import CapturedTraining
+from stn.cuda_graph import Replay
 
 
 class NextEpoch(NamedTuple):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.trainings import synchronize
 from stn import NetworkSettings, TransformerSettings, build_network
+from stn.cuda_graph import capture_function
 from stn.tf32 import without_tf32
 
 Convolve = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -71,24 +72,13 @@ def forward_and_backward(convolve: Convolve, images: Tensor, weight: Tensor, bia
 def microseconds(run: Callable[[], None], device: torch.device, seconds: float) -> float:
     """The time of one run, repeated by a graph on a GPU."""
     if device.type == "cuda":
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                run()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(10):
-                run()
-        run, each = graph.replay, 10
-    else:
-        each = 1
+        run = capture_function(run)
     run()
     synchronize(device)
     started, done = time.perf_counter(), 0
     while done == 0 or time.perf_counter() - started < seconds:
-        run()
+        for _ in range(32 if device.type == "cuda" else 1):
+            run()
+            done += 1
         synchronize(device)
-        done += each
     return 1e6 * (time.perf_counter() - started) / done

@@ -217,13 +217,16 @@ def test_a_failed_capture_leaves_everything_as_it_was():
         assert torch.equal(tensor, failed.network.state_dict()[name])
 
 
-def test_a_training_continues_with_a_new_capture():
-    whole, first, second = Training(), Training(), Training()
+@pytest.mark.parametrize("recipe", [RECIPE, RECIPES["ema"][0]], ids=["without an average", "with one"])
+def test_a_training_continues_with_a_new_capture(recipe):
+    whole, first, second = Training(recipe), Training(recipe), Training(recipe)
     whole.train_captured(run_eagerly)
     first.train_captured(run_eagerly, 1)
     second.network.load_state_dict(first.network.state_dict())
     second.optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
     second.scheduler.load_state_dict(first.scheduler.state_dict())
+    if first.average is not None and second.average is not None:
+        second.average.load_state_dict(copy.deepcopy(first.average.state_dict()))
     torch.manual_seed(derive_seed(0, 1))
     CapturedTraining(second.step, run_eagerly).train_epoch(0, 1, second.scheduler)
     assert_equal(whole, second)

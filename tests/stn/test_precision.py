@@ -67,6 +67,42 @@ def test_the_measured_speedup_is_the_ratio_of_the_times_of_a_step(monkeypatch):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize(("can_be_captured", "expected"), [(True, 3.0), (False, 2.0)])
+def test_captured_passes_are_timed_where_that_is_possible(can_be_captured, expected, monkeypatch):
+    """Eager passes take 8 and 4 seconds, replayed ones 3 and 1."""
+    now = [0.0]
+
+    def capture(step):
+        if not can_be_captured and len(captured) == 1:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        captured.append(step.args[3])
+        dtype = captured[-1]
+        return lambda: now.__setitem__(0, now[0] + (3.0 if dtype == torch.float32 else 1.0))
+
+    def take_time(*_) -> None:
+        now[0] += 4.0 if torch.is_autocast_enabled("cpu") else 8.0
+
+    captured = []
+    network = build_network(NetworkSettings((1, 28, 28), 3))
+    network.register_forward_pre_hook(take_time)
+    monkeypatch.setattr(precision, "capture_function", capture)
+    monkeypatch.setattr(precision, "time", SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0]))
+    images, labels = torch.rand(4, 1, 28, 28), torch.tensor([0, 1, 2, 0])
+    assert measure_speedup(lambda: network, images, labels, captured=True) == expected
+    assert measure_speedup(lambda: network, images, labels) == 2.0, "not asked for"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a CUDA graph is captured")
+def test_captured_passes_of_a_gpu_are_timed():
+    settings, cuda = NetworkSettings((3, 32, 32), 10, TransformerSettings(), dropout=0.1), torch.device("cuda")
+    images, labels = torch.rand(1024, 3, 32, 32, device=cuda), torch.arange(1024, device=cuda) % 10
+    state = torch.cuda.get_rng_state()
+    factors = [measure_speedup(lambda: build_network(settings), images, labels, captured=True) for _ in range(2)]
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    assert factors[0] == pytest.approx(factors[1], rel=0.5) and factors[0] > 0.3
+
+
 def test_a_slow_network_is_measured_once(monkeypatch):
     monkeypatch.setattr(precision, "LONGEST_S", 0.0)
     steps = []
