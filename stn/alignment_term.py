@@ -132,9 +132,9 @@ class AlignmentTerm:
         """
         if self.epoch.motions is None:
             return None
-        height, width = images.shape[-2:]
-        index = self._index(step, self.moved)
-        black = self.batches.normalize(torch.zeros(1, height, width, images.shape[1], device=images.device))
+        index, channels = self._index(step, self.moved), self.batches.channels
+        black = self.batches.normalize(torch.zeros(1, *self.size, channels, device=images.device))
+        black = black.repeat(1, images.shape[1] // channels, 1, 1)  # of each part
         mode = self.batches.augmentation.distortion.padding_mode
         return (distort(images[: len(index)] - black, self.epoch.motions[index], mode) + black).contiguous(
             memory_format=torch.channels_last

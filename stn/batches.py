@@ -89,7 +89,7 @@ class Batches:
         self.augmentation = augmentation
         self.device = device
         self.sampler = sampler
-        self.labels = labels.to(device, copy=True)
+        self.labels, self.host_labels = labels.to(device, copy=True), labels.cpu()
         self.classes = int(labels.max()) + 1 if classes is None else classes
         parts = [images] if isinstance(images, Tensor) else list(images)
         self.channels, self.height, self.width = parts[0].shape[1:]
@@ -125,7 +125,7 @@ class Batches:
 
     def draw(self, seed: int, epoch: int) -> Epoch:
         """Draw the images of one epoch, their order and the changes of each, on the CPU."""
-        images = sample_images(self.sampler, self.labels.cpu(), seed, epoch)
+        images = sample_images(self.sampler, self.host_labels, seed, epoch)
         generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
         order = torch.randperm(len(self), generator=generator)
         return Epoch(order, images, self.augmentation.draw(len(self), (self.height, self.width), generator))

@@ -7,6 +7,7 @@ of one :class:`~stn.static_step.StaticStep` and starts all of them at once.
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from stn.pixels import DeviceStore
 from stn.settings import Recipe
 from stn.static_step import Drawn, StaticStep, learning_rates
 
+CAPTURE_OR_PIN = Lock()
+"""Held by a capture, during which no thread may ask for pinned memory, and by a thread that asks for it."""
 WARM_UP = 3  # steps before the capture, in which libraries choose kernels and allocate memory
 
 
@@ -38,6 +41,14 @@ def reason_against_capture(device: torch.device, world_size: int = 1) -> str | N
     return None
 
 
+def reason_against_capture_with(batches: Batches, world_size: int = 1) -> str | None:
+    """Say why the steps of a training with these images cannot be captured; None if nothing is known against it."""
+    on_device = isinstance(batches.store, DeviceStore)
+    return reason_against_capture(batches.device, world_size) or (
+        None if on_device else "the images do not fit on the GPU"
+    )
+
+
 def captured_training(
     network: Network, optimizer: Optimizer, batches: Batches, recipe: Recipe, *,
     precision: torch.dtype, class_weights: Tensor | None = None, average: WeightAverage | None = None,
@@ -48,9 +59,7 @@ def captured_training(
     Raises:
         ValueError: ``capture`` is ``on``, and the step cannot be captured.
     """
-    reason = reason_against_capture(batches.device, world_size)
-    if not reason and not isinstance(batches.store, DeviceStore):
-        reason = "the images do not fit on the GPU"
+    reason = reason_against_capture_with(batches, world_size)
     if reason and recipe.capture == "on":
         raise ValueError(f"capture: on given, but {reason}")
     if reason or recipe.capture == "off":
@@ -138,7 +147,10 @@ class CapturedTraining:
 
         def draw() -> Drawn:
             drawn = step.draw(seed, epoch)
-            return drawn.map(Tensor.pin_memory) if pinned else drawn
+            if not pinned:
+                return drawn
+            with CAPTURE_OR_PIN:
+                return drawn.map(Tensor.pin_memory)
 
         return self._pool.submit(draw)
 
@@ -152,7 +164,8 @@ class CapturedTraining:
                     step.run()
                 step.counter.zero_()
                 self.draws_random_numbers = not before.random_state_is_the_same()
-                return self.capture(step)
+                with CAPTURE_OR_PIN:
+                    return self.capture(step)
         except RuntimeError as error:
             raise CaptureError(str(error).partition("\n")[0]) from error
         finally:

@@ -25,6 +25,11 @@ def capture_function(run: Callable[[], None], reset: Callable[[], object] = lamb
     torch.cuda.current_stream().wait_stream(stream)
     reset()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        run()
+    try:
+        # torch does not leave the stream of a capture that fails; the outer block does.
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, stream=stream):
+            run()
+    except RuntimeError as error:
+        # After an error of ``run``, the end of the capture fails as well, with a message that names no cause.
+        raise error.__context__ if isinstance(error.__context__, RuntimeError) else error from None
     return graph.replay

@@ -61,7 +61,7 @@ class Run:
         return rows
 
     def attempt(self, name: str, work: Callable[[], Any]) -> Any:
-        """Return what a function returns. None if it raises an error, which is kept: the rest is worth its time."""
+        """Return what a function returns, or None if it raises an error. The error is kept, and the run goes on."""
         try:
             return work()
         except Exception as error:

@@ -17,7 +17,7 @@ from pipelines.runtime.keys import key_of
 from pipelines.settings.params import TrainParams
 from pipelines.settings.recipe import RecipeParams
 from pipelines.training.trainer import TrainingData
-from stn.captured_step import reason_against_capture
+from stn.captured_step import reason_against_capture_with
 from stn.classifiers import Network
 from stn.precision import choose_precision, measure_speedup
 from stn.settings import Recipe
@@ -45,14 +45,12 @@ def measure_precision(
 ) -> Precision:
     """Choose the precision of a network on the device of ``data``, timed with a rank's share of a batch."""
 
-    device = data.training.device
-
     def measure() -> float:
         images, labels = next(data.training.ordered(max(2, recipe.batch_size // world_size)))
-        captured = recipe.capture != "off" and not reason_against_capture(device, world_size)
+        captured = recipe.capture != "off" and not reason_against_capture_with(data.training, world_size)
         return measure_speedup(make_network, images, labels, captured=captured)
 
-    return _name(*choose_precision(recipe.precision, device, measure))
+    return _name(*choose_precision(recipe.precision, data.training.device, measure))
 
 
 def load_precision(train: TrainParams, data_digest: str) -> Precision | None:

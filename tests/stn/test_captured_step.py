@@ -15,6 +15,7 @@ from stn.augmentation import Augmentation
 from stn.averaging import WeightAverage
 from stn.batches import Batches, derive_seed
 from stn.captured_step import (
+    CAPTURE_OR_PIN,
     CapturedTraining,
     CaptureError,
     capture_graph,
@@ -200,8 +201,10 @@ def test_addresses_stay_and_a_state_loaded_after_the_capture_is_refused():
     assert all(isinstance(group["lr"], float) for group in training.optimizer.param_groups)
 
 
-def test_a_failed_capture_leaves_everything_as_it_was():
-    failed, untouched = Training(), Training()
+@pytest.mark.parametrize("name", [None, *RECIPES])
+def test_a_failed_capture_leaves_everything_as_it_was(name):
+    recipe, augmentation = RECIPES.get(name, (RECIPE, "flip and shift"))
+    failed, untouched = (Training(recipe, AUGMENTATIONS[augmentation]) for _ in range(2))
     torch.manual_seed(3)
 
     def refuse(_):
@@ -213,8 +216,19 @@ def test_a_failed_capture_leaves_everything_as_it_was():
     torch.manual_seed(3)
     assert torch.equal(after, torch.rand(3))
     assert torch.equal(failed.train_eagerly(), untouched.train_eagerly())
-    for name, tensor in untouched.network.state_dict().items():
-        assert torch.equal(tensor, failed.network.state_dict()[name])
+    assert_equal(failed, untouched)
+
+
+def test_no_memory_is_pinned_during_a_capture():
+    """Another training of this process may be drawing its next epoch."""
+    training, held = Training(), []
+
+    def capture(step):
+        held.append(CAPTURE_OR_PIN.locked())
+        return step.run
+
+    training.train_captured(capture)
+    assert held == [True] and not CAPTURE_OR_PIN.locked()
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, RECIPES["ema"][0]], ids=["without an average", "with one"])

@@ -65,6 +65,19 @@ def test_a_static_step_sees_the_pairs_of_an_epoch(monkeypatch):
         assert torch.equal(images, same_images) and torch.equal(labels, same_labels)
 
 
+def test_a_second_view_moves_both_digits():
+    batches = sums()
+    network = build_network(NetworkSettings((2, 20, 20), 19, TransformerSettings(parallel=2)))
+    recipe = Recipe(epochs=1, batch_size=8, alignment=AlignmentSettings(1.0, "itself"))
+    term = AlignmentTerm(network, batches, recipe).start(0, 0)
+    images, _ = next(batches.shuffled(8, 0, 0))
+    view = term.second_view(0, images)
+    assert view is not None and view.shape == (4, 2, 4, 4)
+    both = torch.cat([term.second_view(0, own.repeat(1, 2, 1, 1)) for own in images.split(1, 1)])  # pyright: ignore
+    assert torch.equal(view[:, 0], both[:4, 0]) and torch.equal(view[:, 1], both[4:, 1])
+    assert not torch.equal(view, images[:4])
+
+
 def test_held_out_pairs_are_drawn_once():
     paired = make_pairs(Labeled(IMAGES, LABELS), seed=3)
     assert paired.images.shape == (COUNT, 2, 4, 4) and paired.images.dtype == torch.uint8
