@@ -1,6 +1,7 @@
 """The precision of a comparison is measured once, and then the same for its trainings, trials and resumptions."""
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,16 @@ import torch
 from pipelines.outputs.prepared_data import DatasetMeta, Labeled, TrainingSplits
 from pipelines.runtime import home
 from pipelines.settings.params import TrainParams, load_params
-from pipelines.training import worker
+from pipelines.training import precision, worker
 from pipelines.training.messages import EpochDone
-from pipelines.training.precision import Precision, load_precision, store_precision
-from pipelines.training.trainer import Trainer
+from pipelines.training.precision import Precision, load_precision, measure_precision, store_precision
+from pipelines.training.trainer import Trainer, TrainingData
 from pipelines.training.worker import TrainingJob, TrainingWorker
+from stn import captured_step
+from stn.batches import Batches
 from stn.classifiers import build_network
-from stn.settings import NetworkSettings, Recipe
+from stn.pixels import Residency
+from stn.settings import NetworkSettings, Normalization, Recipe
 
 FP32, BF16 = Precision("float32", "measured"), Precision("bfloat16", "measured")
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,6 +48,25 @@ def test_a_precision_set_by_hand_needs_no_measurement_and_is_not_stored(train):
     assert load_precision(train, "digest") is None
     store_precision(train, "digest", BF16)
     assert load_precision(by_hand, "digest") == Precision("float32", "set by hand")
+
+
+@pytest.mark.parametrize(
+    ("change", "on_device", "world_size", "captured"),
+    [({}, True, 1, True), ({"capture": "off"}, True, 1, False), ({}, False, 1, False), ({}, True, 2, False)],
+)
+def test_passes_are_captured_where_steps_are(change, on_device, world_size, captured, monkeypatch):
+    asked = []
+    images = torch.randint(256, (12, 1, 20, 20), dtype=torch.uint8)
+    batches = Batches(
+        images, torch.arange(12) % 3, Normalization([0.5], [0.2]), torch.device("cpu"), residency=Residency(on_device)
+    )
+    reason = captured_step.reason_against_capture
+    monkeypatch.setattr(captured_step, "reason_against_capture", lambda _, size: reason(torch.device("cuda"), size))
+    monkeypatch.setattr(precision, "measure_speedup", lambda *_, captured: asked.append(captured) or 1.0)
+    monkeypatch.setattr(precision, "choose_precision", lambda *given: (torch.float32, str(given[-1]())))
+    recipe = replace(Recipe(2, batch_size=4, lr=0.01, precision="auto"), **change)
+    measure_precision(recipe, lambda: None, TrainingData(batches, batches), world_size)  # pyright: ignore
+    assert asked == [captured]
 
 
 def test_a_training_that_is_resumed_is_not_measured_again(tmp_path, monkeypatch):
