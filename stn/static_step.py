@@ -102,11 +102,12 @@ class StaticStep:
         rates = self.rates.index_select(0, self.counter)[0].unbind()
         for static, rate in zip(self.rate, rates, strict=True):
             static.copy_(rate)
+        weight = self.average_weights.index_select(0, self.counter)[0]
         losses = train_epoch(
             self.network, [batch], self.optimizer, cast(LRScheduler, _Constant()), self.recipe,
             precision=self.precision, class_weights=self.class_weights,
-            average=None if self.average is None else cast(WeightAverage, _AverageAtCounter(self)),
-            alignment=None if self.alignment is None else cast(AlignmentTerm, _AlignmentAtCounter(self)),
+            average=self.average and cast(WeightAverage, _AverageAtCounter(self.average, weight)),
+            alignment=self.alignment and cast(AlignmentTerm, _AlignmentAtCounter(self.alignment, self.counter)),
         )  # fmt: skip
         self.losses.index_copy_(0, self.counter, losses)
         self.counter.add_(1)
@@ -141,28 +142,25 @@ class _Constant:
 
 
 class _AverageAtCounter:
-    """The average of the weights, whose weight is read at the step's counter."""
+    """The average of the weights. A step includes the network with a weight that is a tensor."""
 
-    def __init__(self, step: StaticStep):
-        self.average, self.weight = step.average, step.average_weights.index_select(0, step.counter)[0]
+    def __init__(self, average: WeightAverage, weight: Tensor):
+        self.average, self.weight = average, weight
 
     def update(self) -> None:
-        assert self.average is not None
         self.average.include(self.weight)
 
 
 class _AlignmentAtCounter:
-    """The term for undone motions at the step's counter."""
+    """The term for undone motions. A counter, not the number from train_epoch, says which step of the epoch it is."""
 
-    def __init__(self, step: StaticStep):
-        self.alignment, self.counter = step.alignment, step.counter
+    def __init__(self, alignment: AlignmentTerm, counter: Tensor):
+        self.alignment, self.counter = alignment, counter
 
     def second_view(self, _: int, images: Tensor) -> Tensor | None:
-        assert self.alignment is not None
         return self.alignment.second_view(self.counter, images)
 
     def loss(self, _: int, thetas: dict[str, Tensor]) -> Tensor:
-        assert self.alignment is not None
         return self.alignment.loss(self.counter, thetas)
 
 

@@ -4,15 +4,14 @@ The kernels of cuDNN take most of a captured step (docs/gpu.md). This phase says
 reads each pixel once for each position of the kernel, is faster.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.benchmark import Timer
 
-from benchmarks.gpu.trainings import synchronize
 from stn import NetworkSettings, TransformerSettings, build_network
 from stn.cuda_graph import capture_function
 from stn.tf32 import without_tf32
@@ -73,12 +72,5 @@ def microseconds(run: Callable[[], None], device: torch.device, seconds: float) 
     """The time of one run, repeated by a graph on a GPU."""
     if device.type == "cuda":
         run = capture_function(run)
-    run()
-    synchronize(device)
-    started, done = time.perf_counter(), 0
-    while done == 0 or time.perf_counter() - started < seconds:
-        for _ in range(32 if device.type == "cuda" else 1):
-            run()
-            done += 1
-        synchronize(device)
-    return 1e6 * (time.perf_counter() - started) / done
+    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+    return 1e6 * timer.blocked_autorange(min_run_time=seconds).median

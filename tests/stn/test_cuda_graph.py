@@ -1,4 +1,7 @@
-"""Captures: what is left after one that fails. Streams and graphs are stand-ins here; captures are tests of a GPU."""
+"""A capture that fails says why, and leaves its stream.
+
+Streams and graphs are stand-ins. The tests marked gpu in test_captured_step.py capture on a GPU.
+"""
 
 from contextlib import contextmanager
 
