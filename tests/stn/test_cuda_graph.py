@@ -17,7 +17,7 @@ class Stream:
 
 
 class Device:
-    """Stands in for torch.cuda. Like torch, the end of a failed capture raises and leaves the stream of the capture."""
+    """Stands in for torch.cuda. As there, the end of a failed capture raises, and its stream stays the current one."""
 
     def __init__(self, patch: pytest.MonkeyPatch):
         self.current = self.main = Stream()
