@@ -52,7 +52,7 @@ from pipelines.training.checkpoints import checkpoints
 from pipelines.training.messages import EpochDone, Message, WorkersStarted
 from pipelines.training.run import train
 from pipelines.tuning import study
-from pipelines.tuning import trial_workers as trials
+from pipelines.tuning import trial_pool as trials
 from pipelines.tuning.run import tune
 from pipelines.tuning.search_space import to_variant
 from pipelines.visualization import theta
@@ -188,7 +188,7 @@ class Bench:
             def __init__(self, options, arguments):
                 bench.hired.append(options)
                 worker = trials.Worker(*arguments)
-                self.train_epoch = SimpleNamespace(remote=lambda *task: Answer(worker.train_epoch(*task)))
+                self.train_epochs = SimpleNamespace(remote=lambda *tasks: Answer(worker.train_epochs(*tasks)))
                 self.measure_precision = SimpleNamespace(
                     remote=lambda *network: Answer(worker.measure_precision(*network))
                 )
@@ -670,6 +670,20 @@ def _(bench: Bench) -> None:
         patch.setattr(bench, "resources", {"CPU": 8.0, "GPU": 1.0})
         assert bench.tune_briefly({}).workers == [with_share(0.25)] * 4
         assert bench.tune_briefly({"tune.gpus_per_trial": 0.5}).workers == [with_share(0.5)] * 2
+
+
+@check("tune.trials_at_once")
+def _(bench: Bench) -> None:
+    """Without GPUs it is not used. With them, a worker has the shares of its trials, and each has its own result."""
+    with pytest.MonkeyPatch.context() as patch:
+        # The sampler tpe draws by the results that it knows, and these come in another order.
+        patch.setattr(bench, "base", {"tune.epochs": 1, "train.epochs": 1, "tune.sampler": "random"})
+        assert len(bench.tune({"tune.trials_at_once": 2}).workers) == 8
+        patch.setattr(bench, "resources", {"CPU": 8.0, "GPU": 1.0})
+        alone, two = bench.tune({}), bench.tune({"tune.trials_at_once": 2})
+    assert [worker["num_gpus"] for worker in alone.workers] == [0.25] * 4
+    assert [worker["num_gpus"] for worker in two.workers] == [0.5] * 2
+    assert [trial.value for trial in two.trials] == [trial.value for trial in alone.trials]
 
 
 @check("tune.finalists")

@@ -17,6 +17,7 @@ import torch
 from benchmarks.gpu import phases
 from benchmarks.gpu.convolutions import convolutions
 from benchmarks.gpu.packed_images import FILE, random_splits, read
+from benchmarks.gpu.sharing import sharing
 
 SMALL = {"train": 640, "test": 64}
 
@@ -96,6 +97,8 @@ def main() -> None:
         run.phase("accuracy", lambda: phases.accuracy(splits, device, 1, 3) | {"note": "random images"})
     run.phase("kernels", lambda: phases.kernels(splits["train"], device, 256 if on_gpu else 64))
     run.phase("convolutions", lambda: convolutions(device, 256 if on_gpu else 8, window))
+    images, batch_size = (50_000, 256) if on_gpu else (SMALL["train"], 64)
+    run.phase("sharing", lambda: sharing(device, images, batch_size, 5 * window))
     if any("captured" in row for row in run.results["throughput"]):
         run.phase("limits", lambda: phases.limits(run.results))
     print(f"results: {arguments.out}")

@@ -116,10 +116,15 @@ def captured_training(training: Training) -> CapturedTraining:
     return CapturedTraining(training.step, capture_graph if training.device.type == "cuda" else run_eagerly)
 
 
-def images_per_second_of_epochs(trainings: Sequence[Training], seconds: float) -> float:
+def images_per_second_of_epochs(
+    trainings: Sequence[Training], seconds: float, before: Callable[[], Any] = lambda: None
+) -> float:
     """Return the images per second of all trainings side by side, as the stage train does it: whole epochs, drawn anew.
 
     The first epochs, in which the steps are captured, are not counted.
+
+    Args:
+        before: called after these first epochs.
     """
     device, steps = trainings[0].device, trainings[0].step.steps
     captured = [captured_training(training) for training in trainings]
@@ -131,6 +136,7 @@ def images_per_second_of_epochs(trainings: Sequence[Training], seconds: float) -
     for own, seed, epoch, scheduler in epochs(0):
         own.train_epoch(seed, epoch, scheduler)
     synchronize(device)
+    before()
     started, done = time.perf_counter(), 0
     while done == 0 or time.perf_counter() - started < seconds:
         train_side_by_side(epochs(done + 1))

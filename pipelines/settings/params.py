@@ -73,6 +73,7 @@ class TuneParams(Section):
     pruner: Literal["median", "hyperband", "none"]
     max_parameters: Literal["stn", "none"] | Count
     gpus_per_trial: float = Field(gt=0, le=1)
+    trials_at_once: Count = 1
     finalists: int = Field(ge=1, le=100)
     final_seeds: list[Seed] = Field(min_length=1)
     search_space: SearchSpaceParams
@@ -83,6 +84,15 @@ class TuneParams(Section):
         if isinstance(values, dict) and values.get("max_parameters") == FORMER_BASELINE:
             raise ValueError(f"max_parameters: '{FORMER_BASELINE}' given; this variant is now named {BASELINE}")
         return values
+
+    @model_validator(mode="after")
+    def _a_worker_has_one_gpu(self):
+        if self.trials_at_once > (most := int(1 / self.gpus_per_trial + 1e-9)):
+            raise ValueError(
+                f"trials_at_once: {self.trials_at_once} given; at most {most} trials fit on the GPU of a process, each "
+                f"with gpus_per_trial: {self.gpus_per_trial}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _seeds_differ(self):

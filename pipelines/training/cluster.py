@@ -119,7 +119,7 @@ def nodes_alive() -> list[Node]:
 
 
 class TrialRoom(NamedTuple):
-    """The tuning trials that run at once on a cluster.
+    """The workers for tuning trials that a cluster has room for.
 
     Args:
         number: how many.
@@ -132,16 +132,16 @@ class TrialRoom(NamedTuple):
     memory: int
 
 
-def room_for_trials(gpus_per_trial: float, memory: int) -> TrialRoom:
-    """The tuning trials that the connected cluster has room for now.
+def room_for_trials(share: float, memory: int) -> TrialRoom:
+    """The workers for tuning trials that the connected cluster has room for now.
 
-    There is one trial for each CPU core or, on a cluster with GPUs, for each share of a GPU, as far as the memory
+    There is one for each CPU core or, on a cluster with GPUs, for each share of a GPU, as far as the memory
     suffices. Ray takes a share from a single GPU: the share is enlarged to one that divides a GPU evenly, or the last
-    trial would wait forever. For the same reason no trial reserves more memory than a host has.
+    worker would wait forever. For the same reason no worker reserves more memory than a host has.
 
     Args:
-        gpus_per_trial: share of a GPU, in (0, 1].
-        memory: bytes that a trial needs.
+        share: of a GPU for a worker, in (0, 1].
+        memory: bytes that a worker needs.
     """
     nodes = nodes_alive()
     gpus = any(node.gpus for node in nodes)
@@ -150,6 +150,6 @@ def room_for_trials(gpus_per_trial: float, memory: int) -> TrialRoom:
     fitting = [min(node.cpus, int(min(node.memory, 2**62)) // memory) for node in usable]  # inf: Ray does not say
     if not gpus:
         return TrialRoom(max(1, sum(fitting)), 0.0, memory)
-    on_each_gpu = int(1 / gpus_per_trial + 1e-9)
+    on_each_gpu = int(1 / share + 1e-9)
     on_nodes = (min(most, node.gpus * on_each_gpu) for most, node in zip(fitting, usable, strict=True))
     return TrialRoom(max(1, sum(on_nodes)), 1 / on_each_gpu, memory)

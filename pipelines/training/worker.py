@@ -18,7 +18,7 @@ from pipelines.training.messages import SeedStarted, Sender, WorkersStarted
 from pipelines.training.precision import Precision, measure_precision
 from pipelines.training.ranks import broadcast, leave_group
 from pipelines.training.seed_training import SeedTraining
-from pipelines.training.seeds_at_once import train_epochs
+from pipelines.training.several_trainers import train_epochs
 from pipelines.training.state import SeedState, load_states
 from pipelines.training.trainer import Trainer
 from stn.classifiers import Network
@@ -39,7 +39,7 @@ class TrainingJob:
         keep: number of checkpoints of each seed to keep, the newest.
         threads: CPU threads of each worker.
         per_seed: whether each worker trains seeds of its own; otherwise all workers share each batch.
-        seeds_at_once: number of seeds that a worker trains at a time, see :mod:`pipelines.training.seeds_at_once`.
+        seeds_at_once: number of seeds that a worker trains at a time, see :mod:`pipelines.training.several_trainers`.
         residency: the setting ``train.residency``.
         precision: the precision that was chosen before. None: rank 0 chooses it.
     """
@@ -139,7 +139,7 @@ class TrainingWorker:
         """Train to the end, an epoch of each in turn; returns whether other seeds are to be trained then."""
         while trainings:
             reporters = [training.step_reporter() if self.rank == 0 else None for training in trainings]
-            outcomes = train_epochs([training.trainer for training in trainings], reporters)
+            outcomes = train_epochs([training.trainer for training in trainings], reporters, NotFiniteError)
             going_on = []
             for training, outcome in zip(trainings, outcomes, strict=True):
                 if self.rank == 0:

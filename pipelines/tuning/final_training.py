@@ -8,7 +8,8 @@ from pipelines.tuning.finalists import Final, Finals
 from pipelines.tuning.heartbeat import Heartbeat
 from pipelines.tuning.runs import ChildRun, StudyRuns
 from pipelines.tuning.task_loop import TaskHandler, run_tasks
-from pipelines.tuning.trial_workers import Epoch, Failure, Pool, Task
+from pipelines.tuning.trial_pool import Pool
+from pipelines.tuning.trial_worker import Epoch, Failure, Task
 
 
 def train_finalists(finals: Finals, runs: StudyRuns, pool: Pool, heartbeat: Heartbeat) -> None:

@@ -32,7 +32,8 @@ from pipelines.tuning.study import (
     recover_orphans,
 )
 from pipelines.tuning.study_name import study_name
-from pipelines.tuning.trial_workers import Pool, TrialData
+from pipelines.tuning.trial_pool import Pool
+from pipelines.tuning.trial_worker import TrialData
 from pipelines.tuning.trials import enqueue_baseline, run_trials
 from pipelines.tuning.winner import choose_winner, describe_winner, make_tuned_variant, summarize, write_winner
 
@@ -114,7 +115,7 @@ def start_workers(study: optuna.Study, setup: TuningSetup) -> Pool:
     most = max(count_remaining(study, tune), (tune.finalists + 1) * len(tune.final_seeds))
     recipe = recipe_of(setup.params.train, setup.baseline)
     data = TrialData(setup.meta, share_data(), setup.params.train.residency)
-    pool = Pool(tune.gpus_per_trial, most, recipe, data)
+    pool = Pool(tune, most, recipe, data)
     finished = len(finished_trials(study))
     done = f"{finished} of {tune.trials} trials done, {pool.size} at once"
     print(f"tune: {done}; the study is {study.study_name}", flush=True)

@@ -13,7 +13,7 @@ from pipelines.training.checks import check_trainable
 from pipelines.training.recipe import recipe_of
 from pipelines.tuning.search_space import from_variant, restrict_to_space
 from pipelines.tuning.study_name import trial_recipe
-from pipelines.tuning.trial_workers import Task
+from pipelines.tuning.trial_worker import Task
 
 
 @dataclass(frozen=True)

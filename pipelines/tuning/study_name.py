@@ -11,7 +11,7 @@ from pipelines.settings.variants import BASELINE, VariantParams, variant_file
 TRIAL_CODE = (
     "stn", "pipelines/networks", "pipelines/outputs/prepared_data.py", "pipelines/training/trainer.py",
     "pipelines/outputs/labeled_files.py", "pipelines/training/ranks.py", "pipelines/training/batches.py",
-    "pipelines/training/recipe.py", "pipelines/training/precision.py",
+    "pipelines/training/recipe.py", "pipelines/training/precision.py", "pipelines/training/several_trainers.py",
 )  # fmt: skip
 
 

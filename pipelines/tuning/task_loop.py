@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 
 from pipelines.tuning.heartbeat import Heartbeat
-from pipelines.tuning.trial_workers import Epoch, Failure, Pool, Task
+from pipelines.tuning.trial_pool import Pool
+from pipelines.tuning.trial_worker import Epoch, Failure, Task
 
 WAIT_S = 0.5
 
@@ -50,18 +51,26 @@ def run_tasks(pool: Pool, handler: TaskHandler, heartbeat: Heartbeat) -> None:
         ExternalError: another driver runs the study.
     """
     while handler.is_unfinished():
-        while pool.idle and (task := handler.next_task()) is not None:
-            pool.start(task)
+        started = []
+        while pool.has_room and (task := handler.next_task()) is not None:
+            pool.add(task)
+            started.append(task)
+        pool.train()
+        for task in started:
             handler.on_start(task)
-        for task, answer in pool.wait(WAIT_S):
+        answers = pool.wait(WAIT_S)
+        ended = set()
+        for task, answer in answers:
+            if isinstance(answer, Epoch) and not handler.should_continue(task, answer):
+                pool.end(task)
+                ended.add(task.key)
+        pool.go_on()  # first, so that these workers do not wait for MLflow
+        for task, answer in answers:
             if isinstance(answer, Failure):
                 handler.on_failure(task, answer)
-            elif handler.should_continue(task, answer):
-                pool.go_on(task)  # first, so that the worker does not wait for MLflow
-                handler.on_epoch(task, answer)
-            else:
-                pool.end(task)
-                handler.on_epoch(task, answer)
+                continue
+            handler.on_epoch(task, answer)
+            if task.key in ended:
                 handler.on_end(task, answer)
         handler.refresh()
         heartbeat.send_if_due()

@@ -25,7 +25,8 @@ from pipelines.tuning.study import (
     reject_trial,
 )
 from pipelines.tuning.task_loop import TaskHandler, run_tasks
-from pipelines.tuning.trial_workers import Epoch, Failure, Pool, Task
+from pipelines.tuning.trial_pool import Pool
+from pipelines.tuning.trial_worker import Epoch, Failure, Task
 
 NEED_LESS_MEMORY = "lower train.batch_size, or raise tune.gpus_per_trial, so that fewer share a GPU,"
 

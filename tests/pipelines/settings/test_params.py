@@ -187,6 +187,7 @@ def test_every_misspelled_name_is_refused_with_the_right_one():
         ("tune.pruner", None, "hyperband"),
         ("tune.max_parameters", 0, "stn"),
         ("tune.gpus_per_trial", 1.5, "1"),
+        ("tune.trials_at_once", 5, "at most 4"),
         ("tune.finalists", 0, "1"),
         ("tune.final_seeds", [0, 1], "tune.seed"),
         ("tune.search_space.transform", ["rigid"], "affine"),

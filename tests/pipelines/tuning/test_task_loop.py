@@ -9,7 +9,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipelines.outputs.prepared_data import DatasetMeta
 from pipelines.outputs.tuning_results import TuningResults
@@ -18,14 +18,15 @@ from pipelines.settings.params import Params, RecipeParams, load_params
 from pipelines.settings.variants import BASELINE, TUNED, load_settings, load_variant, variant_file
 from pipelines.settings.variants import VariantParams as Variant
 from pipelines.training.precision import Precision
-from pipelines.tuning import heartbeat, runs, trial_workers
+from pipelines.tuning import heartbeat, runs, trial_pool
 from pipelines.tuning.final_training import train_finalists
 from pipelines.tuning.finalists import Finals
 from pipelines.tuning.heartbeat import Heartbeat
 from pipelines.tuning.setup import TuningSetup
 from pipelines.tuning.study import FAILURE, OVERHEAD, finished_trials, open_study
 from pipelines.tuning.study_name import study_name
-from pipelines.tuning.trial_workers import Epoch, Pool, Task
+from pipelines.tuning.trial_pool import Pool
+from pipelines.tuning.trial_worker import Epoch, Failure, Task
 from pipelines.tuning.trials import enqueue_baseline, run_trials
 from pipelines.tuning.winner import choose_winner, describe_winner, make_tuned_variant, summarize, write_winner
 from stn.training import NotFiniteError
@@ -34,9 +35,10 @@ META = DatasetMeta(
     dataset="mine", source="nowhere", classes=["a", "b", "c"], image_shape=(1, 28, 28), counts={}, mean=[0.5],
     std=[0.3], distortion={}, duplicates={}, broken={}, digest="d",
 )  # fmt: skip
-NOT_FINITE = RayTaskError("train_epoch", "", NotFiniteError("the loss became nan"))
-BROKEN = RayTaskError("train_epoch", "", RuntimeError("CUDA error: an illegal memory access"))
-OUT_OF_MEMORY = RayTaskError("train_epoch", "", torch.OutOfMemoryError("CUDA out of memory"))
+# What a task ends with: alone, or together with all tasks of its worker.
+NOT_FINITE = NotFiniteError("the loss became nan")
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
+BROKEN = RayTaskError("train_epochs", "", RuntimeError("CUDA error: an illegal memory access"))
 LOST = RayActorError()
 
 
@@ -53,6 +55,7 @@ class Stage:
         self.events: list[tuple[Any, ...]] = []
         self.workers = 0
         self.trained: dict[str, int] = defaultdict(int)
+        self.together: list[set[str]] = []  # the keys of the tasks of each call of a worker
         self.logged: list[dict[str, Any]] = []
         self._replace_ray(patch)
         self._replace_mlflow(patch)
@@ -66,31 +69,39 @@ class Stage:
         def start(*_) -> SimpleNamespace:
             self.workers += 1
             self.events.append(("worker", self.workers))
-            return SimpleNamespace(train_epoch=SimpleNamespace(remote=self._call))
+            return SimpleNamespace(train_epochs=SimpleNamespace(remote=self._call))
 
-        def get(answer: list) -> Any:
-            if isinstance(answer[0], Exception):
-                raise answer[0]
-            return answer[0]
+        def get(answer: list) -> list:
+            for error in answer:
+                if isinstance(error, RayError):
+                    raise error
+            return answer
 
         ray = SimpleNamespace(
             put=lambda value: value, kill=lambda _: self.events.append(("kill",)),
             get=lambda answer: get(self.answers[answer]), wait=lambda waiting, **_: (waiting[:1], waiting[1:]),
         )  # fmt: skip
-        patch.setattr(trial_workers, "ray", ray)
-        patch.setattr(trial_workers, "RemoteWorker", SimpleNamespace(options=lambda **_: SimpleNamespace(remote=start)))
-        patch.setattr(trial_workers, "room_for_trials", lambda *_: (2, 0.0, 1))
+        patch.setattr(trial_pool, "ray", ray)
+        patch.setattr(trial_pool, "RemoteWorker", SimpleNamespace(options=lambda **_: SimpleNamespace(remote=start)))
+        share = 0.25 if self.setup.params.tune.trials_at_once > 1 else 0.0  # a GPU, or a CPU
+        patch.setattr(trial_pool, "room_for_trials", lambda *_: (2, share, 1))
         self.answers: list[list[Any]] = []
 
-    def _call(self, task: Task, _precision: Precision) -> int:
+    def _call(self, tasks: list[Task], _precision: Precision) -> int:
+        self.together.append({task.key for task in tasks})
+        self.answers.append([self._answer(task) for task in tasks])
+        return len(self.answers) - 1
+
+    def _answer(self, task: Task) -> Epoch | Failure | RayError:
         self.trained[task.key] += 1
         epoch = self.trained[task.key]
         self.events.append(("train", task.key, epoch))
         answer = self.script[task.key][epoch - 1]
-        if not isinstance(answer, Exception):
-            answer = Epoch({"epoch": epoch, "validation_accuracy": answer}, 0.0)
-        self.answers.append([answer])
-        return len(self.answers) - 1
+        if isinstance(answer, RayError):
+            return answer
+        if isinstance(answer, Exception):
+            return Failure.of(answer)
+        return Epoch({"epoch": epoch, "validation_accuracy": answer}, 0.0)
 
     def _replace_mlflow(self, patch: pytest.MonkeyPatch) -> None:
         stage = self
@@ -128,7 +139,7 @@ class Stage:
         return call
 
     def make_pool(self) -> Pool:
-        return Pool(0.25, 100, None, None)  # pyright: ignore[reportArgumentType]
+        return Pool(self.setup.params.tune, 100, None, None)  # pyright: ignore[reportArgumentType]
 
     def search(self) -> None:
         run_trials(self.study, self.setup, self.runs, self.make_pool(), Heartbeat(self.study))
@@ -203,7 +214,7 @@ def test_workers_are_reused_and_no_trial_too_many_is_started(make_stage):
     stage.search()
     assert stage.workers == 2 and states(stage) == [TrialState.COMPLETE] * 5
     assert stage.events[2:6] == [
-        ("train", "0", 1), ("open", "trial-0", "trial-0"), ("status", "trial-0", "RUNNING"), ("train", "1", 1),
+        ("train", "0", 1), ("train", "1", 1), ("open", "trial-0", "trial-0"), ("status", "trial-0", "RUNNING"),
     ]  # fmt: skip
     assert all(count == 2 for count in stage.trained.values())
 
@@ -276,6 +287,38 @@ def test_without_a_successful_trial_the_stage_stops(error, message, make_stage):
     with pytest.raises(ExternalError, match=message):
         stage.search()
     assert stage.workers == 2 and ("kill",) not in stage.events, "these errors leave a worker intact"
+
+
+def test_a_worker_trains_several_trials_and_takes_the_next_when_one_has_ended(make_stage):
+    stage = make_stage(trials=7, trials_at_once=2)
+    stage.study.pruner = optuna.pruners.ThresholdPruner(lower=0.2)
+    stage.script.update({"0": [0.1], "1": [0.5, NOT_FINITE]})
+    stage.search()
+    assert stage.workers == 2 and stage.together[:2] == [{"0", "2"}, {"1", "3"}], "workers are filled evenly"
+    assert stage.together[2:4] == [{"2", "4"}, {"1", "3"}], "the pruned trial has made room"
+    assert max(map(len, stage.together)) == 2
+    assert states(stage) == [TrialState.PRUNED, TrialState.FAIL, *[TrialState.COMPLETE] * 5]
+    assert sum(stage.trained.values()) == 1 + 2 + 5 * 2, "no epoch is trained twice"
+
+
+@pytest.mark.parametrize("error", [BROKEN, LOST])
+def test_all_trials_of_a_lost_worker_fail(error, make_stage):
+    stage = make_stage(trials=6, trials_at_once=2)
+    stage.script["1"] = [0.5, error]
+    stage.search()
+    assert states(stage).count(TrialState.COMPLETE) == 4 and stage.workers == 3
+    assert [trial.number for trial in stage.study.trials if trial.state == TrialState.FAIL] == [1, 3]
+    assert stage.events.count(("kill",)) == (error is BROKEN)
+
+
+def test_a_finalist_beside_one_that_breaks_the_gpu_is_tried_again(make_stage):
+    stage = make_stage(trials_at_once=2, final_seeds=[7, 8, 9])
+    stage.search()
+    stage.script["final stn 3 7"] = [0.5, BROKEN]
+    with pytest.raises(ExternalError, match="stn could not be trained: RuntimeError: CUDA error"):
+        stage.train_finalists()
+    assert {final.finalist.name for final in stage.finals.remaining()} == {"stn", "trial-1"}
+    assert len(stage.finals.remaining()) == 6, "no failure was stored as a result"
 
 
 def test_a_displaced_driver_stops(make_stage, monkeypatch):

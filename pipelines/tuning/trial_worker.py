@@ -1,0 +1,136 @@
+"""A worker that trains the networks of trials and finalists; Ray runs it in a process of its own."""
+
+import time
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from pipelines.outputs.prepared_data import DatasetMeta
+from pipelines.outputs.trained_models import Metrics
+from pipelines.settings.metric import Metric
+from pipelines.training.batches import make_training_data
+from pipelines.training.precision import Precision, measure_precision
+from pipelines.training.several_trainers import attempt, train_epochs
+from pipelines.training.shared_data import SharedData
+from pipelines.training.trainer import Trainer
+from stn.classifiers import Network
+from stn.settings import Recipe
+
+LONGEST_REASON = 500  # characters
+
+
+class Task(NamedTuple):
+    """A network to train.
+
+    Args:
+        key: unique among the tasks of a pool.
+        make_network: builds the network.
+        recipe: how it is trained; augmentation is the same for all tasks of a pool.
+        seed: training seed.
+    """
+
+    key: str
+    make_network: "partial[Network]"
+    recipe: Recipe
+    seed: int
+
+
+class Failure(NamedTuple):
+    """Why a task failed. ``lost`` means that its worker died. The network may be fine."""
+
+    reason: str
+    lost: bool
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        """The failure of a task that raised ``error``."""
+        return cls(f"{type(error).__name__}: {error}"[:LONGEST_REASON], lost=False)
+
+
+class Epoch(NamedTuple):
+    """Metrics of one epoch by name, and the seconds that the worker took for it and those of its other tasks."""
+
+    metrics: dict[str, float]
+    seconds: float
+
+    def score(self, metric: Metric) -> float:
+        """A metric on the validation images, in [0, 1]."""
+        return self.metrics[metric.on_validation]
+
+    @property
+    def number(self) -> int:
+        """Number of epochs trained so far."""
+        return int(self.metrics["epoch"])
+
+
+class TrialData(NamedTuple):
+    """The data of all tasks of a pool.
+
+    Args:
+        meta: description of the prepared data.
+        shared: how a worker opens them.
+        residency: the setting ``train.residency``.
+    """
+
+    meta: DatasetMeta
+    shared: SharedData
+    residency: str
+
+
+class Worker:
+    """Trains one network, or a few at a time on a GPU, all on the same data.
+
+    Args:
+        recipe: recipe of any task.
+        data: the images.
+        sharing: number of workers that share the memory of this worker's device.
+    """
+
+    def __init__(self, recipe: Recipe, data: TrialData, sharing: int):
+        torch.set_num_threads(1)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.recipe = recipe
+        self.data = make_training_data(
+            data.shared.open(), data.meta, recipe, self.device, residency=data.residency, sharing=sharing
+        )  # fmt: skip
+        self.trainers: dict[str, Trainer] = {}
+
+    def measure_precision(self, make_network: "partial[Network]") -> Precision:
+        """Choose the precision of all tasks, for this network."""
+        return measure_precision(self.recipe, make_network, self.data)
+
+    def train_epochs(self, tasks: list[Task], precision: Precision) -> list[Epoch | Failure]:
+        """Train the next epoch of each task, or its first one if this worker has not trained it yet.
+
+        The tasks of earlier calls that are not given have ended.
+
+        Raises:
+            RuntimeError: the GPU does not answer any more.
+        """
+        going_on = {task.key: self.trainers[task.key] for task in tasks if task.key in self.trainers}
+        self.trainers = going_on  # frees the memory of the others
+        outcomes: dict[str, Metrics | Exception] = {}
+        for task in tasks:
+            if task.key not in going_on:
+                made = attempt(partial(self._make_trainer, task, precision), Exception)
+                if isinstance(made, Exception):
+                    outcomes[task.key] = made
+                else:
+                    going_on[task.key] = made
+        started = time.perf_counter()
+        trained = train_epochs(list(going_on.values()), [None] * len(going_on), Exception)
+        seconds = time.perf_counter() - started
+        outcomes |= zip(list(going_on), trained, strict=True)
+        failed = [key for key, outcome in outcomes.items() if isinstance(outcome, Exception)]
+        for key in failed:
+            going_on.pop(key, None)
+        if failed and self.device.type == "cuda":
+            torch.cuda.synchronize()  # raises after an error that makes every later call of CUDA fail
+        answers = ((outcomes[task.key]) for task in tasks)
+        return [
+            Failure.of(outcome) if isinstance(outcome, Exception) else Epoch(outcome, seconds) for outcome in answers
+        ]
+
+    def _make_trainer(self, task: Task, precision: Precision) -> Trainer:
+        return Trainer(task.make_network, task.recipe, self.data, task.seed, precision=precision.torch_dtype)
