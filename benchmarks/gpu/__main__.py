@@ -97,10 +97,10 @@ def main() -> None:
         run.phase("accuracy", lambda: phases.accuracy(splits, device, 1, 3) | {"note": "random images"})
     run.phase("kernels", lambda: phases.kernels(splits["train"], device, 256 if on_gpu else 64))
     run.phase("convolutions", lambda: convolutions(device, 256 if on_gpu else 8, window))
-    images, batch_size = (50_000, 256) if on_gpu else (SMALL["train"], 64)
-    run.phase("sharing", lambda: sharing(device, images, batch_size, 5 * window))
     if any("captured" in row for row in run.results["throughput"]):
         run.phase("limits", lambda: phases.limits(run.results))
+    images, batch_size = (50_000, 256) if on_gpu else (SMALL["train"], 64)
+    run.phase("sharing", lambda: sharing(device, images, batch_size, 10 * window))
     print(f"results: {arguments.out}")
     if run.failures:
         raise SystemExit("failed:\n" + "\n".join(run.failures))

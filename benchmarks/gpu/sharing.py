@@ -1,5 +1,6 @@
 """Several trainings on one GPU: in processes of their own, or side by side in one process."""
 
+import time
 from dataclasses import replace
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
@@ -33,8 +34,8 @@ def measure(
     barrier, answers = context.Barrier(processes), context.SimpleQueue()
     before = free_bytes(device)
     spawn(train, (device, seeds, images, batch_size, seconds, barrier, answers), processes)
-    speeds, free = zip(*(answers.get() for _ in range(processes)), strict=True)
-    return {"images/s": sum(speeds), "GiB": (before - min(free)) / 2**30}
+    done, elapsed, free = zip(*(answers.get() for _ in range(processes)), strict=True)
+    return {"images/s": sum(done) / max(elapsed), "GiB": (before - min(free)) / 2**30}
 
 
 def train(
@@ -45,10 +46,17 @@ def train(
     torch.set_num_threads(1)
     split, recipe = random_splits({"train": images})["train"], replace(RECIPE, epochs=10_000, batch_size=batch_size)
     trainings = [Training(split, recipe, device, seed=seed) for seed in range(seeds)]
-    speed = images_per_second_of_epochs(trainings, seconds, lambda: barrier.wait(START_S))
-    free = free_bytes(device)
+    started = 0.0
+
+    def wait() -> None:
+        nonlocal started
+        barrier.wait(START_S)
+        started = time.perf_counter()
+
+    speed = images_per_second_of_epochs(trainings, seconds, wait)
+    elapsed, free = time.perf_counter() - started, free_bytes(device)
     barrier.wait(START_S)  # until then, the memory of all is in use
-    answers.put((speed, free))
+    answers.put((speed * elapsed, elapsed, free))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 def train_epochs(
-    trainers: Sequence[Trainer], on_step: Sequence[Callable[[int], None] | None], caught: type[Error]
+    trainers: Sequence[Trainer], on_step: Sequence[Callable[[int], None] | None], caught: tuple[type[Error], ...]
 ) -> list[Metrics | Error]:
     """Train an epoch of each trainer; returns what :meth:`Trainer.train_epoch` returns or raises for each.
 
@@ -23,7 +23,7 @@ def train_epochs(
     Args:
         trainers: of the same images and batch size.
         on_step: for each trainer, called after each of its steps with the number of steps done in this epoch.
-        caught: errors that are returned; others are raised.
+        caught: errors that are returned if one trainer raises them; others are raised.
     """
     together = [place for place, trainer in enumerate(trainers) if can_share_a_device(trainer.captured)]
     together = together if len(together) > 1 else []
@@ -39,7 +39,7 @@ def train_epochs(
 
 
 def train_together(
-    trainers: Sequence[Trainer], on_step: Sequence[Callable[[int], None] | None], caught: type[Error]
+    trainers: Sequence[Trainer], on_step: Sequence[Callable[[int], None] | None], caught: tuple[type[Error], ...]
 ) -> list[Metrics | Error]:
     """Train an epoch of each trainer side by side, see :func:`train_epochs`; their steps have been captured."""
 
@@ -50,9 +50,7 @@ def train_together(
 
     started = time.perf_counter()
     epochs = [NextEpoch(each.captured, each.seed, each.done, each.scheduler) for each in trainers if each.captured]
-    losses = attempt(partial(train_side_by_side, epochs, after_step), caught)
-    if isinstance(losses, Exception):
-        return [losses for _ in trainers]
+    losses = train_side_by_side(epochs, after_step)
     terms = [each.training.step.alignment for each in epochs]
     trained = [attempt(partial(end_steps, *each), caught) for each in zip(trainers, losses, terms, strict=True)]
     seconds = time.perf_counter() - started  # of the steps of all of them
@@ -62,9 +60,9 @@ def train_together(
     ]
 
 
-def attempt(work: Callable[[], Result], caught: type[Error]) -> Result | Error:
+def attempt(work: Callable[[], Result], caught: tuple[type[Error], ...]) -> Result | Error:
     """Return what a function returns, or the error that it raises if it is one of ``caught``."""
     try:
         return work()
     except caught as error:
-        return error
+        return error.with_traceback(None)  # whose frames would keep trainers in the memory

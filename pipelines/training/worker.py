@@ -139,7 +139,7 @@ class TrainingWorker:
         """Train to the end, an epoch of each in turn; returns whether other seeds are to be trained then."""
         while trainings:
             reporters = [training.step_reporter() if self.rank == 0 else None for training in trainings]
-            outcomes = train_epochs([training.trainer for training in trainings], reporters, NotFiniteError)
+            outcomes = train_epochs([training.trainer for training in trainings], reporters, (NotFiniteError,))
             going_on = []
             for training, outcome in zip(trainings, outcomes, strict=True):
                 if self.rank == 0:

@@ -33,15 +33,16 @@ class RunningFinal(NamedTuple):
 class FinalTraining(TaskHandler):
     """Full-length trainings of a study. They are never pruned.
 
-    A lost worker or a failure of the baseline stops the stage without a result, so that the next start tries again.
-    Any other failure is a result.
+    A failure whose cause may be another training of the same worker is followed by another try. A lost worker or a
+    failure of the baseline stops the stage without a result, so that the next start tries again. Any other failure is a
+    result.
     """
 
     def __init__(self, finals: Finals, waiting: list[Final], runs: StudyRuns, reporter: Reporter):
         self.finals, self.waiting, self.runs, self.reporter = finals, list(waiting), runs, reporter
         self.metric = finals.setup.params.evaluate.metric
         self.running: dict[str, RunningFinal] = {}
-        self.epochs = 0
+        self.epochs: dict[str, int] = {}  # done, by key
 
     def is_unfinished(self) -> bool:
         return bool(self.waiting or self.running)
@@ -62,9 +63,9 @@ class FinalTraining(TaskHandler):
 
     def on_epoch(self, task: Task, epoch: Epoch) -> None:
         running = self.running[task.key]
-        self.epochs += 1
+        self.epochs[task.key] = epoch.number
         name, score = running.final.finalist.name, f"{epoch.score(self.metric):.2%}"
-        self.reporter.update(self.epochs, f"{name} · validation {self.metric.label} {score}")
+        self.reporter.update(sum(self.epochs.values()), f"{name} · validation {self.metric.label} {score}")
         running.run.log_epoch(epoch.metrics)
 
     def on_end(self, task: Task, epoch: Epoch) -> None:
@@ -78,6 +79,11 @@ class FinalTraining(TaskHandler):
         final, run = self.running.pop(task.key)
         run.end("failed", failure.reason)
         name = final.finalist.name
+        if failure.shared:
+            print(f"tune: {name} is trained again, alone: {failure.reason}", flush=True)
+            self.epochs.pop(task.key, None)
+            self.waiting.append(final)
+            return
         if failure.lost or final.finalist.trial is None:
             raise ExternalError(f"tune: {name} could not be trained: {failure.reason}")
         print(f"tune: {name} failed at full length: {failure.reason}", flush=True)

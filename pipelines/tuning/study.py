@@ -28,8 +28,8 @@ BASELINE_TRIAL = "baseline"  # set on the trial of variants/stn.yaml
 REJECTED = "rejected"  # why its network cannot be trained
 FAILURE = "failure"  # why it failed
 ENQUEUED = "enqueued"  # values that it must try
-RETRY_OF = "retry_of"  # number of the orphaned trial that it repeats
-RETRIES = "retries"  # number of trials before it with the same values that were orphaned
+RETRY_OF = "retry_of"  # number of the trial that it repeats, which was orphaned or lost its worker
+RETRIES = "retries"  # number of such trials before it with the same values
 OVERHEAD = "overhead_seconds"  # time outside training
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -83,13 +83,24 @@ def recover_orphans(study: optuna.Study) -> Iterator[FrozenTrial]:
         if REJECTED in trial.user_attrs:  # killed between the two steps of reject_trial
             study.tell(trial.number, state=TrialState.FAIL)
             continue
-        retries = trial.user_attrs.get(RETRIES, 0)
-        if trial.number not in retried and retries < MAX_RETRIES:
-            kept = {BASELINE_TRIAL: True} if BASELINE_TRIAL in trial.user_attrs else {}
-            values = trial.user_attrs.get(ENQUEUED, {}) | trial.params
-            enqueue_trial(study, values, {RETRY_OF: trial.number, RETRIES: retries + 1, **kept})
+        if trial.number not in retried:
+            retry_trial(study, trial)
         yield trial
         study.tell(trial.number, state=TrialState.FAIL)
+
+
+def retry_trial(study: optuna.Study, trial: FrozenTrial | optuna.Trial) -> bool:
+    """Enqueue the values of a trial once more; the trial itself does not count then. Returns whether that was done.
+
+    It is not done if they have been tried ``MAX_RETRIES`` times before.
+    """
+    retries = trial.user_attrs.get(RETRIES, 0)
+    if retries == MAX_RETRIES:
+        return False
+    kept = {BASELINE_TRIAL: True} if BASELINE_TRIAL in trial.user_attrs else {}
+    values = trial.user_attrs.get(ENQUEUED, {}) | trial.params
+    enqueue_trial(study, values, {RETRY_OF: trial.number, RETRIES: retries + 1, **kept})
+    return True
 
 
 def enqueue_trial(study: optuna.Study, values: dict[str, Any], attributes: dict[str, Any]) -> None:
@@ -107,7 +118,7 @@ def reject_trial(study: optuna.Study, trial: optuna.Trial, reason: str) -> None:
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Finished trials that ``tune.trials`` counts: all but rejected ones and orphans that are retried."""
+    """Finished trials that ``tune.trials`` counts: all but rejected ones and those that are retried."""
     retried = _retried(study)
     return [
         trial

@@ -18,7 +18,7 @@ class TaskHandler(ABC):
 
     @abstractmethod
     def next_task(self) -> Task | None:
-        """Return the task to start now, or None; called while a worker is idle."""
+        """Return the task to start now, or None; called while a worker has room."""
 
     @abstractmethod
     def on_start(self, task: Task) -> None:
@@ -30,7 +30,7 @@ class TaskHandler(ABC):
 
     @abstractmethod
     def on_epoch(self, task: Task, epoch: Epoch) -> None:
-        """Called after each epoch. At this time the worker trains the next epoch or is idle."""
+        """Called after each epoch. A worker without room for another task trains the next epoch at this time."""
 
     @abstractmethod
     def on_end(self, task: Task, epoch: Epoch) -> None:
@@ -45,7 +45,7 @@ class TaskHandler(ABC):
 
 
 def run_tasks(pool: Pool, handler: TaskHandler, heartbeat: Heartbeat) -> None:
-    """Run the tasks of ``handler`` on idle workers until none is left.
+    """Run the tasks of ``handler`` until none is left.
 
     Raises:
         ExternalError: another driver runs the study.
@@ -64,8 +64,9 @@ def run_tasks(pool: Pool, handler: TaskHandler, heartbeat: Heartbeat) -> None:
             if isinstance(answer, Epoch) and not handler.should_continue(task, answer):
                 pool.end(task)
                 ended.add(task.key)
-        pool.go_on()  # first, so that these workers do not wait for MLflow
-        for task, answer in answers:
+        pool.train_full()  # first, so that these workers do not wait for MLflow
+        # A failure may stop the loop: the results of the other tasks come before it.
+        for task, answer in sorted(answers, key=lambda pair: isinstance(pair[1], Failure)):
             if isinstance(answer, Failure):
                 handler.on_failure(task, answer)
                 continue

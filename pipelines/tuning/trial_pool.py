@@ -4,7 +4,6 @@ A worker answers after an epoch of each and then waits for the driver, because o
 pruner.
 """
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,16 +23,18 @@ RemoteWorker = ray.remote(Worker)
 
 
 class Hired(NamedTuple):
-    """A worker of a pool, and the tasks that it trains."""
+    """A worker of a pool, the tasks that it trains, and how many it may train at a time."""
 
     worker: Any
     tasks: list[Task]
+    limit: int
 
 
 class Pool:
     """Workers on the connected cluster.
 
-    The tasks of a lost worker fail, and the worker is replaced if the cluster has room.
+    The tasks of a lost worker fail, and the worker is replaced if the cluster has room. If it had several, each worker
+    trains one task at a time from then on.
 
     Args:
         tune: the settings ``gpus_per_trial`` and ``trials_at_once``; not used on a cluster without GPUs.
@@ -44,14 +45,13 @@ class Pool:
 
     Attributes:
         precision: of every task.
-        at_once: number of tasks that a worker trains at a time.
     """
 
     def __init__(self, tune: TuneParams, most: int, recipe: Recipe, data: TrialData, *, memory: int = PROCESS_BYTES):
         self.tune, self.most, self.recipe, self.data, self.memory = tune, most, recipe, data, memory
-        self.at_once = 1
         self.busy: dict[ray.ObjectRef, Hired] = {}
         self.waiting: list[Hired] = []  # those that have answered or have no task
+        self.one_at_a_time = False
         self.precision = Precision("float32", "no other was chosen")
         self._start_workers()
 
@@ -59,12 +59,11 @@ class Pool:
         """Start as many workers as the cluster has room for now."""
         wanted = min(1.0, self.tune.gpus_per_trial * self.tune.trials_at_once)
         room, share, memory = room_for_trials(wanted, self.memory)
-        self.at_once = self.tune.trials_at_once if share else 1
-        number = min(room, math.ceil(self.most / self.at_once))
+        number = min(room, self.most)
         options = RemoteWorker.options(num_cpus=1, num_gpus=share, memory=memory)
         while len(self.waiting) + len(self.busy) < number:
             worker = options.remote(self.recipe, self.data, round(1 / share) if share else number)
-            self.waiting.append(Hired(worker, []))
+            self.waiting.append(Hired(worker, [], self.tune.trials_at_once if share else 1))
 
     def measure_precision(self, make_network: "partial[Network]") -> Precision | None:
         """Have a worker choose a precision for this network; None if it fails."""
@@ -78,24 +77,27 @@ class Pool:
     @property
     def size(self) -> int:
         """Number of tasks that can be trained at a time."""
-        return min(self.most, (len(self.waiting) + len(self.busy)) * self.at_once)
+        return min(self.most, sum(hired.limit for hired in (*self.waiting, *self.busy.values())))
 
     @property
     def has_room(self) -> bool:
         """Whether :meth:`add` can be called."""
-        return any(len(hired.tasks) < self.at_once for hired in self.waiting)
+        return any(map(self._has_room, self.waiting))
+
+    def _has_room(self, hired: Hired) -> bool:
+        return len(hired.tasks) < (1 if self.one_at_a_time else hired.limit)
 
     def add(self, task: Task) -> None:
-        """Give a task to the waiting worker that has the fewest."""
-        min(self.waiting, key=lambda hired: len(hired.tasks)).tasks.append(task)
+        """Give a task to the waiting worker that has the fewest, among those with room."""
+        min(filter(self._has_room, self.waiting), key=lambda hired: len(hired.tasks)).tasks.append(task)
 
     def train(self) -> None:
         """Let every waiting worker that has tasks train an epoch of each."""
         self._train([hired for hired in self.waiting if hired.tasks])
 
-    def go_on(self) -> None:
-        """The same for those that no task can be added to."""
-        self._train([hired for hired in self.waiting if len(hired.tasks) == self.at_once])
+    def train_full(self) -> None:
+        """Let every waiting worker without room for another task train an epoch of each of its tasks."""
+        self._train([hired for hired in self.waiting if not self._has_room(hired)])
 
     def _train(self, chosen: list[Hired]) -> None:
         for hired in chosen:
@@ -111,20 +113,22 @@ class Pool:
         return [answer for reference in ready for answer in self._receive(reference)]
 
     def _receive(self, reference: Any) -> list[tuple[Task, Epoch | Failure]]:
-        worker, tasks = self.busy.pop(reference)
+        hired = self.busy.pop(reference)
         try:
             outcomes: Any = ray.get(reference)
         except RayError as error:
             if isinstance(error, RayTaskError):
-                ray.kill(worker)
-                # With several tasks, it is not known whose network has caused the error.
-                failure = Failure.of(error.cause)._replace(lost=len(tasks) > 1)
+                ray.kill(hired.worker)
+                failure = Failure.of(error.cause)
             else:
                 failure = Failure(f"its worker died: {_describe_death(error)}"[:LONGEST_REASON], lost=True)
+            if len(hired.tasks) > 1:
+                failure = failure._replace(shared=True)
+                self.one_at_a_time = True
             self._start_workers()
-            return [(task, failure) for task in tasks]
-        answers = list(zip(tasks, outcomes, strict=True))
-        self.waiting.append(Hired(worker, [task for task, outcome in answers if isinstance(outcome, Epoch)]))
+            return [(task, failure) for task in hired.tasks]
+        answers = list(zip(hired.tasks, outcomes, strict=True))
+        self.waiting.append(hired._replace(tasks=[task for task, answer in answers if isinstance(answer, Epoch)]))
         return answers
 
     def end(self, task: Task) -> None:

@@ -16,8 +16,11 @@ from pipelines.training.shared_data import SharedData
 from pipelines.training.trainer import Trainer
 from stn.classifiers import Network
 from stn.settings import Recipe
+from stn.training import NotFiniteError
 
 LONGEST_REASON = 500  # characters
+ENDS_ONE_TASK = (NotFiniteError, torch.OutOfMemoryError)
+"""Errors after which the process goes on. After some others every later call of CUDA fails."""
 
 
 class Task(NamedTuple):
@@ -37,19 +40,26 @@ class Task(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why a task failed. ``lost`` means that its worker died. The network may be fine."""
+    """Why a task failed.
+
+    Args:
+        reason: in a line.
+        lost: whether its worker died. The network may be fine.
+        shared: whether the worker trained other tasks too, and each of them may be the cause.
+    """
 
     reason: str
-    lost: bool
+    lost: bool = False
+    shared: bool = False
 
     @classmethod
     def of(cls, error: Exception) -> "Failure":
         """The failure of a task that raised ``error``."""
-        return cls(f"{type(error).__name__}: {error}"[:LONGEST_REASON], lost=False)
+        return cls(f"{type(error).__name__}: {error}"[:LONGEST_REASON])
 
 
 class Epoch(NamedTuple):
-    """Metrics of one epoch by name, and the seconds that the worker took for it and those of its other tasks."""
+    """Metrics of one epoch by name, and the seconds in which the worker trained it and an epoch of each other task."""
 
     metrics: dict[str, float]
     seconds: float
@@ -89,10 +99,10 @@ class Worker:
 
     def __init__(self, recipe: Recipe, data: TrialData, sharing: int):
         torch.set_num_threads(1)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.recipe = recipe
         self.data = make_training_data(
-            data.shared.open(), data.meta, recipe, self.device, residency=data.residency, sharing=sharing
+            data.shared.open(), data.meta, recipe, device, residency=data.residency, sharing=sharing
         )  # fmt: skip
         self.trainers: dict[str, Trainer] = {}
 
@@ -103,34 +113,32 @@ class Worker:
     def train_epochs(self, tasks: list[Task], precision: Precision) -> list[Epoch | Failure]:
         """Train the next epoch of each task, or its first one if this worker has not trained it yet.
 
-        The tasks of earlier calls that are not given have ended.
-
-        Raises:
-            RuntimeError: the GPU does not answer any more.
+        The tasks of earlier calls that are not given have ended. An error of :data:`ENDS_ONE_TASK` fails its task.
+        Others are raised: the process may not be usable after them.
         """
         going_on = {task.key: self.trainers[task.key] for task in tasks if task.key in self.trainers}
         self.trainers = going_on  # frees the memory of the others
         outcomes: dict[str, Metrics | Exception] = {}
         for task in tasks:
             if task.key not in going_on:
-                made = attempt(partial(self._make_trainer, task, precision), Exception)
+                made = attempt(partial(self._make_trainer, task, precision), ENDS_ONE_TASK)
                 if isinstance(made, Exception):
                     outcomes[task.key] = made
                 else:
                     going_on[task.key] = made
         started = time.perf_counter()
-        trained = train_epochs(list(going_on.values()), [None] * len(going_on), Exception)
+        trained = train_epochs(list(going_on.values()), [None] * len(going_on), ENDS_ONE_TASK)
         seconds = time.perf_counter() - started
         outcomes |= zip(list(going_on), trained, strict=True)
-        failed = [key for key, outcome in outcomes.items() if isinstance(outcome, Exception)]
-        for key in failed:
-            going_on.pop(key, None)
-        if failed and self.device.type == "cuda":
-            torch.cuda.synchronize()  # raises after an error that makes every later call of CUDA fail
-        answers = ((outcomes[task.key]) for task in tasks)
-        return [
-            Failure.of(outcome) if isinstance(outcome, Exception) else Epoch(outcome, seconds) for outcome in answers
-        ]
+        answers: list[Epoch | Failure] = []
+        for task in tasks:
+            outcome = outcomes[task.key]
+            if isinstance(outcome, Exception):
+                going_on.pop(task.key, None)
+                answers.append(Failure.of(outcome))
+            else:
+                answers.append(Epoch(outcome, seconds))
+        return answers
 
     def _make_trainer(self, task: Task, precision: Precision) -> Trainer:
         return Trainer(task.make_network, task.recipe, self.data, task.seed, precision=precision.torch_dtype)

@@ -23,12 +23,13 @@ from pipelines.tuning.study import (
     failure_reason,
     finished_trials,
     reject_trial,
+    retry_trial,
 )
 from pipelines.tuning.task_loop import TaskHandler, run_tasks
 from pipelines.tuning.trial_pool import Pool
 from pipelines.tuning.trial_worker import Epoch, Failure, Task
 
-NEED_LESS_MEMORY = "lower train.batch_size, or raise tune.gpus_per_trial, so that fewer share a GPU,"
+NEED_LESS_MEMORY = "lower train.batch_size, or lower tune.trials_at_once and raise tune.gpus_per_trial,"
 
 
 def enqueue_baseline(study: optuna.Study, setup: TuningSetup) -> None:
@@ -148,8 +149,12 @@ class Trials(TaskHandler):
     def on_failure(self, task: Task, failure: Failure) -> None:
         running = self.running.pop(task.key)
         running.trial.set_user_attr(FAILURE, failure.reason)
+        again = failure.shared and retry_trial(self.study, running.trial)
         running.run.end("failed", failure.reason)
         self.study.tell(running.trial, state=TrialState.FAIL)
+        if again:
+            print(f"tune: trial {running.trial.number} is tried again, alone: {failure.reason}", flush=True)
+            return
         self.table.add_finished(self.study.trials[running.trial.number])
 
     def refresh(self) -> None:

@@ -40,11 +40,12 @@ def test_the_small_form_passes_its_checks_without_the_packages_of_the_pipeline(t
     subprocess.run(command, cwd=ROOT, check=True, timeout=600)
     results = json.loads(out.read_text())
     assert list(results) == ["machine", "data", "checks", "throughput", "tutorial", "accuracy", "kernels",
-                             "convolutions", "sharing", "limits"]  # fmt: skip
+                             "convolutions", "limits", "sharing"]  # fmt: skip
     assert results["checks"]["failures"] == [] and len(results["checks"]["values"]) >= 10
     assert any("seeds in one graph" in row for row in results["throughput"])
     assert all(speed > 0 for speed in results["throughput"].values())
     assert set(results["sharing"]) == {"2 process(es) with 1 seed(s)", "1 process(es) with 2 seed(s)"}
+    assert all(row["images/s"] > 0 for row in results["sharing"].values())
     assert len(results["convolutions"]) == 4 and all(len(rows) == 4 for rows in results["convolutions"].values())
 
 

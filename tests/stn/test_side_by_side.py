@@ -1,6 +1,6 @@
 """Several networks at once: which of them can be trained side by side.
 
-tests/pipelines/training/test_seeds_at_once.py compares the weights with those of each network alone.
+tests/pipelines/training/test_several_trainers.py compares the weights with those of each network alone.
 """
 
 import copy

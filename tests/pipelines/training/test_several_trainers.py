@@ -49,7 +49,7 @@ def train(trainers: list[Trainer], together: bool) -> list[tuple[int, int]]:
     groups = [slice(0, 2)] if together else [slice(0, 1), slice(1, 2)]
     for group in groups:
         for _ in range(EPOCHS):
-            outcomes = train_epochs(trainers[group], reporters[group], NotFiniteError)
+            outcomes = train_epochs(trainers[group], reporters[group], (NotFiniteError,))
             assert outcomes == [trainer.history[-1] for trainer in trainers[group]]
     return order
 
@@ -105,10 +105,10 @@ def test_with_dropout_whole_epochs_alternate():
 def test_a_loss_that_is_not_finite_leaves_the_other_seed_alone(broken):
     alone, together = make_trainers(), make_trainers()
     for trainers in (alone, together):
-        train_epochs(trainers, [None, None], NotFiniteError)
+        train_epochs(trainers, [None, None], (NotFiniteError,))
     with torch.no_grad():
         next(together[broken].network.classifier.parameters()).fill_(torch.nan)
-    outcomes = train_epochs(together, [None, None], NotFiniteError)
-    assert isinstance(outcomes[broken], NotFiniteError) and "at step 1" in str(outcomes[broken])
+    outcomes = train_epochs(together, [None, None], (NotFiniteError,))
+    assert isinstance(outcomes[broken], (NotFiniteError,)) and "at step 1" in str(outcomes[broken])
     alone[1 - broken].train_epoch()
     assert_equal([alone[1 - broken]], [together[1 - broken]])

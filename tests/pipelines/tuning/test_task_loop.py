@@ -23,7 +23,7 @@ from pipelines.tuning.final_training import train_finalists
 from pipelines.tuning.finalists import Finals
 from pipelines.tuning.heartbeat import Heartbeat
 from pipelines.tuning.setup import TuningSetup
-from pipelines.tuning.study import FAILURE, OVERHEAD, finished_trials, open_study
+from pipelines.tuning.study import FAILURE, OVERHEAD, RETRY_OF, finished_trials, open_study
 from pipelines.tuning.study_name import study_name
 from pipelines.tuning.trial_pool import Pool
 from pipelines.tuning.trial_worker import Epoch, Failure, Task
@@ -302,23 +302,57 @@ def test_a_worker_trains_several_trials_and_takes_the_next_when_one_has_ended(ma
 
 
 @pytest.mark.parametrize("error", [BROKEN, LOST])
-def test_all_trials_of_a_lost_worker_fail(error, make_stage):
+def test_the_trials_of_a_lost_worker_are_tried_again_one_at_a_time(error, make_stage):
     stage = make_stage(trials=6, trials_at_once=2)
     stage.script["1"] = [0.5, error]
     stage.search()
-    assert states(stage).count(TrialState.COMPLETE) == 4 and stage.workers == 3
+    retries = {trial.user_attrs[RETRY_OF]: trial for trial in stage.study.trials if RETRY_OF in trial.user_attrs}
+    assert retries.keys() == {1, 3} and stage.workers == 3
     assert [trial.number for trial in stage.study.trials if trial.state == TrialState.FAIL] == [1, 3]
+    for number, again in retries.items():
+        assert again.params == stage.study.trials[number].params and again.state == TrialState.COMPLETE
+    assert len(finished_trials(stage.study)) == 6 and len(stage.study.trials) == 8
+    for again in retries.values():
+        assert [tasks for tasks in stage.together if str(again.number) in tasks] == [{str(again.number)}] * 2
     assert stage.events.count(("kill",)) == (error is BROKEN)
 
 
-def test_a_finalist_beside_one_that_breaks_the_gpu_is_tried_again(make_stage):
-    stage = make_stage(trials_at_once=2, final_seeds=[7, 8, 9])
+def test_a_finalist_that_breaks_its_worker_is_found_out_alone(make_stage):
+    stage = make_stage(trials_at_once=2, final_seeds=[7, 8])
+    stage.script["1"] = [0.5, 0.9]
     stage.search()
-    stage.script["final stn 3 7"] = [0.5, BROKEN]
-    with pytest.raises(ExternalError, match="stn could not be trained: RuntimeError: CUDA error"):
+    stage.script["final trial-1 3 7"] = [0.5, BROKEN, BROKEN]  # beside another, and then alone in its first epoch
+    stage.train_finalists()
+    assert not stage.finals.remaining() and stage.finals.scores() == {"stn": 0.5}
+    assert stage.events.count(("kill",)) == 2
+    reasons = [value.get("reason") for name, value in stage.study.user_attrs.items() if name.startswith("final trial")]
+    assert sorted(map(str, reasons)) == ["None", "RuntimeError: CUDA error: an illegal memory access"]
+
+
+def test_a_result_that_came_with_a_failure_of_the_baseline_is_kept(make_stage):
+    stage = make_stage(trials_at_once=3, final_seeds=[7, 8])
+    stage.search()
+    stage.script["final stn 3 7"] = [0.5, 0.5, NOT_FINITE]
+    with pytest.raises(ExternalError, match="stn could not be trained: NotFiniteError"):
         stage.train_finalists()
-    assert {final.finalist.name for final in stage.finals.remaining()} == {"stn", "trial-1"}
-    assert len(stage.finals.remaining()) == 6, "no failure was stored as a result"
+    (first, *_) = [tasks for tasks in stage.together if "final stn 3 7" in tasks]
+    assert len(first) == 2, "another final ends in the same call"
+    left = {stage.finals.key(final) for final in stage.finals.remaining()}
+    assert "final stn 3 7" in left and not (first - {"final stn 3 7"}) & left
+
+
+def test_a_worker_that_was_started_without_gpus_trains_one_trial_at_a_time(make_stage, monkeypatch):
+    """A cluster may get its first GPU after workers have started on CPUs."""
+    stage = make_stage(trials=8, trials_at_once=3)
+    monkeypatch.setattr(trial_pool, "room_for_trials", lambda *_: (1, 0.0, 1))
+    pool = stage.make_pool()
+    assert pool.size == 1
+    monkeypatch.setattr(trial_pool, "room_for_trials", lambda *_: (2, 0.75, 1))
+    pool._start_workers()
+    assert pool.size == 4
+    run_trials(stage.study, stage.setup, stage.runs, pool, Heartbeat(stage.study))
+    assert {len(tasks) for tasks in stage.together} >= {1, 3} and "0" in stage.together[0]
+    assert all(len(tasks) == 1 for tasks in stage.together if "0" in tasks)
 
 
 def test_a_displaced_driver_stops(make_stage, monkeypatch):

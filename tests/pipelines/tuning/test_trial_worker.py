@@ -1,5 +1,6 @@
 """A worker with several trials: each trains what it trains alone, comes and goes, and fails alone."""
 
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,12 @@ from pipelines.outputs.prepared_data import DatasetMeta, Labeled, TrainingSplits
 from pipelines.training import several_trainers
 from pipelines.training import trainer as trainer_module
 from pipelines.training.precision import Precision
+from pipelines.training.trainer import Trainer, finish_epoch
 from pipelines.tuning.trial_worker import Epoch, Failure, Task, TrialData, Worker
 from stn import NetworkSettings, Recipe, TransformerSettings, build_network
 from stn.captured_step import CapturedTraining, run_eagerly
 from stn.static_step import StaticStep
+from stn.training import NotFiniteError
 
 FP32 = Precision("float32", "set by hand")
 META = DatasetMeta("mine", "", ["a", "b", "c"], (1, 20, 20), {}, [0.5], [0.2], {"rotation": 30.0}, {}, {}, "d")
@@ -74,39 +77,37 @@ def test_trials_come_and_go_and_each_trains_what_it_trains_alone(make_worker, to
         assert seen[each.key] == expected
 
 
-def test_a_trial_fails_alone(make_worker):
-    def broken():
-        raise ValueError("no such layer")
-
-    good, bad, nan = task("0"), task("1", make=broken), task("2", "tps")
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), NotFiniteError("the loss became nan")])
+def test_a_trial_fails_alone(error, make_worker, monkeypatch):
+    good, late, bad = task("0"), task("1"), task("2", "tps")
     worker, alone = make_worker(), make_worker()
-    first = worker.train_epochs([good, bad, nan], FP32)
-    assert first[1] == Failure("ValueError: no such layer", lost=False)
-    assert isinstance(first[2], Epoch) and worker.trainers.keys() == {"0", "2"}
-    with torch.no_grad():
-        next(worker.trainers["2"].network.classifier.parameters()).fill_(torch.nan)
-    second = worker.train_epochs([good, nan], FP32)
-    assert isinstance(second[1], Failure) and second[1].reason.startswith("NotFiniteError: the loss")
-    assert worker.trainers.keys() == {"0"}
-    expected = [metrics(alone.train_epochs([good], FP32)[0]) for _ in range(2)]
-    assert [metrics(first[0]), metrics(second[0])] == expected
+    answers = [worker.train_epochs([good, bad], FP32)]
+    broken = weakref.ref(worker.trainers["2"])
+
+    def measure(trainer: Trainer, *arguments):
+        if trainer is broken():
+            raise error
+        return finish_epoch(trainer, *arguments)
+
+    monkeypatch.setattr(several_trainers, "finish_epoch", measure)
+    answers.append(worker.train_epochs([good, bad], FP32))
+    assert answers[1][1] == Failure(f"{type(error).__name__}: {error}", lost=False, shared=False)
+    assert worker.trainers.keys() == {"0"} and broken() is None, "its memory is free again"
+    answers.append(worker.train_epochs([good, late], FP32))
+    assert isinstance(answers[2][1], Epoch)
+    expected = [metrics(alone.train_epochs([good], FP32)[0]) for _ in range(3)]
+    assert [metrics(answer[0]) for answer in answers] == expected
 
 
-@pytest.mark.parametrize("broken", [True, False])
-def test_a_gpu_that_answers_no_more_ends_all_its_trials(broken, make_worker, monkeypatch):
-    """A GPU fails every call after some errors; then the whole call fails, and Ray's worker is replaced."""
-    good, bad = task("0"), task("1", make=lambda: 1 / 0)
-    worker = make_worker()
+def test_too_little_memory_for_a_network_fails_its_trial_alone(make_worker):
+    def too_large():
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
-    def synchronize() -> None:
-        if broken:
-            raise RuntimeError("CUDA error: an illegal memory access")
+    good, bad = make_worker().train_epochs([task("0"), task("1", make=too_large)], FP32)
+    assert isinstance(good, Epoch) and bad == Failure("OutOfMemoryError: CUDA out of memory")
 
-    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
-    monkeypatch.setattr(worker, "device", torch.device("cuda"))
-    if broken:
-        with pytest.raises(RuntimeError, match="illegal memory access"):
-            worker.train_epochs([good, bad], FP32)
-    else:
-        (first, second) = worker.train_epochs([good, bad], FP32)
-        assert isinstance(first, Epoch) and second == Failure("ZeroDivisionError: division by zero", lost=False)
+
+def test_any_other_error_ends_the_call(make_worker):
+    """Ray's worker is replaced then, because each later call of CUDA may fail."""
+    with pytest.raises(ZeroDivisionError):
+        make_worker().train_epochs([task("0"), task("1", make=lambda: 1 / 0)], FP32)
