@@ -120,6 +120,7 @@ tools.backup.main()
 """
 
 
+@pytest.mark.slow
 def test_the_backup_runs_with_the_files_and_packages_of_the_image_alone(tmp_path):
     dockerfile = (FOLDER / "Dockerfile").read_text()
     copied = re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)

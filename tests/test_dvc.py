@@ -72,6 +72,7 @@ def test_a_stages_code_lies_within_its_dependencies(stage):
     assert [dep for dep in code if not any(within(file, [dep]) for file in files)] == []
 
 
+@pytest.mark.slow
 def test_an_edit_of_code_that_changes_no_result_trains_nothing(project):
     def changed() -> set[str]:
         return set(json.loads(project.run("dvc", "status", "--json", "train@plain", "train@stn", "tune").stdout))
@@ -149,6 +150,7 @@ def test_the_folder_mlflow_does_not_hide_the_library():
     assert spec is not None and origin == spec.origin and "site-packages" in origin
 
 
+@pytest.mark.slow
 def test_dvc_has_a_stage_for_each_variant(project):
     def listed() -> list[str]:
         return project.run("dvc", "stage", "list", "--name-only").stdout.split()

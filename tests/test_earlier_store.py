@@ -16,6 +16,8 @@ from PIL import Image
 from pipelines.outputs.prepared_data import load_meta
 from tests.conftest import ROOT, Project, copy_project
 
+pytestmark = pytest.mark.slow
+
 COMMIT = "835a76f"
 SETTINGS = (
     "data.dataset=digits", "data.size=28", "data.channels=1", "data.distortion.rotation=60",
@@ -69,7 +71,6 @@ def test_its_provenance(earlier):
     assert "version 2: seed" in earlier.command("provenance", "--commit", COMMIT).stdout
 
 
-@pytest.mark.slow
 def test_a_version_is_reproduced_at_its_own_commit(earlier):
     """The code of that commit trains again, with that commit's names of modules and variants."""
     known = subprocess.run(["git", "cat-file", "-e", f"{COMMIT}^{{commit}}"], cwd=ROOT, capture_output=True)

@@ -196,6 +196,7 @@ def test_a_disk_full_while_registering_registers_nothing_twice(folder, capsys):
 READERS = {"evaluate": evaluate.main, "visualize": visualize.main, "register": register.main}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "stage"),
     [
@@ -215,6 +216,7 @@ def test_a_truncated_file_is_named_with_the_remedy(folder, file, stage, share, c
     assert f"error: {file}: truncated or damaged (" in line and "delete it, and dvc repro creates it again" in line
 
 
+@pytest.mark.slow
 def test_doctor_reports_a_registered_json_that_is_cut_off(folder, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["doctor"])
     write_json(folder / "registered.json", {"model": "stn-digits", "versions": {}})
@@ -222,6 +224,7 @@ def test_doctor_reports_a_registered_json_that_is_cut_off(folder, capsys, monkey
     assert "registered.json: truncated or damaged" in fails(doctor.main, capsys)
 
 
+@pytest.mark.slow
 def test_a_folder_in_a_files_place_is_reported(folder, capsys):
     (folder / "metrics/evaluate.json").unlink()
     (folder / "metrics/evaluate.json").mkdir()

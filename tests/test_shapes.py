@@ -87,6 +87,7 @@ def train(meta: DatasetMeta) -> Trained:
     return Trained("stn", 0, network.eval(), "run", [], no_record)
 
 
+@pytest.mark.slow
 def test_words_go_through_every_stage(meta, tmp_path, monkeypatch):
     assert meta.image_shape == (1, HEIGHT, WIDTH) and (meta.fit, meta.fill) == ("pad", FILL)
     training = load_split("train").images

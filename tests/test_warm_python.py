@@ -64,6 +64,7 @@ def run(folder: Path, *command: str, **more: str) -> tuple[int, dict, bool]:
     return done.returncode, said, done.stderr.splitlines() == ["True"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [(), ("a b", "--c"), ("background",), ("die",)])
 def test_a_module_is_run_as_by_the_real_python(folder, arguments):
     *warm, forked = run(folder, "python", "-m", "pipelines.probe", *arguments, SOME="thing")

@@ -6,6 +6,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import jinja2
 import pipelines.commands.promote, pipelines.prepare, stn
@@ -15,6 +17,7 @@ print(stn.__file__, pipelines.prepare.__file__, pipelines.commands.promote.__fil
 """
 
 
+@pytest.mark.slow
 def test_a_wheel_is_complete_and_imports_from_anywhere(copy_of_project, tmp_path):
     source = copy_of_project.folder
     copy_of_project.run(

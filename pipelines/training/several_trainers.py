@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from pipelines.outputs.trained_models import Metrics
 from pipelines.training.trainer import Trainer, end_steps, finish_epoch
 from stn.side_by_side import NextEpoch, can_share_a_device, train_side_by_side
 
@@ -15,7 +14,7 @@ Result = TypeVar("Result")
 
 def train_epochs(
     trainers: Sequence[Trainer], on_step: Sequence[Callable[[int], None] | None], caught: tuple[type[Error], ...]
-) -> list[Metrics | Error]:
+) -> list[dict[str, float] | Error]:
     """Train an epoch of each trainer; returns what :meth:`Trainer.train_epoch` returns or raises for each.
 
     The first epoch of a trainer, in which its step is captured, is trained alone.
@@ -27,7 +26,7 @@ def train_epochs(
     """
     together = [place for place, trainer in enumerate(trainers) if can_share_a_device(trainer.captured)]
     together = together if len(together) > 1 else []
-    outcomes: dict[int, Metrics | Error] = {
+    outcomes: dict[int, dict[str, float] | Error] = {
         place: attempt(partial(trainer.train_epoch, on_step[place]), caught)
         for place, trainer in enumerate(trainers)
         if place not in together
@@ -40,7 +39,7 @@ def train_epochs(
 
 def train_together(
     trainers: Sequence[Trainer], on_step: Sequence[Callable[[int], None] | None], caught: tuple[type[Error], ...]
-) -> list[Metrics | Error]:
+) -> list[dict[str, float] | Error]:
     """Train an epoch of each trainer side by side, see :func:`train_epochs`; their steps have been captured."""
 
     def after_step(step: int) -> None:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 
 from pipelines.outputs.prepared_data import DatasetMeta
-from pipelines.outputs.trained_models import Metrics
 from pipelines.settings.metric import Metric
 from pipelines.training.batches import make_training_data
 from pipelines.training.precision import Precision, measure_precision
@@ -59,7 +58,7 @@ class Failure(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """Metrics of one epoch by name, and the seconds in which the worker trained it and an epoch of each other task."""
+    """Metrics of one epoch by name, and the seconds in which the worker trained it and an epoch of its other tasks."""
 
     metrics: dict[str, float]
     seconds: float
@@ -118,7 +117,7 @@ class Worker:
         """
         going_on = {task.key: self.trainers[task.key] for task in tasks if task.key in self.trainers}
         self.trainers = going_on  # frees the memory of the others
-        outcomes: dict[str, Metrics | Exception] = {}
+        outcomes: dict[str, dict[str, float] | Exception] = {}
         for task in tasks:
             if task.key not in going_on:
                 made = attempt(partial(self._make_trainer, task, precision), ENDS_ONE_TASK)

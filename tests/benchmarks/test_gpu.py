@@ -69,6 +69,7 @@ def test_a_phase_that_fails_does_not_end_the_run(tmp_path):
     assert len(run.failures) == 2 and run.failures[1].startswith("fails: ZeroDivisionError")
 
 
+@pytest.mark.slow
 def test_without_time_phases_are_left_out_and_it_is_said(tmp_path):
     out = tmp_path / "results.json"
     command = [sys.executable, "-m", "benchmarks.gpu", "--seconds", "0", "--out", str(out)]

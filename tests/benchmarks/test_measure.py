@@ -29,6 +29,7 @@ def test_results_are_stored_in_full_and_compared_by_metric(tmp_path, monkeypatch
     assert "105.0 ± 7.1" in line and "removed" not in line
 
 
+@pytest.mark.slow
 def test_a_process_keeps_its_state_and_shares_nothing():
     with measure.start_process() as one, measure.start_process() as other:
         one.submit(set_value, "first").result()

@@ -9,6 +9,7 @@ import pytest
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "expected"),
     [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")],

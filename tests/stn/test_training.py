@@ -315,6 +315,7 @@ def test_theta_is_described_at_the_size_of_the_images():
     assert sums["theta_outside"].item() == pytest.approx(2 * 1 / 20)
 
 
+@pytest.mark.slow
 def test_muon_does_not_import_dynamo():
     code = """
 import sys

@@ -75,6 +75,7 @@ def small(tmp_path_factory):
         mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 def test_a_store_without_a_server_is_restored_elsewhere(small, tmp_path):
     """The database has absolute places of artifacts, which are changed."""
     before = contents(mlflow.MlflowClient())

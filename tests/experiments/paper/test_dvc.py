@@ -14,6 +14,8 @@ from experiments.paper.accept_results import find_stages
 from experiments.paper.code_digest import MODULES, find_code
 from experiments.paper.settings import load_params
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "experiments/paper"
 STAGES = YAML(typ="safe").load((FOLDER / "dvc.yaml").read_text())["stages"]

@@ -21,6 +21,7 @@ def test_without_the_term_the_error_is_that_of_the_table(params, task, network):
     assert alignment.undone == pytest.approx(1 - alignment.corner_error / alignment.fixed_error)
 
 
+@pytest.mark.slow
 def test_with_the_term_more_is_undone(params, monkeypatch, capsys):
     longer = params.train.model_copy(update={"epochs": 40})
     monkeypatch.setattr(undone, "load_params", lambda: params.model_copy(update={"train": longer}))

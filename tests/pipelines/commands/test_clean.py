@@ -180,6 +180,7 @@ def test_the_newest_readable_checkpoints_stay(folder, trainings):
     assert kept == [second / "checkpoint_1", training / "checkpoints/seed-5/start0/checkpoint_1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", ["folder", "s3"])
 def test_checkpoints_elsewhere_go_if_they_belong_to_trainings_of_the_folder(
     folder, trainings, capsys, monkeypatch, request, shared

@@ -69,6 +69,7 @@ def test_an_environment_that_was_moved_is_reported(tmp_path, monkeypatch):
     assert finding.subject == "python" and "this environment was moved" in finding.problem
 
 
+@pytest.mark.slow
 def test_doctor_reports_what_it_finds_and_what_is_wrong(project):
     healthy = project.command("doctor")
     assert "nothing is wrong" in healthy.stdout

@@ -16,6 +16,8 @@ from pipelines.commands.service_checks import (
 from pipelines.runtime import environment
 from pipelines.runtime.errors import ExternalError, UserError
 
+pytestmark = pytest.mark.slow
+
 CLOSED_PORT = "127.0.0.1:1"
 
 

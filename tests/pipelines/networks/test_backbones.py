@@ -41,6 +41,7 @@ def test_the_classifier_is_timms_own_network():
     assert torch.equal(network(images), bare(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -196,6 +197,7 @@ def test_without_a_network_the_message_says_what_to_do(monkeypatch):
         build(classifier={**SMALL, "pretrained": True}, pretraining=Pretraining(DATA, True))
 
 
+@pytest.mark.slow
 def test_timm_is_imported_only_for_a_variant_that_names_it():
     code = (
         "import sys\nfrom pipelines.networks.build import network_settings\nfrom stn.classifiers import build_network\n"

@@ -82,6 +82,7 @@ def test_batch_normalization_is_found_in_every_part():
     assert has_batch_norm(check_network("mine", variant(transformer=localizes), (3, 32, 32), 4))
 
 
+@pytest.mark.slow
 def test_a_network_of_stn_is_checked_and_its_layers_are_listed_without_an_import_of_dynamo():
     """The import takes more than a second, which every training and evaluation would pay."""
     code = """

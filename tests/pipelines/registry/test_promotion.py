@@ -45,6 +45,7 @@ def test_a_promotion_is_recorded(store):
     assert "| challenger | 2 | stn | 100 | 82.50% |" in report and "| level |" in report
 
 
+@pytest.mark.slow
 def test_the_challengers_that_have_met_the_test_images_are_counted(store):
     """Of many challengers one passes by chance. A version counts once; a dry run and a rollback do not count."""
 

@@ -39,6 +39,8 @@ from pipelines.settings.variants import load_variant
 from pipelines.tracking.client import connect
 from tests.results import seed_results, variant_results
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 NAME, VARIANTS = "stn-mine", ["plain", "stn"]
 META = DatasetMeta(

@@ -108,6 +108,7 @@ def prepared(folder: Path, digest: str) -> None:
     (folder / "train.safetensors").write_bytes(digest.encode() * 10)
 
 
+@pytest.mark.slow
 def test_data_are_found_by_digest_here_or_in_dvcs_cache(repository):
     """Data cached by DVC and data that was prepared afterwards are both found, and no others."""
     prepared(Path("data/prepared"), "d1")

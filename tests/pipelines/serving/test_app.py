@@ -289,6 +289,7 @@ def test_the_page_needs_no_network(serve):
     assert send("GET", "/docs").status == send("GET", "/redoc").status == 404  # FastAPI's pages need it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=str)
 def test_no_request_of_the_openapi_page_is_answered_with_500(serve, mode):
     """Requests that the schema allows, and requests that it does not."""

@@ -11,6 +11,8 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+pytestmark = pytest.mark.slow
+
 NAME = "stn-mine"
 PICTURE = "return document.getElementById('moved').src"
 

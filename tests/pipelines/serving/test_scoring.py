@@ -77,6 +77,7 @@ def without_ray(scorer, monkeypatch) -> list[str]:
     return scored
 
 
+@pytest.mark.slow
 def test_broken_files_are_listed_apart(without_ray, tmp_path):
     write_images(tmp_path / "photos", 9)
     (tmp_path / "photos/bad.png").write_bytes(b"no image")
@@ -93,6 +94,7 @@ def test_broken_files_are_listed_apart(without_ray, tmp_path):
     assert broken(tmp_path / "out")[str(tmp_path / "photos/bad.png")] == "its content is no image"
 
 
+@pytest.mark.slow
 def test_a_batch_is_read_in_parts(scorer, tmp_path, monkeypatch):
     """A batch of Ray may have more files than an actor should hold at once."""
     write_images(tmp_path / "photos", 10)
@@ -110,6 +112,7 @@ def test_a_batch_is_read_in_parts(scorer, tmp_path, monkeypatch):
     assert held == [4, 8, 10] and table.num_rows == 10
 
 
+@pytest.mark.slow
 def test_images_in_parquet_files(without_ray, tmp_path):
     (tmp_path / "tables").mkdir()
     contents: list = [image_file(i) for i in range(10)]
@@ -127,6 +130,7 @@ def test_images_in_parquet_files(without_ray, tmp_path):
     assert broken(tmp_path / "out") == {f"{tmp_path}/tables/a.parquet#7": "no bytes in the row"}
 
 
+@pytest.mark.slow
 def test_a_finished_job_scores_nothing_and_new_files_are_added(without_ray, tmp_path):
     write_images(tmp_path / "photos", 6)
     scoring.score(NAME, "1", str(tmp_path / "photos"), str(tmp_path / "out"))
@@ -305,6 +309,7 @@ def test_a_parquet_file_without_images_is_refused(tmp_path):
         list_source(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_bucket_is_read_and_written(s3, without_ray, tmp_path, monkeypatch):
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)

@@ -431,6 +431,7 @@ JUNK = st.recursive(
 )
 
 
+@pytest.mark.slow
 @FUZZ
 @given(leaf=st.sampled_from(leaves(SHIPPED)), junk=JUNK)
 def test_any_value_is_accepted_or_refused_by_name(leaf, junk):
@@ -442,6 +443,7 @@ def test_any_value_is_accepted_or_refused_by_name(leaf, junk):
     assert leaf in said if said else junk is None or get(values, leaf) == junk
 
 
+@pytest.mark.slow
 @FUZZ
 @given(
     mistakes=st.dictionaries(st.sampled_from(leaves(SHIPPED)), st.sampled_from(sorted(WRONG)), min_size=1, max_size=9),

@@ -103,6 +103,7 @@ def closed_port() -> str:
         return "{}:{}".format(*probe.getsockname())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["http://me:secret@{}", "postgresql://me:secret@{}/mlflow"])
 def test_a_server_out_of_reach_is_reported_soon_and_without_its_password(place, closed_port, monkeypatch, address):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(closed_port))

@@ -33,6 +33,7 @@ def test_a_gpu_that_torch_cannot_use_is_not_counted(monkeypatch, available, coun
         assert given["num_gpus"] == counted
 
 
+@pytest.mark.slow
 def test_uv_run_copies_nothing():
     """Ray recognizes `uv run` among its parents, and then copies the current folder for its workers."""
     code = (

@@ -429,6 +429,7 @@ def test_more_workers_than_the_cluster_has_are_refused(make_small):
     assert "train.workers: 64 given" in done.stdout and "Traceback" not in done.stdout
 
 
+@pytest.mark.slow
 def test_what_cannot_be_trained_is_refused_before_ray_starts(project):
     project.set(*SMALL, "data.size=12")
     done = project.stage("prepare", check=False)

@@ -271,6 +271,7 @@ def train_rank(rank: int, world_size: int, folder: str) -> list[dict[str, np.nda
     return weights
 
 
+@pytest.mark.slow
 def test_two_ranks_hold_the_same_average_and_it_is_that_of_one_rank(tmp_path: Path):
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         other = pool.submit(train_rank, 1, 2, str(tmp_path))

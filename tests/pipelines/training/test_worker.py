@@ -149,6 +149,7 @@ def test_an_epoch_is_reported_once_it_is_stored(tmp_path, monkeypatch):
     assert stored == [1, EPOCHS]
 
 
+@pytest.mark.slow
 def test_what_the_processes_of_ray_import():
     """Each of Ray's processes would spend seconds on packages that it does not use."""
     for module, unused in (

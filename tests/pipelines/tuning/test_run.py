@@ -28,6 +28,8 @@ from pipelines.tuning.study import REJECTED, RETRIES, RETRY_OF
 from tests.conftest import Project
 from tests.servers import free_port
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "data.dataset=digits", "data.size=20", "train.epochs=4", "train.precision=fp32", "tune.epochs=3",
     "tune.finalists=2", "tune.max_parameters=none", "tune.search_space.kernel_size=[3]",
@@ -85,7 +87,6 @@ def tuned(project) -> VariantParams:
     return VariantParams.model_validate(YAML(typ="safe").load((project.folder / "variants/tuned.yaml").read_text()))
 
 
-@pytest.mark.slow
 def test_a_killed_study_ends_with_all_its_trials_and_one_run_for_each(small, tune_here):
     """Killed with SIGKILL at random moments, then extended by four trials."""
     trials, dice = 12, random.Random(1)
@@ -176,7 +177,6 @@ def wait_for(what: bytes, project, driver, times: int = 1) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_up_while_tuning(small, small_disk):
     """Once the disk has room again, no trial is lost and none counts twice."""
     small.set("tune.trials=4")
@@ -196,7 +196,6 @@ def test_a_disk_that_fills_up_while_tuning(small, small_disk):
     assert len(names) == len(set(names)), "two runs have one name"
 
 
-@pytest.mark.slow
 def test_the_second_of_two_drivers_waits_and_takes_the_result_over(small, tune_here):
     small.set("tune.trials=2", "tune.finalists=1")
     first = small.start(sys.executable, "-m", "pipelines.tune")
@@ -211,7 +210,6 @@ def test_the_second_of_two_drivers_waits_and_takes_the_result_over(small, tune_h
     assert len(names) == len(set(names)), "two runs have one name"
 
 
-@pytest.mark.slow
 def test_where_every_trial_fails_the_stage_says_why(small):
     """Where memory runs out, the settings to lower are named. What changed since the last study is named too."""
     small.set("train.lr=10.0", "train.weight_decay=1.0", "tune.trials=2")  # each step multiplies the weights by -9

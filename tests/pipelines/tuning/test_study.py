@@ -290,6 +290,7 @@ def test_an_invalid_address_is_a_user_error(address, settings, monkeypatch):
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_study_in_postgresql(make_database, settings, monkeypatch):
     postgresql = make_database()
     monkeypatch.setenv("OPTUNA_STORAGE", postgresql)

@@ -149,6 +149,7 @@ def test_each_parallel_head_has_a_grid_in_its_own_color_and_numbers():
     np.testing.assert_allclose(numbers, parallel.readable(theta)[0].reshape(6, 3).numpy(), atol=0.00501)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (32, 100), (24, 94), (94, 24), (20, 24)])
 def test_images_of_every_shape_fill_their_cells(height, width):
     """Of the area of a figure of 16 images, the drawn images have a good part, and they are large enough to see."""

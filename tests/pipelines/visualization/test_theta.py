@@ -55,6 +55,7 @@ def test_class_names_with_dollar_signs_are_drawn_as_they_are():
     assert any("us_$" in title for title in titles) and any(r"$\frac$" in title for title in titles)
 
 
+@pytest.mark.slow
 @KINDS
 def test_every_kind_of_transformer_has_its_figures(settings, size):
     model = untrained_model(settings)
