@@ -35,11 +35,12 @@ def test_with_the_term_more_is_undone(params, monkeypatch, capsys):
     assert shares[1] > shares[0] + 10, shares
 
 
-def test_the_number_of_epochs_and_the_term_are_those_given(params):
+def test_the_number_of_epochs_the_term_and_the_ramp_are_those_given(params):
     term = AlignmentParams(weight=1.0, to="upright")
     given = ((AlignmentParams(), None), (AlignmentParams(), 8), (term, 8))
-    errors = [undone.measure("addition", "2xST-FCN-affine", 0, params, *options)[0] for options in given]
-    assert len(set(errors)) == 3, errors
+    measured = [undone.measure("addition", "2xST-FCN-affine", 0, params, *options)[1] for options in given]
+    measured.append(undone.measure("addition", "2xST-FCN-affine", 0, params, AlignmentParams(), 8, ramp=6)[1])
+    assert len({alignment.corner_error for alignment in measured}) == 4, measured
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,8 @@ def test_the_number_of_epochs_and_the_term_are_those_given(params):
         (["R", "CNN", "0"], "'CNN'"),
         (["R", "ST-CNN-affine", "0", "--weight=-1"], "--weight: -1 given; 0 to 1000"),
         (["R", "ST-CNN-affine", "0", "--epochs=0"], "--epochs: 0 given; 1 or more"),
+        (["R", "ST-CNN-affine", "0", "--ramp=3"], "--ramp: 3 given for R; 0 or more epochs, and for addition alone"),
+        (["addition", "2xST-FCN-affine", "0", "--ramp=-1"], "--ramp: -1 given"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments, named, monkeypatch, capsys):
