@@ -1,7 +1,7 @@
 """Random changes of the training images: settings, and what is drawn for each image in an epoch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -67,6 +67,7 @@ class Augmentation:
         color_jitter: largest relative change of brightness, contrast and saturation in [0, 1], see :mod:`stn.colors`.
         mixup: parameter of the Beta distribution of the shares of two mixed images, see :mod:`stn.mixup`. 0: no mixup.
         vertical_flip: swap top and bottom with probability 1/2, independently of ``flip``.
+        distortion_ramp: number of epochs in which the distortion grows to its full size, see :meth:`in_epoch`.
     """
 
     flip: bool = False
@@ -76,6 +77,18 @@ class Augmentation:
     color_jitter: float = 0.0
     mixup: float = 0.0
     vertical_flip: bool = False
+    distortion_ramp: int = 0
+
+    def in_epoch(self, epoch: int) -> "Augmentation":
+        """Return what an epoch, counted from 0, is drawn with.
+
+        The share of the distortion grows by the same amount from epoch to epoch. It is 1 from epoch ``distortion_ramp``
+        on.
+        """
+        share = (epoch + 1) / (self.distortion_ramp + 1)
+        if share >= 1 or self.distortion.is_identity:
+            return self
+        return replace(self, distortion=self.distortion.shrunk(share))
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
         """Draw the changes of ``count`` images with this height and width, on the CPU."""

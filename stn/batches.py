@@ -128,7 +128,8 @@ class Batches:
         images = sample_images(self.sampler, self.host_labels, seed, epoch)
         generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
         order = torch.randperm(len(self), generator=generator)
-        return Epoch(order, images, self.augmentation.draw(len(self), (self.height, self.width), generator))
+        augmentation = self.augmentation.in_epoch(epoch)
+        return Epoch(order, images, augmentation.draw(len(self), (self.height, self.width), generator))
 
     def draw_parts(self, seed: int, epoch: int) -> list[Epoch]:
         """Draw what :meth:`shuffled` uses for each part of the images that is moved by itself; here for one part."""

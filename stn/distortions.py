@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -49,6 +49,7 @@ class Distortion:
         canvas: size of a black canvas relative to the image, see :meth:`framed`. The image is placed on the canvas
             uniformly at random such that the scaled image stays inside; ``shift`` has no effect.
         clutter: number of small pieces of other images placed on the image, see :mod:`stn.clutter`.
+        placement: share of the room on the canvas in which the image is placed, around the center.
     """
 
     rotation: float = 0.0
@@ -59,6 +60,7 @@ class Distortion:
     warp: float = 0.0
     canvas: float = 1.0
     clutter: int = 0
+    placement: float = 1.0
 
     @property
     def is_identity(self) -> bool:
@@ -82,6 +84,14 @@ class Distortion:
     def frame(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the images on a canvas of height × width pixels."""
         return round(height / self.canvas), round(width / self.canvas)
+
+    def shrunk(self, share: float) -> "Distortion":
+        """Return the distortion with this share of its angles, changes of size, shifts and warps, in [0, 1]."""
+        low, high = self.scale
+        return replace(
+            self, rotation=share * self.rotation, scale=(1 + share * (low - 1), 1 + share * (high - 1)),
+            shift=share * self.shift, corners=share * self.corners, warp=share * self.warp, placement=share,
+        )  # fmt: skip
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Draw the argument ``drawn`` of :func:`distort` for ``count`` images of height × width pixels.
@@ -110,7 +120,7 @@ class Distortion:
 
     def _shift_on_canvas(self, uniform: Tensor, scale: Tensor, pixels: int) -> Tensor:
         """Map numbers (B,), uniform in [0, 1), to shifts in units of half the canvas, which is ``pixels`` wide."""
-        room = (1 - scale / self.canvas).clamp(min=0)
+        room = (1 - scale / self.canvas).clamp(min=0) * self.placement
         if self.rotation == 0 and tuple(self.scale) == (1, 1):
             # Shifts of whole pixels copy the image without blurring it.
             most = (room * pixels / 2 + 1e-3).floor()

@@ -142,7 +142,8 @@ class Recipe:
         class_weights: ``none``, or ``balanced``: an image counts in the training objective in inverse proportion to the
             number of training images of its class, see :mod:`stn.class_weights`.
         sampler: ``uniform`` or ``balanced``, see :func:`stn.sampling.sample_images`.
-        flip, vertical_flip, shift, crop, color_jitter, mixup: see :class:`stn.augmentation.Augmentation`.
+        flip, vertical_flip, shift, crop, color_jitter, mixup, distortion_ramp: see
+            :class:`stn.augmentation.Augmentation`.
         ema: decay of the average of the weights in each step, see :class:`stn.averaging.WeightAverage`. The averaged
             network is the result of the training. 0: no average.
         precision: ``auto``, ``fp32`` or ``bf16``, see :func:`stn.training.choose_precision`.
@@ -173,6 +174,7 @@ class Recipe:
     crop: Sequence[float] = (1.0, 1.0)
     color_jitter: float = 0.0
     mixup: float = 0.0
+    distortion_ramp: int = 0
     ema: float = 0.0
     precision: str = "auto"
     localization_lr: float = 1.0

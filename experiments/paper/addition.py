@@ -20,19 +20,7 @@ class Sums(Batches):
 
     In an epoch each image is in the first channel of one pair and in the second channel of one pair. It is distorted
     independently for each of the two.
-
-    Attributes:
-        ramp: number of epochs in which the shifts of the digits grow from 0 to those of RTS; 0: all have them.
     """
-
-    ramp = 0
-
-    def draw(self, seed: int, epoch: int) -> Epoch:
-        """Draw the images of one epoch, their order and the changes of each, on the CPU."""
-        drawn = super().draw(seed, epoch)
-        if epoch < self.ramp and drawn.draws.motions is not None:
-            drawn.draws.motions[..., 2] *= epoch / self.ramp
-        return drawn
 
     def draw_parts(self, seed: int, epoch: int) -> list[Epoch]:
         """Draw what :meth:`shuffled` uses for each channel."""

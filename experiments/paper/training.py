@@ -133,24 +133,24 @@ def load_data(task: str, settings: TrainParams) -> TaskData:
         UserError: they have not been prepared.
     """
     if task == ADDITION:
-        return _load_addition()
+        return _load_addition(settings)
     folder, device = FOLDER / "data" / task, default_device()
     meta = load_meta(folder)
     training, validation = (load_split(name, folder) for name in ("train", "validation"))
     augmentation = Augmentation(
         settings.flip, settings.shift, meta.make_distortion(), settings.crop, color_jitter=settings.color_jitter,
-        mixup=settings.mixup, vertical_flip=settings.vertical_flip,
+        mixup=settings.mixup, vertical_flip=settings.vertical_flip, distortion_ramp=settings.distortion_ramp,
     )  # fmt: skip
     batches = TrainingData(meta.batches(training, device, augmentation), meta.batches(validation, device))
     return TaskData(meta, batches, meta.batches(load_test(task), device))
 
 
-def _load_addition() -> TaskData:
+def _load_addition(settings: TrainParams) -> TaskData:
     """The images of the addition: training images are paired again in each epoch, the others once."""
     folder, device = FOLDER / "data" / "RTS", default_device()
     single = load_meta(folder)
     training = load_split("train", folder)
-    augmentation = Augmentation(distortion=single.make_distortion())
+    augmentation = Augmentation(distortion=single.make_distortion(), distortion_ramp=settings.distortion_ramp)
     sums = Sums(training.images, training.labels, single.normalization, device, augmentation)
     _, height, width = single.image_shape
     meta = replace(single, image_shape=(2, height, width), mean=[*single.mean] * 2, std=[*single.std] * 2, classes=SUMS)

@@ -3,7 +3,7 @@
 python -m experiments.paper.undone R ST-CNN-tps 0                  with the cross-entropy alone
 python -m experiments.paper.undone R ST-CNN-similarity 0 --weight=1    with the alignment term
 python -m experiments.paper.undone addition 2xST-FCN-affine 0 --weight=1    a digit for each transformer
-python -m experiments.paper.undone addition 2xST-FCN-affine 0 --ramp=5      digits near the middle first
+python -m experiments.paper.undone addition 2xST-FCN-affine 0 --ramp=5      small distortions first
 
 The network, the data and the recipe are those of the paper's table, in fp32. Families that the table does not have,
 such as similarity, are allowed too. The measurements are those of the stage evaluate. The results are printed, and the
@@ -51,7 +51,7 @@ def measure(
         network: ``ST-FCN-``, ``ST-CNN-`` or ``2xST-FCN-`` and a family of transforms.
         alignment: the alignment term of the training objective.
         epochs: replaces the number of epochs of the table's recipe.
-        ramp: of the addition, see :class:`experiments.paper.addition.Sums`.
+        ramp: the setting ``distortion_ramp``.
 
     Raises:
         UserError: the task's data have not been prepared.
@@ -59,15 +59,12 @@ def measure(
     import torch
 
     from experiments.paper import training
-    from experiments.paper.addition import Sums
     from pipelines.evaluation.alignment import measure_alignment, summarize
     from pipelines.runtime.progress import progress
 
-    changes = {"alignment": alignment} | ({} if epochs is None else {"epochs": epochs})
+    changes = {"alignment": alignment, "distortion_ramp": ramp} | ({} if epochs is None else {"epochs": epochs})
     settings = params.train_of(task, "short").model_copy(update=changes)
     trainer, data = training.make_trainer(task, network, seed, settings, torch.float32)
-    if isinstance(data.training.training, Sums):
-        data.training.training.ramp = ramp
     with progress(f"{task} {network} seed {seed}", trainer.epochs) as reporter:
         while trainer.done < trainer.epochs:
             metrics = trainer.train_epoch()
@@ -88,14 +85,16 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=0.0, help="of the alignment term; 0: no term")
     parser.add_argument("--to", choices=["upright", "itself"], default="upright", help="see train.alignment.to")
     parser.add_argument("--epochs", type=int, help="instead of those of the table")
-    parser.add_argument("--ramp", type=int, default=0, help="epochs in which the shifts of the addition's digits grow")
+    parser.add_argument(
+        "--ramp", type=int, default=0, help="epochs in which the distortion grows, see train.distortion_ramp"
+    )
     given = parser.parse_args()
     if not 0 <= given.weight <= 1000:
         raise UserError(f"--weight: {given.weight:g} given; 0 to 1000 are allowed")
     if given.epochs is not None and given.epochs < 1:
         raise UserError(f"--epochs: {given.epochs} given; 1 or more are allowed")
-    if given.ramp < 0 or (given.ramp and given.task != ADDITION):
-        raise UserError(f"--ramp: {given.ramp} given for {given.task}; 0 or more epochs, and for {ADDITION} alone")
+    if given.ramp < 0:
+        raise UserError(f"--ramp: {given.ramp} given; 0 or more epochs are allowed")
     started = time.perf_counter()
     term = AlignmentParams(weight=given.weight, to=given.to)
     error, alignment = measure(given.task, given.network, given.seed, params, term, given.epochs, ramp=given.ramp)

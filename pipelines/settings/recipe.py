@@ -44,6 +44,7 @@ class RecipeParams(Section):
     crop: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[1.0, 1.0], min_length=2, max_length=2)
     color_jitter: float = Field(default=0.0, ge=0, le=1)
     mixup: float = Field(default=0.0, ge=0, le=100)
+    distortion_ramp: int = Field(default=0, ge=0, le=10**9)
     ema: float = Field(default=0.0, ge=0, lt=1)
     alignment: AlignmentParams = AlignmentParams()
     precision: Literal["auto", "fp32", "bf16"]

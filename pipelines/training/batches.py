@@ -24,7 +24,7 @@ def make_training_data(
     """
     augmentation = Augmentation(
         recipe.flip, recipe.shift, meta.make_distortion(), recipe.crop, color_jitter=recipe.color_jitter,
-        mixup=recipe.mixup, vertical_flip=recipe.vertical_flip,
+        mixup=recipe.mixup, vertical_flip=recipe.vertical_flip, distortion_ramp=recipe.distortion_ramp,
     )  # fmt: skip
     chosen = choose_residency(residency, splits, augmentation, device, sharing)
     return TrainingData(

@@ -292,6 +292,26 @@ def test_each_change_alone_has_an_effect_and_keeps_the_order_the_flips_and_the_s
     assert ((plain - changed).abs().amax((1, 2, 3)) > 0.01).sum() > 20, "a share may be almost 1"
 
 
+def test_the_distortion_grows_in_the_epochs_of_its_ramp():
+    images, distortion = random_images(24), EVERYTHING.distortion
+    for epoch, share in ((0, 0.25), (1, 0.5), (2, 0.75), (3, None), (9, None)):
+        expected = replace(EVERY_CHANGE, distortion=distortion if share is None else distortion.shrunk(share))
+        ramped, fixed = (
+            make_batches(images, each).draw(5, epoch) for each in (replace(EVERY_CHANGE, distortion_ramp=3), expected)
+        )
+        assert torch.equal(ramped.order, fixed.order)
+        for one, other in zip(ramped.draws, fixed.draws, strict=True):
+            if one is None or other is None:
+                assert one is other
+            else:
+                assert torch.equal(one, other), epoch
+    still = Augmentation(flip=True, shift=2)
+    ((images_without, _),), ((images_with, _),) = (
+        make_batches(images, each).shuffled(24, 0, 0) for each in (still, replace(still, distortion_ramp=3))
+    )
+    assert torch.equal(images_without, images_with), "there is no distortion"
+
+
 def test_a_mixture_is_the_weighted_mean_of_two_augmented_images():
     images = random_images(16)
     unmixed = replace(EVERY_CHANGE, mixup=0.0)

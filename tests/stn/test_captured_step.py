@@ -41,6 +41,7 @@ AUGMENTATIONS = {
     "flip and shift": Augmentation(flip=True, shift=2),
     "crop, colors and mixup": Augmentation(crop=(0.5, 1.0), color_jitter=0.3, mixup=0.4, vertical_flip=True),
     "P": Augmentation(distortion=make_distortion("P")),
+    "P grows": Augmentation(distortion=make_distortion("P"), distortion_ramp=1),
     "TC": Augmentation(distortion=make_distortion("TC")),
 }
 

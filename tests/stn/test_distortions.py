@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from stn import Affine, SpatialTransformer
-from stn.distortions import Distortion, distort, sampling_matrix
+from stn.distortions import PROTOCOLS, Distortion, distort, make_distortion, sampling_matrix
 
 SCIPY_MODES = {"zeros": "grid-constant", "border": "nearest", "reflection": "reflect"}
 
@@ -159,3 +159,34 @@ def test_theta_undoes_a_distortion_in_the_interior():
     assert described["rotation"].item() == pytest.approx(30, abs=1e-3)
     assert described["scale"].item() == pytest.approx(0.8, abs=1e-5)
     assert (described["shift_x"].item(), described["shift_y"].item()) == pytest.approx((0.1, -0.05), abs=1e-5)
+
+
+def test_a_shrunk_distortion_has_its_share_of_each_angle_change_of_size_and_shift():
+    whole = Distortion(rotation=60, scale=(0.5, 1.3), shift=0.3)
+    found = []
+    for distortion in (whole, whole.shrunk(0.25), whole.shrunk(1)):
+        motions = forward_map(distortion.draw(50, 20, 20, torch.Generator().manual_seed(0)))
+        angles = np.arctan2(motions[:, 1, 0], motions[:, 0, 0])
+        found.append(np.stack([angles, np.linalg.det(motions) ** 0.5 - 1, motions[:, 0, 2], motions[:, 1, 2]]))
+    full, quarter, same = found
+    np.testing.assert_allclose(quarter, full / 4, atol=1e-5)
+    np.testing.assert_allclose(same, full, atol=1e-6)
+    assert (np.abs(full).max(1) > 0.2).all()
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_nothing_of_a_protocol_is_left_at_the_share_0(protocol):
+    generator = torch.Generator().manual_seed(0)
+    images, whole = torch.rand(8, 1, 30, 30, generator=generator), make_distortion(protocol)
+    for distortion, same in ((whole.shrunk(0), True), (whole, False)):
+        moved = distort(images, distortion.draw(8, 30, 30, generator), "border")
+        assert torch.allclose(moved, images, atol=1e-4) == same
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_on_a_canvas_a_shrunk_distortion_stays_near_the_middle(share):
+    whole = Distortion(rotation=1e-6, scale=(0.7, 1.2), canvas=1.5)
+    motions = forward_map(whole.shrunk(share).draw(2000, 42, 42, torch.Generator().manual_seed(0)))
+    room = 1 - np.linalg.det(motions) ** 0.5 / 1.5
+    placed = np.abs(motions[:, :2, 2]) / room[:, None]
+    assert share - 0.02 < placed.max() < share + 1e-4

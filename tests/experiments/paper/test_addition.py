@@ -42,19 +42,6 @@ def test_each_image_is_paired_with_another_and_their_labels_are_added():
     assert torch.equal(pairs, again) and not torch.equal(pairs, later)
 
 
-def test_with_a_ramp_the_shifts_of_both_digits_grow_to_those_without_it():
-    plain = sums(Distortion(rotation=45, scale=(0.7, 1.2), canvas=1.5))
-    ramped = sums(plain.augmentation.distortion)
-    ramped.ramp = 4
-    for epoch, share in ((0, 0.0), (1, 0.25), (4, 1.0), (9, 1.0)):
-        for part, of_plain in zip(ramped.draw_parts(3, epoch), plain.draw_parts(3, epoch), strict=True):
-            motions, full = part.draws.motions, of_plain.draws.motions
-            assert motions is not None and full is not None and full[:, :, 2].abs().max() > 0.1
-            torch.testing.assert_close(motions[:, :, :2], full[:, :, :2])
-            torch.testing.assert_close(motions[:, :, 2], share * full[:, :, 2])
-            assert torch.equal(part.order, of_plain.order)
-
-
 def test_a_static_step_sees_the_pairs_of_an_epoch(monkeypatch):
     """The step that a GPU repeats makes the batches that an eager epoch makes."""
     batches = sums(Distortion(rotation=50, scale=(0.7, 1.2), shift=0.2))

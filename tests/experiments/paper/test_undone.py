@@ -30,7 +30,9 @@ def test_with_the_term_more_is_undone(params, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["undone", "RTS", "ST-FCN-similarity", "0", f"--weight={weight}"])
         undone.main()
         printed = capsys.readouterr().out.splitlines()
-        assert any(line.startswith(f"RTS ST-FCN-similarity weight {weight} seed 0: test error ") for line in printed)
+        assert any(
+            line.startswith(f"RTS ST-FCN-similarity weight {weight} ramp 0 seed 0: test error ") for line in printed
+        )
         shares.append(float(printed[-1].removeprefix("  undone ").removesuffix(" %")))
     assert shares[1] > shares[0] + 10, shares
 
@@ -49,8 +51,7 @@ def test_the_number_of_epochs_the_term_and_the_ramp_are_those_given(params):
         (["R", "CNN", "0"], "'CNN'"),
         (["R", "ST-CNN-affine", "0", "--weight=-1"], "--weight: -1 given; 0 to 1000"),
         (["R", "ST-CNN-affine", "0", "--epochs=0"], "--epochs: 0 given; 1 or more"),
-        (["R", "ST-CNN-affine", "0", "--ramp=3"], "--ramp: 3 given for R; 0 or more epochs, and for addition alone"),
-        (["addition", "2xST-FCN-affine", "0", "--ramp=-1"], "--ramp: -1 given"),
+        (["R", "ST-CNN-affine", "0", "--ramp=-1"], "--ramp: -1 given; 0 or more"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments, named, monkeypatch, capsys):

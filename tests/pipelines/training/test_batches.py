@@ -13,7 +13,8 @@ from stn.settings import Recipe
 from tests.pipelines.tuning.test_search_space import describe
 
 RECIPE = Recipe(epochs=1, batch_size=4)
-CHANGES = {"flip": True, "vertical_flip": True, "shift": 2, "crop": [0.5, 0.9], "color_jitter": 0.3, "mixup": 0.4}
+CHANGES = {"flip": True, "vertical_flip": True, "shift": 2, "crop": [0.5, 0.9], "color_jitter": 0.3, "mixup": 0.4,
+           "distortion_ramp": 5}  # fmt: skip
 
 
 @pytest.mark.parametrize("setting", CHANGES)

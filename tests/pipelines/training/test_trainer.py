@@ -62,7 +62,7 @@ def make_trainer(
     **rank: int,
 ) -> Trainer:
     settings = NetworkSettings((1, 16, 16), 3, TRANSFORMER if transformer else None, dropout=dropout)
-    names = ("flip", "vertical_flip", "shift", "crop", "color_jitter", "mixup")
+    names = ("flip", "vertical_flip", "shift", "crop", "color_jitter", "mixup", "distortion_ramp")
     augmentation = Augmentation(**{name: getattr(recipe, name) for name in names})
     data = TrainingData(batches(augmentation, recipe.sampler), batches())
     make_network = make_network or partial(build_network, settings)

@@ -29,7 +29,7 @@ OF_TRAIN: dict[str, Any] = {
     "weight_decay": 0.123, "decay_norms": (True, False), "layer_decay": 0.123, "max_grad_norm": 0.123, "dropout": 0.123,
     "label_smoothing": 0.123, "class_weights": ("none", "balanced"), "sampler": ("uniform", "balanced"),
     "flip": (True, False), "vertical_flip": (True, False), "shift": 33, "crop": [0.123, 0.5], "color_jitter": 0.123,
-    "mixup": 0.123, "ema": 0.123, "alignment": AlignmentParams(weight=0.123),
+    "mixup": 0.123, "distortion_ramp": 77, "ema": 0.123, "alignment": AlignmentParams(weight=0.123),
     "precision": ("fp32", "bf16"), "preset": ("none", "finetune"), "seeds": [77],
     "final_fit": (True, False), "workers": WorkerRange(min=1, max=77), "threads": 77, "max_failures": 77,
     "seeds_at_once": 77, "residency": ("device", "host"), "capture": ("on", "off"),
