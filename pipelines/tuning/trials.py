@@ -29,7 +29,7 @@ from pipelines.tuning.task_loop import TaskHandler, run_tasks
 from pipelines.tuning.trial_pool import Pool
 from pipelines.tuning.trial_worker import Epoch, Failure, Task
 
-NEED_LESS_MEMORY = "lower train.batch_size, or lower tune.trials_at_once and raise tune.gpus_per_trial,"
+NEED_LESS_MEMORY = "lower train.batch_size, or raise tune.gpus_per_trial, so that fewer trials share a GPU,"
 
 
 def enqueue_baseline(study: optuna.Study, setup: TuningSetup) -> None:

@@ -109,6 +109,6 @@ def test_a_loss_that_is_not_finite_leaves_the_other_seed_alone(broken):
     with torch.no_grad():
         next(together[broken].network.classifier.parameters()).fill_(torch.nan)
     outcomes = train_epochs(together, [None, None], (NotFiniteError,))
-    assert isinstance(outcomes[broken], (NotFiniteError,)) and "at step 1" in str(outcomes[broken])
+    assert isinstance(outcomes[broken], NotFiniteError) and "at step 1" in str(outcomes[broken])
     alone[1 - broken].train_epoch()
     assert_equal([alone[1 - broken]], [together[1 - broken]])
