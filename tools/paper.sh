@@ -8,12 +8,17 @@ case "${SCHEDULE:-short}" in
   short | long) ;;
   *) echo "error: SCHEDULE: '$SCHEDULE' given; short or long" >&2; exit 2 ;;
 esac
-stages=$(dvc stage list --name-only | awk '{
+# One line for each seed, with its stages. Within one call of dvc repro, DVC chooses the order itself.
+seeds=$(dvc stage list --name-only | awk '{
   only = ENVIRON["ONLY"]; name = $0; parts = split(name, part, "-")
   if ((ENVIRON["SCHEDULE"] == "long") != sub(/^long[@_]/, "", name)) next
   sub(/^train@/, "", name); sub(/@/, "-", name)
-  if (!only || index(name "-", only "-") == 1) print part[parts] + 0, $0 }' | sort -s -n -k1,1 | cut -d' ' -f2-)
-if [ -z "$stages" ]; then
+  if (only && index(name "-", only "-") != 1) next
+  seed = name ~ /^colocalization/ ? 0 : part[parts]
+  stages[seed] = stages[seed] " " $0
+  if (seed > last) last = seed
+  } END { for (seed = 0; seed <= last; seed++) if (seed in stages) print stages[seed] }')
+if [ -z "$seeds" ]; then
   echo "error: ONLY: '${ONLY:-}' given; a distortion or addition, and a network: R, R-ST-CNN; or colocalization (not with SCHEDULE=long)" >&2
   exit 2
 fi
@@ -24,8 +29,8 @@ if [ -n "${MINUTES:-}" ]; then
   limit=(timeout --signal=INT "${MINUTES}m")
 fi
 status=0
-# shellcheck disable=SC2086  # one word for each stage
-"${limit[@]}" dvc repro $stages || status=$?
+# shellcheck disable=SC2016  # expanded by the inner shell, one word for each stage
+"${limit[@]}" bash -c 'while read -r stages; do dvc repro $stages < /dev/null || exit; done' <<< "$seeds" || status=$?
 dvc repro --single-item code@table table
 if [ "$status" -eq 124 ]; then
   echo "The $MINUTES minutes are over. The next make paper continues after the last epoch."

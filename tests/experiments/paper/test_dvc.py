@@ -108,7 +108,7 @@ def make_paper(tmp_path):
     fake = tmp_path / "dvc"
     fake.write_text(
         f'#!/bin/sh\n[ "$1" = stage ] && exec {sys.executable} -m dvc "$@"\necho "$@" >> {calls}\n'
-        '[ "$2" = --single-item ] || sleep "${SECONDS_OF_TRAINING:-0}"\n'
+        '[ "$2" = --single-item ] && exit\nsleep "${SECONDS_OF_TRAINING:-0}"\nexit "${STATUS_OF_TRAINING:-0}"\n'
     )
     fake.chmod(0o755)
 
@@ -125,49 +125,51 @@ def make_paper(tmp_path):
 @pytest.mark.parametrize(
     ("only", "stages"),
     [
-        ("R-CNN", "train@R-CNN-0 train@R-CNN-1 train@R-CNN-2"),
-        ("TC-ST-FCN-tps-1", "train@TC-ST-FCN-tps-1"),
-        ("colocalization-7", "colocalization@7"),
-        ("addition-2xST-FCN-affine", " ".join(f"addition@2xST-FCN-affine-{seed}" for seed in range(3))),
+        ("R-CNN", [f"train@R-CNN-{seed}" for seed in range(3)]),
+        ("TC-ST-FCN-tps-1", ["train@TC-ST-FCN-tps-1"]),
+        ("colocalization-7", ["colocalization@7"]),
+        ("colocalization", [" ".join(f"colocalization@{digit}" for digit in range(10))]),
+        ("addition-2xST-FCN-affine", [f"addition@2xST-FCN-affine-{seed}" for seed in range(3)]),
     ],
 )
 def test_a_part_and_then_the_table_is_made(make_paper, only, stages):
     calls, done = make_paper(only)
     assert done.returncode == 0, done.stderr
-    assert calls == [f"repro {stages}", "repro --single-item code@table table"]
+    assert calls == [*(f"repro {of_one_seed}" for of_one_seed in stages), "repro --single-item code@table table"]
 
 
-def test_only_r_does_not_select_rts(make_paper):
+def test_the_first_seed_of_all_networks_comes_first_and_only_r_does_not_select_rts(make_paper):
+    """One call of DVC trains one seed, because DVC does not keep the order of the stages within a call."""
     params = load_params()
-    stages = make_paper("R")[0][0].split()[1:]
-    assert len(stages) == len(params.networks) * len(params.seeds) and all(s.startswith("train@R-") for s in stages)
+    *calls, _ = make_paper("R")[0]
+    assert calls == [
+        " ".join(["repro", *(f"train@R-{network}-{seed}" for network in params.networks)]) for seed in params.seeds
+    ]
+
+
+def test_a_failed_training_ends_it_and_the_table_is_made(make_paper):
+    calls, done = make_paper("R-CNN", "STATUS_OF_TRAINING=3")
+    assert done.returncode != 0 and "minutes are over" not in done.stdout
+    assert calls == ["repro train@R-CNN-0", "repro --single-item code@table table"]
 
 
 def test_the_papers_own_schedule_has_stages_of_its_own(make_paper):
     params = load_params()
-    networks, seeds = len(params.networks), len(params.seeds)
-    stages = make_paper("R", "SCHEDULE=long")[0][0].split()[1:]
-    assert len(stages) == networks * seeds and all(stage.startswith("long@R-") for stage in stages)
-    stages = make_paper("addition-FCN", "SCHEDULE=long")[0][-2].split()[1:]
-    assert stages == [f"long_addition@FCN-{seed}" for seed in range(seeds)]
-    before = len(calls := make_paper("R", "SCHEDULE=long")[0])
+    *calls, _ = make_paper("R", "SCHEDULE=long")[0]
+    assert calls == [
+        " ".join(["repro", *(f"long@R-{network}-{seed}" for network in params.networks)]) for seed in params.seeds
+    ]
+    before = len(calls := make_paper("addition-FCN", "SCHEDULE=long")[0])
+    assert calls[-4:-1] == [f"repro long_addition@FCN-{seed}" for seed in params.seeds]
     calls, done = make_paper("R", "SCHEDULE=longer")
-    assert (
-        len(calls) == before
-        and done.returncode == 2
-        and "error: SCHEDULE: 'longer' given; short or long" in done.stderr
-    )
+    assert len(calls) == before and done.returncode == 2
+    assert "error: SCHEDULE: 'longer' given; short or long" in done.stderr
 
 
 def test_an_unknown_part_is_refused(make_paper):
     calls, done = make_paper("Q")
     assert done.returncode == 2 and calls == []
     assert "error: ONLY: 'Q' given" in done.stderr
-
-
-def test_the_first_seed_of_all_networks_comes_first(make_paper):
-    stages = make_paper("R")[0][0].split()[1:]
-    assert [int(stage[-1]) for stage in stages] == sorted(int(stage[-1]) for stage in stages)
 
 
 def test_after_the_time_the_table_is_made_and_the_rest_stays_for_the_next_call(make_paper):
