@@ -829,7 +829,7 @@ changes_weights("train.sampler", "balanced")
 changes_weights("train.crop", [0.5, 1.0])
 changes_weights("train.color_jitter", 0.3)
 changes_weights("train.mixup", 0.5)
-changes_weights("train.distortion_ramp", 3)
+changes_weights("train.distortion_ramp", 1)
 changes_weights("train.ema", 0.5)
 changes_weights("train.alignment.weight", 0.5)
 

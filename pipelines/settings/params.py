@@ -202,6 +202,19 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_growing_distortion_reaches_its_size(self):
+        ramp, trainings = self.train.distortion_ramp, {"train.epochs": self.train.epochs}
+        if self.tune.trials:
+            trainings["tune.epochs"] = self.tune.epochs
+        for setting, epochs in trainings.items():
+            if ramp >= epochs:
+                raise ValueError(
+                    f"train.distortion_ramp: {ramp} given; less than {setting}: {epochs} is allowed, or no epoch has "
+                    "the whole distortion"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _a_term_for_undone_motions_has_a_motion(self):
         self.check_alignment("train.alignment.weight", [self.train.alignment.weight])
         self.check_alignment("tune.search_space.alignment_weight", self.tune.search_space.alignment_weight)

@@ -499,6 +499,22 @@ def test_a_shift_as_large_as_the_image_is_refused(size):
     load_params()
 
 
+def test_a_distortion_that_never_reaches_its_size_is_refused():
+    for setting, others in (("train.epochs", ("tune.epochs", 9)), ("tune.epochs", ("train.epochs", 9))):
+        edit(setting, 4)
+        edit(*others)
+        edit("train.distortion_ramp", 4)
+        assert refusal() == (
+            f"params.yaml: train.distortion_ramp: 4 given; less than {setting}: 4 is allowed, or no epoch has "
+            "the whole distortion"
+        )
+        edit("train.distortion_ramp", 3)
+        load_params()
+    edit("tune.trials", 0)
+    edit("train.distortion_ramp", 8)
+    load_params()
+
+
 def test_a_size_is_one_number_or_two_and_a_color_is_for_color_images():
     edit("data.dataset", "mine")
     for size, expected in ((40, (3, 40, 40)), ([24, 94], (3, 24, 94))):
