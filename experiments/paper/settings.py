@@ -46,10 +46,11 @@ class OverrideParams(Section):
     lr: float | None = Field(default=None, gt=0, le=10)
     localization_lr: LearningRateFactor | None = None
     bound: Bound | None = None  # null: no bound, also if the section train has one
+    distortion_ramp: Count | None = None
 
     @model_validator(mode="after")
     def _numbers_are_not_null(self):
-        for name in ("epochs", "lr", "localization_lr"):
+        for name in ("epochs", "lr", "localization_lr", "distortion_ramp"):
             if name in self.model_fields_set and getattr(self, name) is None:
                 raise ValueError(f"{name}: null given; give a number, or omit it to use the setting of train")
         return self
