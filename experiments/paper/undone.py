@@ -3,7 +3,7 @@
 python -m experiments.paper.undone R ST-CNN-tps 0                  with the cross-entropy alone
 python -m experiments.paper.undone R ST-CNN-similarity 0 --weight=1    with the alignment term
 python -m experiments.paper.undone addition 2xST-FCN-affine 0 --weight=1    a digit for each transformer
-python -m experiments.paper.undone addition 2xST-FCN-affine 0 --ramp=5      small distortions first
+python -m experiments.paper.undone addition 2xST-FCN-affine 0 --ramp=0      the whole distortion from the first epoch on
 
 The network, the data and the recipe are those of the paper's table, in fp32. Families that the table does not have,
 such as similarity, are allowed too. The measurements are those of the stage evaluate. The results are printed, and the
@@ -43,7 +43,7 @@ def measure(
     alignment: AlignmentParams,
     epochs: int | None = None,
     *,
-    ramp: int = 0,
+    ramp: int | None = None,
 ) -> tuple[float, "Alignment"]:
     """Train a network with a transformer; returns its test error in percent and what its transformer undoes.
 
@@ -51,7 +51,7 @@ def measure(
         network: ``ST-FCN-``, ``ST-CNN-`` or ``2xST-FCN-`` and a family of transforms.
         alignment: the alignment term of the training objective.
         epochs: replaces the number of epochs of the table's recipe.
-        ramp: the setting ``distortion_ramp``.
+        ramp: replaces its ``distortion_ramp``.
 
     Raises:
         UserError: the task's data have not been prepared.
@@ -62,7 +62,8 @@ def measure(
     from pipelines.evaluation.alignment import measure_alignment, summarize
     from pipelines.runtime.progress import progress
 
-    changes = {"alignment": alignment, "distortion_ramp": ramp} | ({} if epochs is None else {"epochs": epochs})
+    replaced = {"epochs": epochs, "distortion_ramp": ramp, "alignment": alignment}
+    changes = {name: value for name, value in replaced.items() if value is not None}
     settings = params.train_of(task, "short").model_copy(update=changes)
     trainer, data = training.make_trainer(task, network, seed, settings, torch.float32)
     with progress(f"{task} {network} seed {seed}", trainer.epochs) as reporter:
@@ -85,20 +86,19 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=0.0, help="of the alignment term; 0: no term")
     parser.add_argument("--to", choices=["upright", "itself"], default="upright", help="see train.alignment.to")
     parser.add_argument("--epochs", type=int, help="instead of those of the table")
-    parser.add_argument(
-        "--ramp", type=int, default=0, help="epochs in which the distortion grows, see train.distortion_ramp"
-    )
+    parser.add_argument("--ramp", type=int, help="epochs in which the distortion grows, instead of those of the table")
     given = parser.parse_args()
     if not 0 <= given.weight <= 1000:
         raise UserError(f"--weight: {given.weight:g} given; 0 to 1000 are allowed")
     if given.epochs is not None and given.epochs < 1:
         raise UserError(f"--epochs: {given.epochs} given; 1 or more are allowed")
-    if given.ramp < 0:
+    if given.ramp is not None and given.ramp < 0:
         raise UserError(f"--ramp: {given.ramp} given; 0 or more epochs are allowed")
     started = time.perf_counter()
     term = AlignmentParams(weight=given.weight, to=given.to)
     error, alignment = measure(given.task, given.network, given.seed, params, term, given.epochs, ramp=given.ramp)
-    title = f"{given.task} {given.network} weight {given.weight:g} ramp {given.ramp} seed {given.seed}"
+    ramp = params.train_of(given.task, "short").distortion_ramp if given.ramp is None else given.ramp
+    title = f"{given.task} {given.network} weight {given.weight:g} ramp {ramp} seed {given.seed}"
     print(f"{title}: test error {error:.2f} %, {time.perf_counter() - started:.0f} s")
     for name, slope in alignment.slopes.items():
         print(f"  {name}: median slope {slope}, mean slope {slope.mean:.2f}")

@@ -16,7 +16,7 @@ SPLITS = {"train": 96, "validation": 32, "test": 64}
 def params():
     given = load_params()
     recipe = {"epochs": 3, "batch_size": 32, "precision": "fp32"}
-    own = given.overrides.addition.model_validate({"epochs": 2, "bound": 0.5})
+    own = given.overrides.addition.model_validate({"epochs": 2, "bound": 0.5, "distortion_ramp": 1})
     overrides = given.overrides.model_copy(update={"addition": own})
     return given.model_copy(update={"train": given.train.model_copy(update=recipe), "overrides": overrides})
 
