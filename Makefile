@@ -38,11 +38,11 @@ experiment: $(READY)  ## run the pipeline with the settings of a file, params.ya
 	@[ -n "$${FILE:-}" ] || { echo "error: FILE: none given; a file of settings, such as experiments/demo.yaml" >&2; exit 2; }; \
 		python -m tools.experiment "$$FILE"
 
-repro: $(READY)  ## run the pipeline of params.yaml; [SOURCE=path to a local copy of the data]
+repro: $(READY)  ## run the pipeline of params.yaml; [SOURCE=path to a local copy of the data, set as data.source]
 	@if [ -n "$${SOURCE:-}" ]; then python -m pipelines.params --source="$$SOURCE"; fi
 	dvc repro
 
-tune: $(READY)  ## search for a better localization network, or continue; [TRIALS=number in total]
+tune: $(READY)  ## search for a better localization network, or continue; [TRIALS=number in total, set as tune.trials]
 	@if [ -n "$${TRIALS:-}" ]; then python -m pipelines.params tune.trials="$$TRIALS"; fi
 	dvc repro tune
 

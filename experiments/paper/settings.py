@@ -107,6 +107,17 @@ class Params(Section):
     long: LongParams
     colocalization: ColocalizationParams
 
+    @model_validator(mode="after")
+    def _a_growing_distortion_reaches_its_size(self):
+        for task in OverridesParams.model_fields:
+            train = self.train_of(task, "short")
+            if train.distortion_ramp >= train.epochs:
+                raise ValueError(
+                    f"distortion_ramp: {train.distortion_ramp} given for {task}; less than its {train.epochs} epochs "
+                    "is allowed, or no epoch has the whole distortion"
+                )
+        return self
+
     def train_of(self, task: str, schedule: Schedule) -> TrainParams:
         """The section ``train`` with the overrides of a task (a distortion or ``addition``), or with ``long``."""
         section = self.long if schedule == LONG else getattr(self.overrides, task)

@@ -92,12 +92,15 @@ def main() -> None:
         raise UserError(f"--weight: {given.weight:g} given; 0 to 1000 are allowed")
     if given.epochs is not None and given.epochs < 1:
         raise UserError(f"--epochs: {given.epochs} given; 1 or more are allowed")
-    if given.ramp is not None and given.ramp < 0:
-        raise UserError(f"--ramp: {given.ramp} given; 0 or more epochs are allowed")
+    table = params.train_of(given.task, "short")
+    epochs = table.epochs if given.epochs is None else given.epochs
+    ramp = table.distortion_ramp if given.ramp is None else given.ramp
+    if not 0 <= ramp < epochs:
+        allowed = f"0 to {epochs - 1} are allowed, so that an epoch has the whole distortion"
+        raise UserError(f"--ramp: {ramp} given; {allowed}")
     started = time.perf_counter()
     term = AlignmentParams(weight=given.weight, to=given.to)
-    error, alignment = measure(given.task, given.network, given.seed, params, term, given.epochs, ramp=given.ramp)
-    ramp = params.train_of(given.task, "short").distortion_ramp if given.ramp is None else given.ramp
+    error, alignment = measure(given.task, given.network, given.seed, params, term, epochs, ramp=ramp)
     title = f"{given.task} {given.network} weight {given.weight:g} ramp {ramp} seed {given.seed}"
     print(f"{title}: test error {error:.2f} %, {time.perf_counter() - started:.0f} s")
     for name, slope in alignment.slopes.items():

@@ -104,15 +104,15 @@ def check_settings() -> Iterator[Finding]:
         yield Finding("params.yaml", "not valid", str(error))
         return
     yield Finding("params.yaml", f"variants {', '.join(params.variants)} on {params.data.dataset}")
-    if params.train.preset != "none":
-        yield Finding("train", describe_train(params.train))
+    yield Finding("train", describe_train(params.train))
     yield from check_data(params)
 
 
 def describe_train(train: TrainParams) -> str:
-    """The preset, where it suits, and all settings of the section ``train`` with the values that it has given."""
+    """The preset, where it suits, and all settings of the section ``train`` with the values that nulls got."""
+    preset = "no preset" if train.preset == "none" else f"preset {train.preset}. {PRESETS[train.preset].suits}"
     values = [f"{name}: {value}" for name, value in train.model_dump(exclude={"preset"}).items()]
-    return "\n".join((f"preset {train.preset}. {PRESETS[train.preset].suits}", *textwrap.wrap(", ".join(values), 100)))
+    return "\n".join((preset, *textwrap.wrap(", ".join(values), 100)))
 
 
 def check_data(params: Params) -> Iterator[Finding]:

@@ -10,7 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.runtime.errors import run_main
-from pipelines.settings.dataset_defaults import DATASET_DEFAULTS
 from pipelines.settings.params import Params, load_params
 from pipelines.settings.variants import VariantParams, load_variant
 
@@ -19,14 +18,9 @@ MOST_ROWS = 40  # of the table; layers of larger networks are merged
 
 
 def count_classes(dataset: str) -> tuple[int, str]:
-    """Return the number of classes of a data set, and a note if it is assumed.
-
-    All known data sets have ten classes. For others, the number is known after ``prepare``.
-    """
+    """Return the number of classes of a data set, which is known after ``prepare``, and a note if it is assumed."""
     from pipelines.outputs.prepared_data import PREPARED, load_meta
 
-    if dataset in DATASET_DEFAULTS:
-        return ASSUMED_CLASSES, ""
     if (PREPARED / "meta.json").exists() and (meta := load_meta()).dataset == dataset:
         return len(meta.classes), ""
     return ASSUMED_CLASSES, " (assumed until dvc repro prepare has counted them)"

@@ -48,6 +48,7 @@ def test_the_papers_own_schedule_has_its_150000_steps_for_every_task():
         ("R: {epochs: null}", "overrides.R.epochs: null given"),
         ("R: {epoch: 9}", "overrides.R.epoch: unknown setting; did you mean epochs?"),
         ("R: 9", "overrides.R: 9 given"),
+        ("R: {epochs: 9, distortion_ramp: 9}", "distortion_ramp: 9 given for R; less than its 9 epochs"),
     ],
 )
 def test_mistakes_in_overrides_are_reported(tmp_path, monkeypatch, wrong, message):

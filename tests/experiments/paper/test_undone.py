@@ -51,7 +51,8 @@ def test_the_number_of_epochs_the_term_and_the_ramp_are_those_given(params):
         (["R", "CNN", "0"], "'CNN'"),
         (["R", "ST-CNN-affine", "0", "--weight=-1"], "--weight: -1 given; 0 to 1000"),
         (["R", "ST-CNN-affine", "0", "--epochs=0"], "--epochs: 0 given; 1 or more"),
-        (["R", "ST-CNN-affine", "0", "--ramp=-1"], "--ramp: -1 given; 0 or more"),
+        (["R", "ST-CNN-affine", "0", "--ramp=-1"], "--ramp: -1 given; 0 to 14"),
+        (["addition", "ST-FCN-affine", "0", "--epochs=5"], "--ramp: 5 given; 0 to 4"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments, named, monkeypatch, capsys):

@@ -51,10 +51,13 @@ def test_without_a_usable_gpu_the_reason_is_said(monkeypatch, error, reason):
 def test_the_values_of_a_preset_are_printed(monkeypatch):
     monkeypatch.chdir(ROOT)
     params = load_params()
-    shown = doctor.describe_train(params.train)
-    assert shown.startswith("preset small. Suits ")
-    for name, value in params.train.model_dump(exclude={"preset"}).items():
-        assert f"{name}: {value}" in shown.replace("\n", " ")
+    without = params.model_copy(update={"train": params.train.model_copy(update={"preset": "none"})})
+    for given, start in ((params, "preset small. Suits "), (without, "no preset\n")):
+        monkeypatch.setattr(doctor, "load_params", lambda given=given: given)
+        shown = next(finding.value for finding in doctor.check_settings() if finding.subject == "train")
+        assert shown.startswith(start)
+        for name, value in params.train.model_dump(exclude={"preset"}).items():
+            assert f"{name}: {value}" in shown.replace("\n", " ")
 
 
 def test_an_environment_that_was_moved_is_reported(tmp_path, monkeypatch):

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.commands import summary
+from pipelines.outputs.prepared_data import PREPARED, DatasetMeta
 from pipelines.params import set_value
 from pipelines.runtime.errors import UserError
+from pipelines.runtime.files import write_json
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -48,7 +50,15 @@ def test_the_image_shape_is_that_of_the_canvas(table):
     assert "1×60×60" in table("plain", "mnist")
 
 
-def test_the_classes_of_an_unknown_data_set_are_marked_as_assumed(table):
-    assert "assumed" in table("stn", "flowers")
+def test_classes_are_counted_by_prepare_and_assumed_before(table, tmp_path):
+    assert "10 classes (assumed until" in " ".join(table("stn", "cifar100").split())
+    meta = DatasetMeta(
+        dataset="cifar100", source="memory", image_shape=(3, 32, 32), classes=[str(i) for i in range(100)], counts={},
+        mean=[0.0] * 3, std=[1.0] * 3, duplicates={}, broken={}, digest="0" * 64, distortion={},
+    )  # fmt: skip
+    write_json(tmp_path / PREPARED / "meta.json", meta.to_json())
+    counted = table("stn", "cifar100")
+    assert "100 classes" in counted and "assumed" not in counted
+    assert "assumed" in table("stn", "cifar10"), "other data are prepared"
     with pytest.raises(UserError, match="there are: plain, "):
         table("nothing", "cifar10")

@@ -414,6 +414,11 @@ def test_lists_that_cannot_be_joined_are_refused(tmp_path):
     lists, columns = ["images.txt", "image_class_labels.txt"], {"image": "images", "label": "image_class_labels"}
     (folder / "image_class_labels.txt").write_text("".join(f"{i} {i % 2}\n" for i in (1, 2, 3, 4, 5, 6, 2)))
     message = r"image_class_labels\.txt: lines with the same number: \S+ line 2, \S+ line 7$"
+    for files in (lists, lists[::-1]):
+        with pytest.raises(UserError, match=message):
+            list_images(data(tmp_path, file=files, **columns))
+    (folder / "image_class_labels.txt").write_text("".join(f"{i} {i % 2}\n" for i in range(1, 9)))
+    message = r"images\.txt: no line has the number of 2 rows: \S+image_class_labels\.txt line 7, \S+ line 8$"
     with pytest.raises(UserError, match=message):
         list_images(data(tmp_path, file=lists, **columns))
     (folder / "more").mkdir()
