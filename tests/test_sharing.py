@@ -59,8 +59,11 @@ def queued(committed) -> dict[str, str]:
     """Two experiments that ran in two jobs at once: name → learning rate."""
     rates = {"slow": "0.02", "fast": "0.08"}
     for name, rate in rates.items():
-        values = (f"train.lr={rate}", "train.epochs=2", "train.seeds=[0]", "variants=[plain]", "tune.trials=0")
-        settings = [word for value in (*values, "train.threads=1") for word in ("-S", value)]
+        values = (
+            f"train.lr={rate}", "train.epochs=2", "train.distortion_ramp=0", "train.seeds=[0]", "variants=[plain]",
+            "tune.trials=0", "train.threads=1",
+        )  # fmt: skip
+        settings = [word for value in values for word in ("-S", value)]
         committed.run("dvc", "exp", "run", "--queue", "--name", name, *settings)
     committed.run_queue(*rates)
     return rates
