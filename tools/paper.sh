@@ -8,13 +8,14 @@ case "${SCHEDULE:-short}" in
   short | long) ;;
   *) echo "error: SCHEDULE: '$SCHEDULE' given; short or long" >&2; exit 2 ;;
 esac
-# One line for each seed, with its stages. Within one call of dvc repro, DVC chooses the order itself.
+# One line for each seed, with its stages. Within one call of dvc repro, DVC chooses the order itself. The table is made
+# at the end: it depends on all results, so that DVC would train the long schedule for it.
 seeds=$(dvc stage list --name-only | awk '{
   only = ENVIRON["ONLY"]; name = $0; parts = split(name, part, "-")
   if ((ENVIRON["SCHEDULE"] == "long") != sub(/^long[@_]/, "", name)) next
   sub(/^train@/, "", name); sub(/@/, "-", name)
-  if (only && index(name "-", only "-") != 1) next
-  seed = name ~ /^colocalization/ ? 0 : part[parts]
+  if (name == "table" || only && index(name "-", only "-") != 1) next
+  seed = name ~ /^colocalization/ ? 0 : part[parts] + 0  # 0 for stages without a seed
   stages[seed] = stages[seed] " " $0
   if (seed > last) last = seed
   } END { for (seed = 0; seed <= last; seed++) if (seed in stages) print stages[seed] }')

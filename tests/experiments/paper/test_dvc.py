@@ -147,6 +147,17 @@ def test_the_first_seed_of_all_networks_comes_first_and_only_r_does_not_select_r
     ]
 
 
+def test_everything_is_made_a_seed_at_a_time(make_paper):
+    params = load_params()
+    *calls, _ = make_paper("")[0]
+    trainings = [[name for name in call.split() if name.startswith(("train@", "addition@"))] for call in calls]
+    networks = len(params.distortions) * len(params.networks) + len(params.addition)
+    assert [len(of_one_seed) for of_one_seed in trainings] == [networks] * len(params.seeds)
+    assert [{name[-1] for name in of_one_seed} for of_one_seed in trainings] == [{"0"}, {"1"}, {"2"}]
+    assert set(calls[0].split()) >= {"code@train", "prepare@R", "colocalization@9"}
+    assert not any(name == "table" or name.startswith("long") for call in calls for name in call.split())
+
+
 def test_a_failed_training_ends_it_and_the_table_is_made(make_paper):
     calls, done = make_paper("R-CNN", "STATUS_OF_TRAINING=3")
     assert done.returncode != 0 and "minutes are over" not in done.stdout
