@@ -14,7 +14,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from experiments.paper.settings import ADDITION, Params, load_params
+from experiments.paper.settings import ADDITION, TrainParams, load_params
 from pipelines.runtime.errors import UserError, run_main
 from pipelines.settings.params import EvaluateParams
 from pipelines.settings.recipe import AlignmentParams
@@ -35,23 +35,11 @@ class Model(NamedTuple):
     network: "Network"
 
 
-def measure(
-    task: str,
-    network: str,
-    seed: int,
-    params: Params,
-    alignment: AlignmentParams,
-    epochs: int | None = None,
-    *,
-    ramp: int | None = None,
-) -> tuple[float, "Alignment"]:
+def measure(task: str, network: str, seed: int, settings: TrainParams) -> tuple[float, "Alignment"]:
     """Train a network with a transformer; returns its test error in percent and what its transformer undoes.
 
     Args:
         network: ``ST-FCN-``, ``ST-CNN-`` or ``2xST-FCN-`` and a family of transforms.
-        alignment: the alignment term of the training objective.
-        epochs: replaces the number of epochs of the table's recipe.
-        ramp: replaces its ``distortion_ramp``.
 
     Raises:
         UserError: the task's data have not been prepared.
@@ -62,9 +50,6 @@ def measure(
     from pipelines.evaluation.alignment import measure_alignment, summarize
     from pipelines.runtime.progress import progress
 
-    replaced = {"epochs": epochs, "distortion_ramp": ramp, "alignment": alignment}
-    changes = {name: value for name, value in replaced.items() if value is not None}
-    settings = params.train_of(task, "short").model_copy(update=changes)
     trainer, data = training.make_trainer(task, network, seed, settings, torch.float32)
     with progress(f"{task} {network} seed {seed}", trainer.epochs) as reporter:
         while trainer.done < trainer.epochs:
@@ -98,9 +83,10 @@ def main() -> None:
     if not 0 <= ramp < epochs:
         allowed = f"0 to {epochs - 1} are allowed, so that an epoch has the whole distortion"
         raise UserError(f"--ramp: {ramp} given; {allowed}")
-    started = time.perf_counter()
     term = AlignmentParams(weight=given.weight, to=given.to)
-    error, alignment = measure(given.task, given.network, given.seed, params, term, epochs, ramp=ramp)
+    settings = table.model_copy(update={"epochs": epochs, "distortion_ramp": ramp, "alignment": term})
+    started = time.perf_counter()
+    error, alignment = measure(given.task, given.network, given.seed, settings)
     title = f"{given.task} {given.network} weight {given.weight:g} ramp {ramp} seed {given.seed}"
     print(f"{title}: test error {error:.2f} %, {time.perf_counter() - started:.0f} s")
     for name, slope in alignment.slopes.items():

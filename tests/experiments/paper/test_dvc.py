@@ -184,7 +184,7 @@ def test_an_unknown_part_is_refused(make_paper):
 
 
 def test_after_the_time_the_table_is_made_and_the_rest_stays_for_the_next_call(make_paper):
-    calls, done = make_paper("R-CNN-0", "MINUTES=0.02", "SECONDS_OF_TRAINING=60")
+    calls, done = make_paper("R-CNN", "MINUTES=0.02", "SECONDS_OF_TRAINING=60")
     assert done.returncode == 0 and "The 0.02 minutes are over" in done.stdout
     assert calls == ["repro train@R-CNN-0", "repro --single-item code@table table"]
     calls, done = make_paper("R-CNN-0", "MINUTES=1")

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.paper import undone
 from experiments.paper.training import train
-from pipelines.runtime.errors import run_main
+from pipelines.runtime.errors import UserError, run_main
 from pipelines.settings.recipe import AlignmentParams
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 @pytest.mark.parametrize(("task", "network"), [("RTS", "ST-FCN-affine"), ("addition", "2xST-FCN-affine")])
 def test_without_the_term_the_error_is_that_of_the_table(params, task, network):
-    error, alignment = undone.measure(task, network, 1, params, AlignmentParams())
+    error, alignment = undone.measure(task, network, 1, params.train_of(task, "short"))
     assert error == train(task, network, 1, params).test_error
     assert alignment.slopes.keys() == {"rotation", "scale", "shift"}
     assert alignment.fixed_error > 3, "the test images are moved"
@@ -37,12 +37,29 @@ def test_with_the_term_more_is_undone(params, monkeypatch, capsys):
     assert shares[1] > shares[0] + 10, shares
 
 
-def test_the_number_of_epochs_the_term_and_the_ramp_are_those_given(params):
-    term = AlignmentParams(weight=1.0, to="upright")
-    given = ((AlignmentParams(), None), (AlignmentParams(), 8), (term, 8))
-    measured = [undone.measure("addition", "2xST-FCN-affine", 0, params, *options)[1] for options in given]
-    measured.append(undone.measure("addition", "2xST-FCN-affine", 0, params, AlignmentParams(), 8, ramp=6)[1])
+def test_epochs_the_term_and_the_ramp_change_what_is_measured(params):
+    longer = params.train_of("addition", "short").model_copy(update={"epochs": 8})
+    changes = ({"epochs": 2}, {}, {"alignment": AlignmentParams(weight=1.0, to="upright")}, {"distortion_ramp": 6})
+    given = [longer.model_copy(update=change) for change in changes]
+    measured = [undone.measure("addition", "2xST-FCN-affine", 0, settings)[1] for settings in given]
     assert len({alignment.corner_error for alignment in measured}) == 4, measured
+
+
+def test_the_settings_are_those_given_or_those_of_the_table(params, monkeypatch):
+    used = []
+
+    def measure(task, network, seed, settings):
+        used.append((settings.epochs, settings.distortion_ramp, settings.alignment))
+        raise UserError("enough")
+
+    monkeypatch.setattr(undone, "load_params", lambda: params)
+    monkeypatch.setattr(undone, "measure", measure)
+    for options in ([], ["--ramp=0"], ["--epochs=8", "--ramp=6", "--weight=1", "--to=itself"]):
+        monkeypatch.setattr(sys, "argv", ["undone", "addition", "2xST-FCN-affine", "0", *options])
+        with pytest.raises(UserError, match="enough"):
+            undone.main()
+    none = AlignmentParams(weight=0.0, to="upright")
+    assert used == [(2, 1, none), (2, 0, none), (8, 6, AlignmentParams(weight=1.0, to="itself"))]
 
 
 @pytest.mark.parametrize(
