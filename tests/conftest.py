@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from filelock import FileLock
 from selenium import webdriver
@@ -142,6 +143,14 @@ class Project:
             command, cwd=self.folder, env=self._environment(warm), text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """Processes that were started in its folder and have ``name`` in their command, or as the title of a worker."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "cwd"]):  # None where this process may not look
+            if process.info["cwd"] == str(self.folder) and name in " ".join(process.info["cmdline"] or ()):
+                found.append(process)
+        return found
 
     def run_queue(self, *names: str) -> list[str]:
         """Run the queued experiments of DVC in two jobs. Those named must succeed; returns the log of each."""

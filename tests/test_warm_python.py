@@ -1,5 +1,6 @@
 """The Python that is forked for tests behaves as the real one."""
 
+import ast
 import json
 import os
 import resource
@@ -24,17 +25,36 @@ print(json.dumps({
     "handlers": [str(signal.getsignal(number)) for number in (signal.SIGCHLD, signal.SIGINT)],
 }), flush=True)
 print("torch" in sys.modules, file=sys.stderr, flush=True)
-if "die" in sys.argv:
-    os.kill(os.getpid(), signal.SIGTERM)
+if sys.argv[-1].startswith("SIG"):
+    os.kill(os.getpid(), signal.Signals[sys.argv[-1]])
 sys.exit(len(sys.argv))
+"""
+
+
+WAIT = "import time; time.sleep(100)"
+# What two workers of Ray have imported before they import torch: one that Ray has started early, and one with an
+# environment of its own.
+CLUSTER = """
+import os, sys
+import ray
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+function = ray.remote(lambda: ("torch" in sys.modules, "SOME" in os.environ))
+print(ray.get([function.remote(), function.options(runtime_env={"env_vars": {"SOME": "thing"}}).remote()]))
 """
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A project with a module ``pipelines.probe``."""
+    """A project with these modules."""
     (tmp_path / "pipelines").mkdir()
-    for name, code in (("__init__", ""), ("neighbor", ""), ("probe", PROBE), ("wait", "import time; time.sleep(100)")):
+    modules = {
+        "probe": PROBE,
+        "cluster": CLUSTER,
+        "wait": "import time; time.sleep(100)",
+        "__init__": "",
+        "neighbor": "",
+    }
+    for name, code in modules.items():
         (tmp_path / "pipelines" / f"{name}.py").write_text(code)
     return tmp_path
 
@@ -65,13 +85,23 @@ def run(folder: Path, *command: str, **more: str) -> tuple[int, dict, bool]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [(), ("a b", "--c"), ("background",), ("die",)])
+@pytest.mark.parametrize("arguments", [(), ("a b", "--c"), ("background",), ("SIGTERM",), ("SIGKILL",)])
 def test_a_module_is_run_as_by_the_real_python(folder, arguments):
     *warm, forked = run(folder, "python", "-m", "pipelines.probe", *arguments, SOME="thing")
     *real, imported = run(folder, sys.executable, "-m", "pipelines.probe", *arguments, SOME="thing")
     assert warm == real
     assert forked and not imported
-    assert warm[0] == (-signal.SIGTERM if "die" in arguments else 1 + len(arguments))
+    assert warm[0] == (-signal.Signals[arguments[0]] if "SIG" in str(arguments) else 1 + len(arguments))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", ["python", sys.executable])
+def test_workers_of_ray_are_forked_if_their_driver_is(folder, python):
+    done = subprocess.run(
+        [python, "-m", "pipelines.cluster"], cwd=folder, env=environment(), capture_output=True, text=True, check=True
+    )
+    forked = python == "python"
+    assert ast.literal_eval(done.stdout) == [(forked, False), (forked, True)]
 
 
 def test_a_variable_that_packages_read_on_import_is_left_to_the_real_python(folder):

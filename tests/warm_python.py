@@ -1,12 +1,14 @@
 """A Python that has imported the large packages already, for the stages that tests start.
 
-A short stage spends most of its processor time on importing torch, MLflow and the like. The program ``python`` of
-:func:`folder_of_warm_python` starts a module of this project in a fork of a process that has imported those packages,
-and nothing of this project. It starts the real Python for everything else, and wherever the environment, the cores or
-the namespaces differ from those of that process.
+A short stage, and each worker of Ray, spend most of their processor time on importing torch, MLflow and the like. The
+program ``python`` of :func:`folder_of_warm_python` starts a module of this project, or a worker of Ray, in a fork of a
+process that has imported those packages, and nothing of this project. It starts the real Python for everything else,
+and wherever the environment, the cores or the namespaces differ from those of that process.
+
+A fork is no child of the process that asked for it, but ends with it. It does not receive its signals.
 
 This hides a missing import of a submodule, and anything that packages print on import. Therefore the demo of the
-tests, and all processes that tests kill, use the real Python.
+tests uses the real Python.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ import os
 import resource
 import runpy
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -31,6 +34,7 @@ from typing import NoReturn
 PACKAGES = (
     "torch", "torchvision.transforms.v2", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.model_registry.sqlalchemy_store", "matplotlib.figure", "scipy.stats", "sklearn.metrics",
+    "aiohttp", "jsonschema", "pyarrow.dataset",  # what Ray imports; Ray itself reads the environment on import
 )  # fmt: skip
 # Variables that are read when Python starts or when a package is imported.
 READ_ONCE = (
@@ -38,7 +42,9 @@ READ_ONCE = (
     "PYTHON", "TORCH", "TZ",
 )  # fmt: skip
 LIMITS = [value for name, value in vars(resource).items() if name.startswith("RLIMIT_")]
+WORKERS_OF_RAY = ("/ray/_private/workers/setup_worker.py", "/ray/_private/workers/default_worker.py")
 REFUSED = b"refused"
+PYTHON, EXECVP = sys.executable, os.execvp
 SERVERS: list[subprocess.Popen] = []  # of this process; a server ends when its standard input is closed
 
 
@@ -121,7 +127,7 @@ def import_packages() -> bool:
 
 
 def serve(path: str, listening: int) -> list[str] | None:
-    """Fork for each request until the tests end. Returns None, and in a fork the module to run with its arguments."""
+    """Fork for each request until the tests end. Returns None, and in a fork the arguments of Python."""
     own, usable = json.loads(json.dumps(surroundings())), None
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork that waits for a module
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the tests, and then this process
@@ -144,6 +150,7 @@ def serve(path: str, listening: int) -> list[str] | None:
                         wait_for(child, connection)
                     else:
                         take_over(request, files)
+                        sys.executable = str(Path(path).with_name("python"))  # for the processes that it starts
                         return request["arguments"]
                 for file in files:
                     os.close(file)
@@ -177,21 +184,42 @@ def take_over(request: dict, files: list[int]) -> None:
     sys.path[0] = request["folder"]
 
 
+def run(arguments: list[str]) -> None:
+    """Run ``-m module …`` or ``script …``, as Python does with these arguments."""
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = arguments, str(Path(arguments[0]).parent)
+        os.execvp = run_here
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+def run_here(file: str, args: list[str]) -> None:
+    """In place of :func:`os.execvp`, with which the script that sets up a worker of Ray starts the worker's script."""
+    os.execvp = EXECVP
+    program, *others = shlex.split(args[-1])[1:]
+    if args[:2] != ["bash", "-c"] or program not in (PYTHON, sys.executable):
+        os.execvp(file, args)
+    run(others)
+    sys.exit()
+
+
 def main() -> None:
     """Run Python with the arguments after the address of a server; or serve, if the only other one is a listener."""
     server, *arguments = sys.argv[1:]
     if len(arguments) == 1 and arguments[0].isdecimal():
-        if module := serve(server, int(arguments[0])):
-            sys.argv = module
-            runpy.run_module(module[0], run_name="__main__", alter_sys=True)
+        if forked := serve(server, int(arguments[0])):
+            run(forked)
         return
-    status = None
-    if arguments[:1] == ["-m"] and arguments[1].startswith("pipelines."):
-        status = ask(server, arguments[1:])
+    first, second = [*arguments, "", ""][:2]
+    stage = first == "-m" and second.startswith("pipelines.")
+    status = ask(server, arguments) if stage or first.endswith(WORKERS_OF_RAY) else None
     if status is None:
-        os.execv(sys.executable, [sys.executable, *arguments])
+        os.execv(PYTHON, [PYTHON, *arguments])
     if os.WIFSIGNALED(status):
-        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # SIGKILL has no handler
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))
     sys.exit(os.waitstatus_to_exitcode(status))
 

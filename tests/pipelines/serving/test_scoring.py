@@ -358,11 +358,12 @@ def test_a_killed_job_continues_and_scores_nothing_twice(store, project, tmp_pat
             pq.write_table(table, tmp_path / f"tables/{start}.parquet", row_group_size=rows)
     project.env["DVC_ROOT"] = str(store.folder)
     out = tmp_path / "out"
-    code = (
+    module = f"score_{source}"
+    (project.folder / f"pipelines/{module}.py").write_text(
         "import pipelines.serving.scoring as s; s.WRITE_ROWS = 200; "
         f"print(s.score('{NAME}', '1', r'{tmp_path / source}', r'{out}', 2))"
     )
-    process = project.start(sys.executable, "-c", code)
+    process = project.start("python", "-m", f"pipelines.{module}", warm=True)
     end = time.monotonic() + 300
     while not (out / "scores").exists() or not scores(out):
         assert time.monotonic() < end and process.poll() is None, process.stdout.read()
@@ -371,7 +372,7 @@ def test_a_killed_job_continues_and_scores_nothing_twice(store, project, tmp_pat
     process.wait()
     first = scores(out)
     assert 0 < len(first) < 3000
-    printed = project.run(sys.executable, "-c", code).stdout
+    printed = project.stage(module).stdout
     assert f"{len(first):,} of 3,000 images are finished" in printed
     found = scores(out)
     assert len(found) == 3000 and f"now={3000 - len(first)}," in printed

@@ -504,12 +504,13 @@ def test_a_store_that_never_comes_back_costs_no_result_and_the_next_start_delive
         "tune.finalists=1", "tune.max_parameters=none",
     )  # fmt: skip
     project.stage("prepare")
+    (project.folder / "pipelines/impatient.py").write_text(IMPATIENT)
     address = f"http://127.0.0.1:{server.port}"
     project.env |= {"MLFLOW_TRACKING_URI": address}
     client = MlflowClient(address)
 
     def without_its_server(*stage: str) -> None:
-        driver = project.start(sys.executable, "-c", IMPATIENT, *stage)
+        driver = project.start("python", "-m", "pipelines.impatient", *stage, warm=True)
         while not any(run.info.status == "RUNNING" and run.data.metrics for run in runs_of_stn(client)):
             assert driver.poll() is None, driver.communicate()[0]
             time.sleep(0.1)

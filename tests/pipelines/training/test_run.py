@@ -6,7 +6,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,9 +28,10 @@ SMALL = (
     "train.dropout=0.1",  # so that random numbers of the network itself must be right after a kill, too
     "train.threads=1",
 )
-# Runs inside every process of a training. It kills the process while the third checkpoint is written: half of the
-# file reaches the storage.
+# Is added to the code of a training. It kills the process while the third checkpoint is written: half of the file
+# reaches the storage.
 DIE_WHILE_WRITING = """
+
 import os, pathlib, signal
 replace, counter, died = pathlib.Path.replace, [0], pathlib.Path(os.environ["DIED"])
 def replace_by_half(self, target):
@@ -55,7 +55,7 @@ def check_finite(losses):
 """
 
 
-EPOCHS = 20  # of trainings that are killed
+EPOCHS = 12  # of trainings that are killed
 
 
 @pytest.fixture(scope="module")
@@ -119,35 +119,26 @@ def assert_each_epoch_once(project, seeds: int, epochs: int) -> None:
             assert sorted(steps) == list(range(1, epochs + 1)), (metric, steps)
 
 
-def training_workers(driver: subprocess.Popen, name: str = "TrainWorker") -> list[psutil.Process]:
-    try:
-        children = psutil.Process(driver.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-    found = []
-    for child in children:
-        try:
-            if name in " ".join(child.cmdline()):
-                found.append(child)
-        except psutil.Error:
-            continue
-    return found
+def start(project) -> subprocess.Popen:
+    return project.start("python", "-m", "pipelines.train", "--variant", "stn", warm=True)
 
 
-def worker_at_work(driver: subprocess.Popen) -> psutil.Process:
+def worker_at_work(driver: subprocess.Popen, project) -> psutil.Process:
     """Wait for a training worker; the driver must not end before there is one."""
-    while not (workers := training_workers(driver)):
+    while not (workers := project.processes("TrainWorker")):
         assert driver.poll() is None, f"over before it could be killed: {driver.communicate()[0]}"
         time.sleep(0.05)
     return workers[0]
 
 
-def trains_itself(driver: subprocess.Popen, project) -> bool:
-    """Whether the driver has begun a training in its own process; an earlier start can have left its marker."""
+def in_training(project) -> int | None:
+    """The process that trains, in which the stage runs; None if there is none."""
     for marker in project.folder.glob("state/training/*/running.json"):
-        with suppress(FileNotFoundError):  # the driver has just taken the marker of the earlier start
-            return f'"pid": {driver.pid},' in marker.read_text()
-    return False
+        with suppress(FileNotFoundError):  # the process has just taken the marker of the earlier start
+            process = json.loads(marker.read_text())["pid"]
+            if psutil.pid_exists(process):
+                return process
+    return None
 
 
 def error_line(output: str) -> str:
@@ -163,20 +154,20 @@ def checkpoints(project) -> int:
 
 def start_and_kill(project, name: str, when) -> subprocess.Popen:
     """Start a training on two Ray workers and, once ``when()`` is true, kill its process ``name``."""
-    driver = project.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
+    driver = start(project)
     while not when():
         assert driver.poll() is None, driver.communicate()[0]
         time.sleep(0.05)
-    (process,) = training_workers(driver, name)
+    (process,) = project.processes(name)
     process.kill()
     return driver
 
 
 def die_at_the_third_checkpoint(project) -> Path:
     """Let the first process that writes a third checkpoint die in the middle of it; returns a file that exists then."""
-    (project.folder / "die").mkdir()
-    (project.folder / "die" / "sitecustomize.py").write_text(DIE_WHILE_WRITING)
-    project.env |= {"PYTHONPATH": str(project.folder / "die"), "DIED": str(project.folder / "died")}
+    code = project.folder / "pipelines/training/checkpoints.py"
+    code.write_text(code.read_text() + DIE_WHILE_WRITING)
+    project.env |= {"DIED": str(project.folder / "died")}
     return project.folder / "died"
 
 
@@ -193,15 +184,16 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_smal
     disturbed = make_small(f"train.epochs={EPOCHS}", "train.seeds=[0,1]", "train.workers=1")
     died = die_at_the_third_checkpoint(disturbed)
     for _ in range(3):
-        driver = disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
-        while driver.poll() is None and not trains_itself(driver, disturbed):
+        driver, process = start(disturbed), None
+        while driver.poll() is None and not (process := in_training(disturbed)):
             time.sleep(0.05)
-        time.sleep(dice.uniform(0.3, 2))
-        with suppress(ProcessLookupError):  # it has died of its checkpoint
-            os.kill(driver.pid, signal.SIGKILL)
+        time.sleep(dice.uniform(0.1, 0.8))
+        if process and psutil.pid_exists(process):  # otherwise it has died of its checkpoint
+            os.kill(process, signal.SIGKILL)
         driver.wait()
     if not died.exists():  # killed before its third checkpoint each time
-        assert disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "stn").wait() == -signal.SIGKILL
+        last = start(disturbed)
+        assert last.wait() == -signal.SIGKILL, last.stdout.read()
     last = train(disturbed).stdout
     assert died.exists(), "it did not die while writing a checkpoint"
     assert_went_on(last)
@@ -218,18 +210,20 @@ def test_a_training_on_ray_that_is_killed_ends_with_the_weights_of_an_undisturbe
     undisturbed, disturbed = make_small(*settings), make_small(*settings)
     train(undisturbed)
     died = die_at_the_third_checkpoint(disturbed)
-    driver = disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
+    driver = start(disturbed)
     while not died.exists():
         assert driver.poll() is None, driver.communicate()[0]
         time.sleep(0.05)
-    time.sleep(dice.uniform(0.5, 4))
+    time.sleep(dice.uniform(0.5, 2))
     driver.kill()
     assert driver.wait() == -signal.SIGKILL, "over before it could be killed"
+    while disturbed.processes("TrainWorker"):  # the processes of Ray end with the driver
+        time.sleep(0.05)
 
-    driver = disturbed.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
-    worker_at_work(driver)
-    time.sleep(dice.uniform(0.5, 4))
-    worker_at_work(driver).kill()
+    driver = start(disturbed)
+    worker_at_work(driver, disturbed)
+    time.sleep(dice.uniform(0.5, 2))
+    worker_at_work(driver, disturbed).kill()
     last = driver.communicate()[0]
     assert driver.returncode == 0, last
     assert_went_on(last)
@@ -241,11 +235,11 @@ def test_a_training_on_ray_that_is_killed_ends_with_the_weights_of_an_undisturbe
 def test_workers_with_seeds_of_their_own_survive_the_loss_of_one(make_small, undisturbed):
     """Two of Ray's workers train two seeds side by side. One is killed; the weights are those of a single worker."""
     each = make_small(f"train.epochs={EPOCHS}", "train.seeds=[0,1]", "train.workers=per_seed")
-    driver = each.start(sys.executable, "-m", "pipelines.train", "--variant", "stn")
+    driver = start(each)
     while checkpoints(each) < 2:
         assert driver.poll() is None, driver.communicate()[0]
         time.sleep(0.05)
-    worker_at_work(driver).kill()
+    worker_at_work(driver, each).kill()
     printed = driver.communicate()[0]
     assert driver.returncode == 0 and "Traceback" not in printed, printed
     assert "2 workers, 1 CPU thread(s) each, each trains seeds of its own" in printed
@@ -292,7 +286,7 @@ def test_a_disk_that_fills_up_while_training(make_small, small_disk, workers):
     settings = (f"train.epochs={EPOCHS}", "train.seeds=[0]", "train.max_failures=0", f"train.workers={workers}")
     project = make_small(*settings)
     disk = small_disk(project.folder / "state")
-    driver = project.start("python", "-m", "pipelines.train", "--variant", "stn", warm=True)
+    driver = start(project)
     while checkpoints(project) == 0:
         assert driver.poll() is None, driver.communicate()[0]
         time.sleep(0.05)
@@ -324,8 +318,7 @@ def test_memory_that_runs_out_names_the_settings_to_lower(make_small, workers):
 @pytest.mark.slow
 def test_the_second_of_two_trainings_of_one_key_waits_and_takes_the_result_over(make_small):
     project = make_small("train.epochs=3")
-    command = ("python", "-m", "pipelines.train", "--variant", "stn")
-    drivers = [project.start(*command, warm=True) for _ in range(2)]
+    drivers = [start(project) for _ in range(2)]
     outputs = [driver.communicate()[0] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], outputs
     waited, worked = sorted(outputs, key=lambda output: "is copied" not in output)

@@ -92,7 +92,7 @@ def test_a_killed_study_ends_with_all_its_trials_and_one_run_for_each(small, tun
     trials, dice = 12, random.Random(1)
     small.set(f"tune.trials={trials}")
     for kill in range(3):
-        driver = small.start(sys.executable, "-m", "pipelines.tune")
+        driver = small.start("python", "-m", "pipelines.tune", warm=True)
         # First before a worker has started, which takes seconds; then while workers train.
         wait_for(b"param_name" if kill == 0 else b"intermediate_value", small, driver, times=dice.randint(1, 3))
         time.sleep(dice.uniform(0, 0.5))
@@ -142,8 +142,8 @@ def test_a_killed_study_ends_with_all_its_trials_and_one_run_for_each(small, tun
     # First a start without work left, then one with four more trials. One of the trials loses its worker.
     assert "at once" not in tune_here()
     small.set(f"tune.trials={trials + 4}")
-    driver = small.start(sys.executable, "-m", "pipelines.tune")
-    while not (workers := ray_workers(driver)):
+    driver = small.start("python", "-m", "pipelines.tune", warm=True)
+    while not (workers := small.processes("Worker.train_epoch")):
         assert driver.poll() is None, driver.communicate()[0]
         time.sleep(0.02)
     workers[0].kill()
@@ -153,16 +153,6 @@ def test_a_killed_study_ends_with_all_its_trials_and_one_run_for_each(small, tun
     assert re.search(r"trial \d+ failed: its worker died", printed), printed
     metrics = read_json(small.folder / "metrics/tune.json")
     assert (metrics["finished"] + metrics["pruned"], metrics["failed"]) == (len(finished) + 3, len(given_up) + 1)
-
-
-def ray_workers(driver) -> list[psutil.Process]:
-    """Processes that are training an epoch of a trial."""
-    found = []
-    for child in psutil.Process(driver.pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if "Worker.train_epoch" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
 
 
 def wait_for(what: bytes, project, driver, times: int = 1) -> None:
@@ -181,7 +171,7 @@ def test_a_disk_that_fills_up_while_tuning(small, small_disk):
     """Once the disk has room again, no trial is lost and none counts twice."""
     small.set("tune.trials=4")
     disk = small_disk(small.folder / "state")
-    driver = small.start(sys.executable, "-m", "pipelines.tune")
+    driver = small.start("python", "-m", "pipelines.tune", warm=True)
     wait_for(b"intermediate_value", small, driver)
     disk.fill()
     output = driver.communicate()[0]
@@ -198,10 +188,10 @@ def test_a_disk_that_fills_up_while_tuning(small, small_disk):
 
 def test_the_second_of_two_drivers_waits_and_takes_the_result_over(small, tune_here):
     small.set("tune.trials=2", "tune.finalists=1")
-    first = small.start(sys.executable, "-m", "pipelines.tune")
+    first = small.start("python", "-m", "pipelines.tune", warm=True)
     wait_for(b"study_name", small, first)
     second = tune_here()
-    assert re.search(rf"process {first.pid} is working on the same task \(\S+\); waiting", second), second
+    assert re.search(r"process \d+ is working on the same task \(\S+\); waiting", second), second
     assert "at once" not in second, "it tried again what the first one had finished"
     output = first.communicate()[0]
     assert first.returncode == 0, output
