@@ -7,6 +7,7 @@ from all hosts except the driver's. All tests use one cluster.
 import json
 import re
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import Project, copy_project
 from tests.pipelines.training.test_run import assert_each_epoch_once
+from tests.warm_python import folder_of_warm_python
 from tools.hosts import Cluster, Host, hosts, why_not
 
 pytestmark = pytest.mark.slow
@@ -50,7 +52,9 @@ def running(tmp_path_factory) -> Iterator[Running]:
     with tempfile.TemporaryDirectory() as folder, hosts(3) as (head, *workers):
         for worker in workers:
             worker.hidden.append(projects)
-        yield Running(Cluster(head, workers, 1, prepared.env, Path(folder)), projects, prepared)
+        warm = folder_of_warm_python()
+        python = str(warm / "python") if warm else sys.executable
+        yield Running(Cluster(head, workers, 1, prepared.env, Path(folder), python=python), projects, prepared)
 
 
 @pytest.fixture

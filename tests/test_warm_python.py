@@ -31,7 +31,6 @@ sys.exit(len(sys.argv))
 """
 
 
-WAIT = "import time; time.sleep(100)"
 # What two workers of Ray have imported before they import torch: one that Ray has started early, and one with an
 # environment of its own.
 CLUSTER = """
@@ -42,18 +41,20 @@ function = ray.remote(lambda: ("torch" in sys.modules, "SOME" in os.environ))
 print(ray.get([function.remote(), function.options(runtime_env={"env_vars": {"SOME": "thing"}}).remote()]))
 """
 
+PLACES = """
+import os, sys
+print("torch" in sys.modules, *(os.readlink(f"/proc/self/ns/{name}") for name in ("net", "mnt")))
+"""
+
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A project with these modules."""
     (tmp_path / "pipelines").mkdir()
     modules = {
-        "probe": PROBE,
-        "cluster": CLUSTER,
-        "wait": "import time; time.sleep(100)",
-        "__init__": "",
-        "neighbor": "",
-    }
+        "probe": PROBE, "cluster": CLUSTER, "places": PLACES, "wait": "import time; time.sleep(100)",
+        "__init__": "", "neighbor": "",
+    }  # fmt: skip
     for name, code in modules.items():
         (tmp_path / "pipelines" / f"{name}.py").write_text(code)
     return tmp_path
@@ -104,9 +105,29 @@ def test_workers_of_ray_are_forked_if_their_driver_is(folder, python):
     assert ast.literal_eval(done.stdout) == [(forked, False), (forked, True)]
 
 
+@pytest.mark.slow
+def test_variables_that_packages_set_on_import_leave_the_fork_as_it_is(folder):
+    code = "import os; before = dict(os.environ); import sklearn, torchvision, ray.train.torch; "
+    code += "print({name: value for name, value in os.environ.items() if before.get(name) != value})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *_, forked = run(folder, "python", "-m", "pipelines.probe", **ast.literal_eval(done.stdout))
+    assert forked
+
+
 def test_a_variable_that_packages_read_on_import_is_left_to_the_real_python(folder):
     _, said, forked = run(folder, "python", "-m", "pipelines.probe", OMP_NUM_THREADS="1")
     assert said["environment"]["OMP_NUM_THREADS"] == "1" and not forked
+
+
+@pytest.mark.slow
+def test_a_fork_enters_the_namespaces_of_the_process_that_asked_for_it(folder):
+    script = "readlink /proc/self/ns/net /proc/self/ns/mnt; python -m pipelines.places"
+    command = ["unshare", "--net", "--mount", "sh", "-c", script]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    if "unshare failed" in done.stderr:
+        pytest.skip(done.stderr)
+    places, inner = done.stdout.split()[:2], done.stdout.split()[2:]
+    assert inner == ["True", *places] and places[0] != str(Path("/proc/self/ns/net").readlink()), done.stderr
 
 
 def test_a_module_ends_with_the_process_that_asked_for_it(folder):

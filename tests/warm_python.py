@@ -1,9 +1,9 @@
 """A Python that has imported the large packages already, for the stages that tests start.
 
 A short stage, and each worker of Ray, spend most of their processor time on importing torch, MLflow and the like. The
-program ``python`` of :func:`folder_of_warm_python` starts a module of this project, or a worker of Ray, in a fork of a
-process that has imported those packages, and nothing of this project. It starts the real Python for everything else,
-and wherever the environment, the cores or the namespaces differ from those of that process.
+program ``python`` of :func:`folder_of_warm_python` starts a module of this project, the program of Ray or a worker of
+Ray in a fork of a process that has imported those packages, and nothing of this project. It starts the real Python for
+everything else, and wherever the environment or the cores differ from those of that process.
 
 A fork is no child of the process that asked for it, but ends with it. It does not receive its signals.
 
@@ -12,6 +12,7 @@ tests uses the real Python.
 """
 
 import contextlib
+import ctypes
 import functools
 import gc
 import importlib
@@ -36,12 +37,14 @@ PACKAGES = (
     "mlflow.store.model_registry.sqlalchemy_store", "matplotlib.figure", "scipy.stats", "sklearn.metrics",
     "aiohttp", "jsonschema", "pyarrow.dataset",  # what Ray imports; Ray itself reads the environment on import
 )  # fmt: skip
-# Variables that are read when Python starts or when a package is imported.
+# Variables that are read when Python starts or when a package is imported, and that no package sets itself on import.
 READ_ONCE = (
-    "COVERAGE_", "CUDA_", "GOMP_", "KMP_", "LANG", "LC_", "LD_", "MALLOC_", "MKL_", "MPL", "OMP_", "OPENBLAS_",
-    "PYTHON", "TORCH", "TZ",
+    "COVERAGE_", "CUDA_", "GOMP_", "LANG", "LC_", "LD_", "MALLOC_", "MKL_", "MPL", "OMP_", "OPENBLAS_",
+    "PYTHON", "TORCH_", "TZ",
 )  # fmt: skip
 LIMITS = [value for name, value in vars(resource).items() if name.startswith("RLIMIT_")]
+ENTERED = ("net", "mnt")  # namespaces that a fork enters, if its user is root
+MODULES = ("pipelines.", "ray.scripts.scripts")
 WORKERS_OF_RAY = ("/ray/_private/workers/setup_worker.py", "/ray/_private/workers/default_worker.py")
 REFUSED = b"refused"
 PYTHON, EXECVP = sys.executable, os.execvp
@@ -79,7 +82,8 @@ def folder_of_warm_python() -> Path | None:
 def surroundings() -> list:
     """What a fork takes over from the process that it is forked from, and cannot change."""
     read_once = {name: value for name, value in os.environ.items() if name.startswith(READ_ONCE)}
-    namespaces = [str(Path(f"/proc/self/ns/{name}").readlink()) for name in ("mnt", "net", "pid", "user")]
+    kept = ("pid", "user") if os.getuid() == 0 else ("pid", "user", *ENTERED)
+    namespaces = [str(Path(f"/proc/self/ns/{name}").readlink()) for name in kept]
     return [read_once, sorted(os.sched_getaffinity(0)), os.getpriority(os.PRIO_PROCESS, 0), os.getuid(), namespaces]
 
 
@@ -88,6 +92,7 @@ def ask(server: str, arguments: list[str]) -> int | None:
     request = {
         "surroundings": surroundings(), "environment": dict(os.environ), "folder": str(Path.cwd()),
         "limits": [resource.getrlimit(limit) for limit in LIMITS], "arguments": arguments,
+        "namespaces": [f"/proc/{os.getpid()}/ns/{name}" for name in ENTERED],
         "interruptible": signal.getsignal(signal.SIGINT) != signal.SIG_IGN,
     }  # fmt: skip
     message = json.dumps(request).encode()
@@ -173,6 +178,8 @@ def take_over(request: dict, files: list[int]) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    for namespace in request["namespaces"]:
+        enter(Path(namespace))
     if request["interruptible"]:  # a shell starts background programs with SIGINT ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["folder"])
@@ -182,6 +189,15 @@ def take_over(request: dict, files: list[int]) -> None:
         if resource.getrlimit(limit) != tuple(values):
             resource.setrlimit(limit, values)
     sys.path[0] = request["folder"]
+
+
+def enter(namespace: Path) -> None:
+    """Enter a namespace of another process, unless this process is in it."""
+    if namespace.readlink() == Path("/proc/self/ns", namespace.name).readlink():
+        return
+    with namespace.open() as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0):
+            raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
 
 
 def run(arguments: list[str]) -> None:
@@ -213,8 +229,8 @@ def main() -> None:
             run(forked)
         return
     first, second = [*arguments, "", ""][:2]
-    stage = first == "-m" and second.startswith("pipelines.")
-    status = ask(server, arguments) if stage or first.endswith(WORKERS_OF_RAY) else None
+    module = first == "-m" and second.startswith(MODULES)
+    status = ask(server, arguments) if module or first.endswith(WORKERS_OF_RAY) else None
     if status is None:
         os.execv(PYTHON, [PYTHON, *arguments])
     if os.WIFSIGNALED(status):

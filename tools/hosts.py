@@ -67,13 +67,22 @@ class Cluster:
         cpus: number of CPUs that each of ``workers`` lends.
         env: environment of all processes; RAY_ADDRESS is added for commands on the head.
         folder: folder of Ray's files; its path must be short, because it holds Ray's sockets.
+        python: the Python of all processes.
 
     Raises:
         RuntimeError: Ray does not start on a host.
     """
 
-    def __init__(self, head: Host, workers: list[Host], cpus: int, env: dict[str, str], folder: Path):
-        self.head, self.workers, self.cpus = head, workers, cpus
+    def __init__(
+        self,
+        head: Host,
+        workers: list[Host],
+        cpus: int,
+        env: dict[str, str],
+        folder: Path,
+        python: str = sys.executable,
+    ):
+        self.head, self.workers, self.cpus, self.python = head, workers, cpus, python
         self.env = env | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._start(
             head, "--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false",
@@ -88,8 +97,8 @@ class Cluster:
         self._start(worker, f"--address={self.head.address}:6379", f"--num-cpus={self.cpus}")
 
     def _start(self, host: Host, *arguments: str) -> None:
-        ray = str(Path(sys.executable).with_name("ray"))  # of this environment, which need not be activated
-        command = host.command(ray, "start", "--node-ip-address", host.address, *arguments)
+        ray = (self.python, "-m", "ray.scripts.scripts")  # the command `ray`
+        command = host.command(*ray, "start", "--node-ip-address", host.address, *arguments)
         done = subprocess.run(
             command, env=self.env, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -99,7 +108,7 @@ class Cluster:
     def drive(self, folder: Path, *arguments: str) -> subprocess.Popen:
         """Start Python on the head in ``folder``; standard output and error share one pipe."""
         return subprocess.Popen(
-            self.head.command(sys.executable, *arguments), env=self.env, cwd=folder,
+            self.head.command(self.python, *arguments), env=self.env, cwd=folder,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 

@@ -193,7 +193,7 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_smal
         driver.wait()
     if not died.exists():  # killed before its third checkpoint each time
         last = start(disturbed)
-        assert last.wait() == -signal.SIGKILL, last.stdout.read()
+        assert last.wait() == -signal.SIGKILL, last.communicate()[0]
     last = train(disturbed).stdout
     assert died.exists(), "it did not die while writing a checkpoint"
     assert_went_on(last)
