@@ -16,8 +16,9 @@ import pytest
 from tests.warm_python import folder_of_warm_python
 
 PROBE = """
-import json, os, resource, signal, sys
+import atexit, json, os, resource, signal, sys
 from pipelines import neighbor
+atexit.register(print, "the end")
 print(json.dumps({
     "name": __name__, "spec": __spec__.name, "arguments": sys.argv, "path": sys.path[0], "folder": os.getcwd(),
     "neighbor": neighbor.__file__, "input": sys.stdin.read(), "environment": dict(os.environ),
@@ -27,7 +28,9 @@ print(json.dumps({
 print("torch" in sys.modules, file=sys.stderr, flush=True)
 if sys.argv[-1].startswith("SIG"):
     os.kill(os.getpid(), signal.Signals[sys.argv[-1]])
-sys.exit(len(sys.argv))
+if "raise" in sys.argv:
+    raise ValueError
+sys.exit("a reason" if "reason" in sys.argv else len(sys.argv))
 """
 
 
@@ -80,19 +83,25 @@ def run(folder: Path, *command: str, **more: str) -> tuple[int, dict, bool]:
         command, cwd=folder, env=environment(**more), input="to the module", capture_output=True, text=True,
         preexec_fn=prepare,
     )  # fmt: skip
-    said = json.loads(done.stdout)
+    said = json.loads(done.stdout.splitlines()[0]) | {"end": done.stdout.splitlines()[1:]}
     said["environment"].pop("PWD", None)  # a shell sets it, and `python` begins as one
-    return done.returncode, said, done.stderr.splitlines() == ["True"]
+    return done.returncode, said, done.stderr.startswith("True")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [(), ("a b", "--c"), ("background",), ("SIGTERM",), ("SIGKILL",)])
-def test_a_module_is_run_as_by_the_real_python(folder, arguments):
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ((), 1), (("a b", "--c"), 3), (("background",), 2), (("raise",), 1), (("reason",), 1),
+        (("SIGTERM",), -signal.SIGTERM), (("SIGKILL",), -signal.SIGKILL), (("SIGINT",), -signal.SIGINT),
+    ],
+)  # fmt: skip
+def test_a_module_is_run_as_by_the_real_python(folder, arguments, status):
     *warm, forked = run(folder, "python", "-m", "pipelines.probe", *arguments, SOME="thing")
     *real, imported = run(folder, sys.executable, "-m", "pipelines.probe", *arguments, SOME="thing")
     assert warm == real
     assert forked and not imported
-    assert warm[0] == (-signal.Signals[arguments[0]] if "SIG" in str(arguments) else 1 + len(arguments))
+    assert warm[0] == status and warm[1]["end"] == (["the end"] if status > 0 or "SIGINT" in arguments else [])
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ This hides a missing import of a submodule, and anything that packages print on 
 tests uses the real Python.
 """
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -29,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -211,6 +213,34 @@ def run(arguments: list[str]) -> None:
         runpy.run_path(arguments[0], run_name="__main__")
 
 
+@contextlib.contextmanager
+def leaving_without_cleaning_up() -> Iterator[None]:
+    """After the block, skip what Python does last: it would free each object, and so copy the pages of all packages."""
+    code: object = None
+
+    def leave() -> None:  # is registered before packages are imported, so that it runs after their functions
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        if code is KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        os._exit(code if isinstance(code, int) else int(code is not None))
+
+    atexit.register(leave)
+    try:
+        yield
+    except SystemExit as error:
+        code = error.code
+        raise
+    except KeyboardInterrupt:
+        code = KeyboardInterrupt
+        raise
+    except BaseException:
+        code = 1
+        raise
+
+
 def run_here(file: str, args: list[str]) -> None:
     """In place of :func:`os.execvp`, with which the script that sets up a worker of Ray starts the worker's script."""
     os.execvp = EXECVP
@@ -225,8 +255,9 @@ def main() -> None:
     """Run Python with the arguments after the address of a server; or serve, if the only other one is a listener."""
     server, *arguments = sys.argv[1:]
     if len(arguments) == 1 and arguments[0].isdecimal():
-        if forked := serve(server, int(arguments[0])):
-            run(forked)
+        with leaving_without_cleaning_up():
+            if forked := serve(server, int(arguments[0])):
+                run(forked)
         return
     first, second = [*arguments, "", ""][:2]
     module = first == "-m" and second.startswith(MODULES)
