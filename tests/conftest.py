@@ -33,6 +33,7 @@ LONG = (
 APART = "training/test_run.py"  # its tests share nothing, so that each can run in another process
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list) -> None:
     """Run long files first, and each file except APART in one process, for ``pytest -n … --dist loadgroup``."""
 
