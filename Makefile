@@ -12,7 +12,7 @@ version := $${VERSION:+--version="$$VERSION"}
 dry_run := $${DRY_RUN:+--dry-run}
 READY := .venv/.ready
 # Long files start first, and most files run in one process each, see tests/conftest.py.
-AT_ONCE := -n 2 --dist loadgroup --no-loadscope-reorder
+AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 # DVC's stages call `python`, and recipes call `dvc` by name.
 export PATH := $(CURDIR)/.venv/bin:$(value PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv

@@ -30,20 +30,15 @@ LONG = (
     "tuning/test_run.py", "test_scoring.py", "test_outbox.py", "test_queue.py", "test_earlier_store.py",
     "test_settings.py", "test_faults.py", "test_backup.py", "test_params.py",
 )  # fmt: skip
-APART = "training/test_run.py"  # its tests share nothing, so that each can run in another process
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list) -> None:
-    """Run long files first, and each file except APART in one process, for ``pytest -n … --dist loadgroup``."""
+    """Run long files first, for ``pytest -n … --dist loadfile --no-loadscope-reorder``."""
 
     def place(item) -> int:
         return next((i for i, name in enumerate(LONG) if item.path.as_posix().endswith(f"/{name}")), len(LONG))
 
     items.sort(key=place)
-    for item in items:
-        if not item.path.as_posix().endswith(APART):
-            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
 
 
 @pytest.fixture
