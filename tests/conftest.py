@@ -24,10 +24,11 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as pipelines/__init__.py sets it; before a test imports torch
 
 
-# The files that take longest, longest first. A process that starts one of them last would run alone at the end.
+# The files that take longest come first. A process that starts one of them last would run alone at the end.
+# test_sharing needs the demo, and would wait for it right behind test_demo.
 LONG = (
-    "training/test_run.py", "test_hosts.py", "test_demo.py", "test_sharing.py", "test_team_server.py",
-    "tuning/test_run.py", "test_scoring.py", "test_outbox.py", "test_queue.py", "test_earlier_store.py",
+    "training/test_run.py", "test_hosts.py", "test_demo.py", "test_team_server.py", "tuning/test_run.py",
+    "test_sharing.py", "test_scoring.py", "test_outbox.py", "test_queue.py", "test_earlier_store.py",
     "test_settings.py", "test_faults.py", "test_backup.py", "test_params.py",
 )  # fmt: skip
 
