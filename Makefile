@@ -11,7 +11,7 @@ model := "$${MODEL:-stn-cifar10}"
 version := $${VERSION:+--version="$$VERSION"}
 dry_run := $${DRY_RUN:+--dry-run}
 READY := .venv/.ready
-# Long files start first, and most files run in one process each, see tests/conftest.py.
+# Long files start first, see tests/conftest.py. Each file runs in one process, so that its fixtures are made once.
 AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 # DVC's stages call `python`, and recipes call `dvc` by name.
 export PATH := $(CURDIR)/.venv/bin:$(value PATH)

@@ -80,6 +80,7 @@ class Cluster:
         cpus: int,
         env: dict[str, str],
         folder: Path,
+        *,
         python: str = sys.executable,
     ):
         self.head, self.workers, self.cpus, self.python = head, workers, cpus, python

@@ -190,8 +190,10 @@ def test_the_second_of_two_drivers_waits_and_takes_the_result_over(small, tune_h
     small.set("tune.trials=2", "tune.finalists=1")
     first = small.start("python", "-m", "pipelines.tune", warm=True)
     wait_for(b"study_name", small, first)
+    at_work = {process.pid for process in small.processes("")} - {os.getpid()}
     second = tune_here()
-    assert re.search(r"process \d+ is working on the same task \(\S+\); waiting", second), second
+    waited = re.search(r"process (\d+) is working on the same task \(\S+\); waiting", second)
+    assert waited and int(waited[1]) in at_work, second
     assert "at once" not in second, "it tried again what the first one had finished"
     output = first.communicate()[0]
     assert first.returncode == 0, output
