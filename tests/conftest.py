@@ -21,7 +21,7 @@ from tests.servers import make_database, postgresql_server, s3  # noqa: F401 (fi
 from tests.warm_python import folder_of_warm_python
 
 ROOT = Path(__file__).resolve().parents[1]
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as pipelines/__init__.py sets it; before a test imports torch
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # tests share the cores; set before a test imports torch
 
 
 # The files that take longest come first. A process that starts one of them last would run alone at the end.

@@ -12,7 +12,7 @@ VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
 )
 def test_threads_spin_briefly_unless_the_user_says_otherwise(given, expected):
     """As GNU OpenMP itself reports it when torch loads it."""
