@@ -490,7 +490,7 @@ def test_a_server_restarted_three_times_has_every_metric_once(server, monkeypatc
 IMPATIENT = """
 import runpy, sys
 from pipelines.tracking.outbox import Outbox
-Outbox.__init__.__kwdefaults__["patience"] = 10.0
+Outbox.__init__.__kwdefaults__["patience"] = 4.0
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
