@@ -10,7 +10,7 @@ import os
 RAY_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
-    # After the loss of a host, Ray still expects its room for up to 20 s, and waits for this long before it tries again.
+    # After the loss of a host, Ray still expects its room for up to 20 s, and waits this long before it tries again.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",

@@ -65,7 +65,10 @@ def connected() -> Iterator[None]:
             logging_level=logging.ERROR,
         )
     except ConnectionError as error:
-        raise ExternalError(f"RAY_ADDRESS: {address!r}: no Ray cluster answers there ({error})") from None
+        raise ExternalError(
+            f"RAY_ADDRESS: {address!r}: no Ray cluster answers there, or it does not accept the token in "
+            f"RAY_AUTH_TOKEN or ~/.ray/auth_token ({error})"
+        ) from None
     except Exception as error:
         if type(error) is not Exception:  # Ray raises a plain Exception when one of its own processes does not start
             raise

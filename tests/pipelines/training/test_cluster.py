@@ -1,10 +1,11 @@
-"""The cluster: the GPUs that it counts, and the number of tuning trials that fit on it."""
+"""The cluster: when it does not answer, the GPUs that it counts, and the number of tuning trials that fit on it."""
 
 import subprocess
 import sys
 
 import pytest
 
+from pipelines.runtime.errors import ExternalError
 from pipelines.training import cluster
 
 
@@ -31,6 +32,19 @@ def test_a_gpu_that_torch_cannot_use_is_not_counted(monkeypatch, available, coun
     monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
     with cluster.connected():
         assert given["num_gpus"] == counted
+
+
+def test_a_cluster_that_does_not_answer_is_named_with_its_token(monkeypatch):
+    """Ray raises the same error for an address without a cluster and for a token that a cluster does not know."""
+
+    def refuse(**_):
+        raise ConnectionError("Failed to connect")
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(cluster.ray, "init", refuse)
+    said = r"RAY_ADDRESS: '10\.0\.0\.1:6379': .* RAY_AUTH_TOKEN .*Failed to connect"
+    with pytest.raises(ExternalError, match=said), cluster.connected():
+        pass
 
 
 @pytest.mark.slow
