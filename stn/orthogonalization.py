@@ -38,12 +38,15 @@ def orthogonalize_stack(matrices: Tensor, factors: Tensor, identity: Tensor) -> 
     norms = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)
     matrices = matrices / (norms + 1e-7)
     gram = torch.bmm(matrices, matrices.mT)
-    product = identity
-    for step in range(STEPS):
-        # A step multiplies by a + polynomial, from the left.
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        product = torch.baddbmm(product, polynomial, product, beta=a)
-        if step < STEPS - 1:  # multiplies the Gram matrix from both sides
-            gram = torch.baddbmm(gram, polynomial, gram, beta=a)
-            gram = torch.baddbmm(gram, polynomial, gram, beta=a)
+    constant = a * identity
+
+    def polynomial(gram: Tensor) -> Tensor:
+        # In place: baddbmm first copies a sum that it must not overwrite.
+        return torch.add(constant, gram, alpha=b).baddbmm_(gram, gram, alpha=c)
+
+    factor = product = polynomial(gram)  # what a step multiplies the matrices by, and the product of all steps
+    for _ in range(STEPS - 1):
+        gram = torch.bmm(factor, torch.bmm(factor, gram))  # from both sides
+        factor = polynomial(gram)
+        product = torch.bmm(factor, product)
     return torch.bmm(product * factors[:, None, None], matrices)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stn.classifiers import Network
 from stn.cuda_graph import capture_function
+from stn.memory_format import fastest_memory_format
 from stn.tf32 import without_tf32
 
 SETTINGS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -81,17 +82,25 @@ def measure_speedup(
             torch.set_num_threads(1)
             images, labels = images[:CPU_IMAGES], labels[:CPU_IMAGES]
         with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
-            network = make_network().to(images.device)
-            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-            return _compare(network.train(), images, labels, captured)
+            steps = {dtype: _make_step(make_network, images, labels, dtype) for dtype in SETTINGS.values()}
+            return _compare(steps, images.device, captured)
     finally:
         torch.set_num_threads(threads)
 
 
-def _compare(network: Network, images: Tensor, labels: Tensor, captured: bool) -> float:
+def _make_step(
+    make_network: Callable[[], Network], images: Tensor, labels: Tensor, dtype: torch.dtype
+) -> Callable[[], None]:
+    """Return what performs the passes of a network that was made for this precision."""
+    memory_format = fastest_memory_format(images.device, dtype)
+    network = make_network().to(images.device)
+    network.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+    return partial(_step, network.train(), images.contiguous(memory_format=memory_format), labels, dtype)
+
+
+def _compare(steps: dict[torch.dtype, Callable[[], None]], device: torch.device, captured: bool) -> float:
     """Time the steps of :func:`measure_speedup`; returns the factor."""
     fastest: dict[torch.dtype, float] = {}
-    steps = {dtype: partial(_step, network, images, labels, dtype) for dtype in (torch.float32, torch.bfloat16)}
     if captured:
         with suppress(RuntimeError):  # then both are timed eagerly
             steps = {dtype: capture_function(step) for dtype, step in steps.items()}
@@ -100,7 +109,7 @@ def _compare(network: Network, images: Tensor, labels: Tensor, captured: bool) -
         if turn > 1 and time.perf_counter() - started > LONGEST_S:
             break
         for dtype, step in steps.items():
-            seconds = _time(step, images.device)
+            seconds = _time(step, device)
             if turn:
                 fastest[dtype] = min(seconds, fastest.get(dtype, seconds))
     return fastest[torch.float32] / fastest[torch.bfloat16]

@@ -19,6 +19,7 @@ from stn.averaging import WeightAverage
 from stn.batches import Batches
 from stn.class_weights import weighted_cross_entropy
 from stn.classifiers import INPUT, Network
+from stn.memory_format import fastest_memory_format
 from stn.settings import Recipe
 from stn.tf32 import without_tf32
 from stn.transforms.coordinates import constant
@@ -116,6 +117,7 @@ def train_epoch(
     model.train()
     losses = []
     for step, (images, labels) in enumerate(batches):
+        images = images.contiguous(memory_format=fastest_memory_format(images.device, precision))
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             second_view = None if alignment is None else alignment.second_view(step, images)
             logits, thetas = model(images, with_theta=True, second_view=second_view)

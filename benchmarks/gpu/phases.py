@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -134,14 +134,14 @@ def throughput(
     def rows(size: int, ways: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], float]]]:
         for mode, layout in product(modes, layouts):
             make = partial(
-                Training, split, replace(RECIPE, batch_size=size), device, layout=layouts[layout],
+                Training, split, replace(RECIPE, batch_size=size), device,
                 precision=torch.bfloat16 if mode == "bf16" else torch.float32, augmentation=augmentation,
             )  # fmt: skip
             for way in ways:
-                yield f"{way}, {mode}, {layout}, {size}", partial(step_speed, make, way, mode, seconds)
+                yield f"{way}, {mode}, {layout}, {size}", partial(step_speed, make, way, mode, seconds, layouts[layout])
 
     yield from rows(sizes[0], ("eager", "captured"))
-    name = f"fp32, NHWC, {sizes[0]}"
+    name = f"fp32, {sizes[0]}"
     make = partial(Training, split, replace(RECIPE, batch_size=sizes[0], epochs=10_000), device)
     for seeds in (1, 2) if small else (1, 2, 4, 8):
         row = f"captured, {name}, {seeds} seed(s) on streams, whole epochs"
@@ -151,17 +151,22 @@ def throughput(
     for family in ("affine",) if small else ("affine", "projective", "tps"):
         recipe = replace(RECIPE, batch_size=64 if small else 128)
         make = partial(Training, split, recipe, device, transformer=TransformerSettings(transform=(family,)))
-        name = f"captured, fp32, NHWC, {recipe.batch_size}, {family}"
-        yield name, partial(step_speed, make, "captured", "fp32", seconds)
+        yield f"captured, fp32, {recipe.batch_size}, {family}", partial(step_speed, make, "captured", "fp32", seconds)
     for size in sizes[1:]:
         yield from rows(size, ("captured",))
 
 
-def step_speed(make: Callable[[], Training], way: str, mode: str, seconds: float) -> float:
-    """Images per second of one training."""
-    # TF32 is refused by train_epoch itself; without its decorator cuDNN's default holds, which is TF32.
-    plain = train_epoch.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
-    with patch("stn.static_step.train_epoch", plain) if mode == "TF32" else nullcontext():
+def step_speed(
+    make: Callable[[], Training], way: str, mode: str, seconds: float, memory_format: torch.memory_format | None = None
+) -> float:
+    """Images per second of one training. None is the memory format that ``train`` chooses."""
+    with ExitStack() as stack:
+        if mode == "TF32":
+            # train_epoch refuses TF32 itself; without its decorator cuDNN's default holds, which is TF32.
+            plain = train_epoch.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
+            stack.enter_context(patch("stn.static_step.train_epoch", plain))
+        for module in ("stn.training", "benchmarks.gpu.trainings") if memory_format is not None else ():
+            stack.enter_context(patch(f"{module}.fastest_memory_format", lambda *_: memory_format))
         training = make()
         return images_per_second(training.step.run if way == "eager" else capture([training]), [training], seconds)
 
@@ -277,8 +282,7 @@ def kernels(split: Split, device: torch.device, batch_size: int) -> Results:
             training.step.run()
         synchronize(device)
     on_gpu = device.type == "cuda"
-    own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    own, kind = ("self_device_time_total", DeviceType.CUDA) if on_gpu else ("self_cpu_time_total", DeviceType.CPU)
     events = [e for e in profiler.key_averages() if e.device_type == kind and not e.is_user_annotation]
     events.sort(key=lambda event: -getattr(event, own))
     return {

@@ -11,6 +11,7 @@ from stn import NetworkSettings, Normalization, Recipe, TransformerSettings, bui
 from stn.augmentation import Augmentation
 from stn.batches import Batches
 from stn.captured_step import CapturedTraining, capture_graph, run_eagerly
+from stn.memory_format import fastest_memory_format
 from stn.optimizers import make_optimizer
 from stn.side_by_side import NextEpoch, train_side_by_side
 from stn.static_step import StaticStep, learning_rates
@@ -26,13 +27,13 @@ class Training:
     def __init__(
         self, split: Split, recipe: Recipe, device: torch.device, *, seed: int = 0,
         precision: torch.dtype = torch.float32, augmentation: Augmentation = Augmentation(),
-        transformer: TransformerSettings | None = TransformerSettings(), layout: Any = torch.channels_last,
+        transformer: TransformerSettings | None = TransformerSettings(),
     ):  # fmt: skip
         self.recipe, self.device, self.precision = recipe, device, precision
         self.batches = Batches(split.images, split.labels, NORMALIZATION, device, augmentation, classes=10)
         torch.manual_seed(seed)
         self.network = build_network(NetworkSettings((3, 32, 32), 10, transformer)).to(device)
-        self.network.to(memory_format=layout)
+        self.network.to(memory_format=fastest_memory_format(device, precision))  # pyright: ignore[reportCallIssue]
         self.optimizer = make_optimizer(self.network, recipe)
         self.step = StaticStep(self.network, self.optimizer, self.batches, recipe, precision=precision)
         self.scheduler = one_cycle(self.optimizer, recipe.epochs * self.step.steps, recipe.warmup)

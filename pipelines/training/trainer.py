@@ -19,6 +19,7 @@ from stn.captured_step import CaptureError, captured_training
 from stn.class_scores import class_counts, class_scores
 from stn.class_weights import balanced_weights
 from stn.classifiers import INPUT, Network
+from stn.memory_format import fastest_memory_format
 from stn.optimizers import make_optimizer
 from stn.seeds import derive_seed
 from stn.settings import Recipe
@@ -64,7 +65,8 @@ class Trainer:
         self.rank, self.world_size = rank, world_size
         torch.manual_seed(seed)
         self.network = make_network()
-        self.network.to(self.training.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        memory_format = fastest_memory_format(self.training.device, precision)
+        self.network.to(self.training.device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
         self.average = WeightAverage(self.network, recipe.ema) if recipe.ema else None
         self.optimizer = make_optimizer(self.network, recipe)
         self.class_weights = class_weights(recipe.class_weights, self.training)
