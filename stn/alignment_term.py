@@ -136,9 +136,7 @@ class AlignmentTerm:
         black = self.batches.normalize(torch.zeros(1, *self.size, channels, device=images.device))
         black = black.repeat(1, images.shape[1] // channels, 1, 1)  # of each part
         mode = self.batches.augmentation.distortion.padding_mode
-        return (distort(images[: len(index)] - black, self.epoch.motions[index], mode) + black).contiguous(
-            memory_format=torch.channels_last
-        )
+        return distort(images[: len(index)] - black, self.epoch.motions[index], mode) + black
 
     def loss(self, step: int | Tensor, thetas: dict[str, Tensor]) -> Tensor:
         """Return the term of a step, summed over this rank's images and weighted, a scalar.

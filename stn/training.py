@@ -117,9 +117,12 @@ def train_epoch(
     model.train()
     losses = []
     for step, (images, labels) in enumerate(batches):
-        images = images.contiguous(memory_format=fastest_memory_format(images.device, precision))
+        memory_format = fastest_memory_format(images.device, precision)
+        images = images.contiguous(memory_format=memory_format)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             second_view = None if alignment is None else alignment.second_view(step, images)
+            if second_view is not None:
+                second_view = second_view.contiguous(memory_format=memory_format)
             logits, thetas = model(images, with_theta=True, second_view=second_view)
         logits, share = logits.float(), world_size / batch_size
         loss = objective = F.cross_entropy(logits, labels, reduction="sum") * share
