@@ -1,6 +1,7 @@
 """The order in memory in which a network trains fastest: channels last or channels first."""
 
 import torch
+from torch import Tensor
 
 
 def fastest_memory_format(device: torch.device, precision: torch.dtype) -> torch.memory_format:
@@ -11,3 +12,10 @@ def fastest_memory_format(device: torch.device, precision: torch.dtype) -> torch
     """
     on_gpu_in_fp32 = device.type == "cuda" and precision == torch.float32
     return torch.contiguous_format if on_gpu_in_fp32 else torch.channels_last
+
+
+def in_fastest_memory_format(images: Tensor, precision: torch.dtype) -> Tensor:
+    """Return images (B, C, H, W) in the format of :func:`fastest_memory_format`; other tensors as they are."""
+    if images.ndim != 4:
+        return images
+    return images.contiguous(memory_format=fastest_memory_format(images.device, precision))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stn.classifiers import Network
 from stn.cuda_graph import capture_function
-from stn.memory_format import fastest_memory_format
+from stn.memory_format import fastest_memory_format, in_fastest_memory_format
 from stn.tf32 import without_tf32
 
 SETTINGS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -92,10 +92,9 @@ def _make_step(
     make_network: Callable[[], Network], images: Tensor, labels: Tensor, dtype: torch.dtype
 ) -> Callable[[], None]:
     """Return what performs the passes of a network that was made for this precision."""
-    memory_format = fastest_memory_format(images.device, dtype)
     network = make_network().to(images.device)
-    network.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
-    return partial(_step, network.train(), images.contiguous(memory_format=memory_format), labels, dtype)
+    network.to(memory_format=fastest_memory_format(images.device, dtype))  # pyright: ignore[reportCallIssue]
+    return partial(_step, network.train(), in_fastest_memory_format(images, dtype), labels, dtype)
 
 
 def _compare(steps: dict[torch.dtype, Callable[[], None]], device: torch.device, captured: bool) -> float:

@@ -19,7 +19,7 @@ from stn.averaging import WeightAverage
 from stn.batches import Batches
 from stn.class_weights import weighted_cross_entropy
 from stn.classifiers import INPUT, Network
-from stn.memory_format import fastest_memory_format
+from stn.memory_format import in_fastest_memory_format
 from stn.settings import Recipe
 from stn.tf32 import without_tf32
 from stn.transforms.coordinates import constant
@@ -117,12 +117,11 @@ def train_epoch(
     model.train()
     losses = []
     for step, (images, labels) in enumerate(batches):
-        memory_format = fastest_memory_format(images.device, precision)
-        images = images.contiguous(memory_format=memory_format)
+        images = in_fastest_memory_format(images, precision)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             second_view = None if alignment is None else alignment.second_view(step, images)
             if second_view is not None:
-                second_view = second_view.contiguous(memory_format=memory_format)
+                second_view = in_fastest_memory_format(second_view, precision)
             logits, thetas = model(images, with_theta=True, second_view=second_view)
         logits, share = logits.float(), world_size / batch_size
         loss = objective = F.cross_entropy(logits, labels, reduction="sum") * share

@@ -165,7 +165,7 @@ def step_speed(
             # train_epoch refuses TF32 itself; without its decorator cuDNN's default holds, which is TF32.
             plain = train_epoch.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
             stack.enter_context(patch("stn.static_step.train_epoch", plain))
-        for module in ("stn.training", "benchmarks.gpu.trainings") if memory_format is not None else ():
+        for module in ("stn.memory_format", "benchmarks.gpu.trainings") if memory_format is not None else ():
             stack.enter_context(patch(f"{module}.fastest_memory_format", lambda *_: memory_format))
         training = make()
         return images_per_second(training.step.run if way == "eager" else capture([training]), [training], seconds)
