@@ -33,7 +33,7 @@ PAPER = {
 NETWORKS = list(dict.fromkeys(name for row in (PAPER["R"], PAPER[ADDITION]) for name in row))
 TABLE, FIGURE, METRICS = FOLDER / "table.md", FOLDER / "table.png", FOLDER / "table.json"
 OURS, OURS_LONG = "ours, 95 % interval", "ours with the paper's schedule"
-OUR_COLOR, PAPER_COLOR = "#d1495b", "#2e86ab"
+OUR_COLOR, LONG_COLOR, PAPER_COLOR = "#d1495b", "#edae49", "#2e86ab"
 
 
 class Cell(NamedTuple):
@@ -140,7 +140,7 @@ def _describe_trainings(results: list[Result]) -> str:
 def draw_figure(results: list[Result]) -> Figure:
     """A panel for each task, with a row for each network: our mean with its interval, and the paper's error.
 
-    The means of the paper's own schedule have a marker of their own.
+    The means of the paper's own schedule have a marker of their own, a little lower.
     """
     groups, long = _group(results), _group(of_schedule(results, "long"))
     short = _group(of_schedule(results, "short"))
@@ -150,10 +150,14 @@ def draw_figure(results: list[Result]) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for axes, (task, cells) in zip(panels, groups.items(), strict=False):
         for y, name in enumerate(cells):
-            for drawn, marker, label in ((short, "o", OURS), (long, "s", OURS_LONG)):
+            for drawn, marker, color, lower, label in (
+                (short, "o", OUR_COLOR, 0, OURS), (long, "s", LONG_COLOR, 0.25, OURS_LONG),
+            ):  # fmt: skip
                 if (ours := drawn.get(task, {}).get(name)) is not None:
                     half = None if ours.n == 1 else ours.half
-                    axes.errorbar(ours.mean, y, xerr=half, fmt=marker, color=OUR_COLOR, capsize=3, label=label)
+                    axes.errorbar(
+                        ours.mean, y + lower, xerr=half, fmt=marker, color=color, ms=5, capsize=2, label=label
+                    )
             if name in PAPER[task]:
                 axes.plot(PAPER[task][name], y, "D", color=PAPER_COLOR, fillstyle="none", label="the paper's")
         axes.set_yticks(range(len(cells)), list(cells), fontsize=8)
@@ -163,9 +167,11 @@ def draw_figure(results: list[Result]) -> Figure:
         axes.grid(axis="x", alpha=0.3)
     for axes in figure.axes[len(groups) :]:
         axes.remove()
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(dict(zip(labels, handles, strict=True)).values(), dict.fromkeys(labels), loc="outside upper center",
-                  ncols=2, frameon=False)  # fmt: skip
+    by_label = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        by_label |= dict(zip(labels, handles, strict=True))
+    figure.legend(by_label.values(), by_label, loc="outside upper center", ncols=3, frameon=False)
     figure.supxlabel("test error, percent", fontsize=9)
     return figure
 

@@ -8,6 +8,8 @@ import pytest
 from experiments.paper import result_files
 from experiments.paper.result_files import ColocalizationResult, Result
 from experiments.paper.table import (
+    OURS,
+    OURS_LONG,
     draw_figure,
     make_cell,
     make_colocalization_table,
@@ -73,6 +75,13 @@ def test_results_of_the_papers_schedule_are_apart():
     panel = draw_figure(both).axes[0]
     points = {(line.get_marker(), np.asarray(line.get_xdata()).item(0)) for line in panel.lines}
     assert {("o", 2.0), ("s", 0.9), ("s", 2.2)} <= points
+
+
+def test_the_legend_names_what_any_panel_shows():
+    later = [*RESULTS, result("addition", "FCN", 0, 50.0, schedule="long")]
+    for results, names in ((RESULTS, {"the paper's", OURS}), (later, {"the paper's", OURS, OURS_LONG})):
+        (legend,) = draw_figure(results).legends
+        assert {text.get_text() for text in legend.get_texts()} == names
 
 
 def test_each_digit_has_a_column_and_each_row_a_mean():
