@@ -24,6 +24,7 @@ from benchmarks.measure import report, start_process
 from pipelines.outputs.prepared_data import load_meta, load_split
 from pipelines.runtime.errors import ExternalError, run_main
 from stn.classifiers import build_network
+from stn.memory_format import fastest_memory_format
 from stn.optimizers import make_optimizer
 from stn.precision import choose_precision
 from stn.settings import NetworkSettings, Recipe, TransformerSettings
@@ -52,7 +53,8 @@ def measure_ours(seed: int) -> tuple[float, float]:
     precision, _ = choose_precision(RECIPE.precision, device)
     torch.manual_seed(seed)
     network = build_network(NetworkSettings(meta.image_shape, len(meta.classes), TransformerSettings()))
-    network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    memory_format = fastest_memory_format(device, precision)
+    network.to(device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     optimizer = make_optimizer(network, RECIPE)
     scheduler = one_cycle(optimizer, STEPS, RECIPE.warmup)
     endless = chain.from_iterable(batches.shuffled(RECIPE.batch_size, seed, epoch) for epoch in count())

@@ -18,4 +18,8 @@ def in_fastest_memory_format(images: Tensor, precision: torch.dtype) -> Tensor:
     """Return images (B, C, H, W) in the format of :func:`fastest_memory_format`; other tensors as they are."""
     if images.ndim != 4:
         return images
-    return images.contiguous(memory_format=fastest_memory_format(images.device, precision))
+    memory_format = fastest_memory_format(images.device, precision)
+    if memory_format == torch.channels_last:
+        return images.contiguous(memory_format=memory_format)
+    # ``contiguous`` would leave the strides of gray images, by which cuDNN takes them for channels last.
+    return images.to(memory_format=memory_format)

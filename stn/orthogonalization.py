@@ -46,7 +46,7 @@ def orthogonalize_stack(matrices: Tensor, factors: Tensor, identity: Tensor) -> 
 
     factor = product = polynomial(gram)  # what a step multiplies the matrices by, and the product of all steps
     for _ in range(STEPS - 1):
-        gram = torch.bmm(factor, torch.bmm(factor, gram))  # from both sides
+        gram = torch.bmm(factor, torch.bmm(factor, gram))
         factor = polynomial(gram)
         product = torch.bmm(factor, product)
     return torch.bmm(product * factors[:, None, None], matrices)

@@ -71,7 +71,7 @@ def measure_speedup(
     less (docs/gpu.md).
 
     Args:
-        make_network: builds the network that is timed.
+        make_network: builds the network that is timed. Called once for each precision.
         images: a normalized batch (B, C, H, W) on the device of the training.
         labels: their labels (B,).
         captured: the training repeats a captured step. The passes are captured, too, if that is possible.

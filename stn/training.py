@@ -187,6 +187,7 @@ def predict(
     logits, labels = [], []
     thetas: dict[str, list[Tensor]] = {place: [] for place in network.transformers}
     for images, label in batches:
+        images = in_fastest_memory_format(images, precision)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             logit, of_batch = network.predict(images)
         logits.append(logit.float())

@@ -24,6 +24,7 @@ from stn.captured_step import (
     run_eagerly,
 )
 from stn.distortions import make_distortion
+from stn.memory_format import fastest_memory_format
 from stn.muon import Muon
 from stn.optimizers import make_optimizer
 from stn.settings import AlignmentSettings
@@ -67,7 +68,8 @@ class Training:
         )
         torch.manual_seed(0)
         self.network = build_network(NetworkSettings((1, 24, 24), 4, FRONT, dropout=dropout))
-        self.network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        memory_format = fastest_memory_format(device, torch.float32)
+        self.network.to(device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
         self.recipe, self.optimizer = recipe, make(self.network, recipe)
         self.scheduler = one_cycle(self.optimizer, 8, 0.3)
         self.average = WeightAverage(self.network, recipe.ema) if recipe.ema else None

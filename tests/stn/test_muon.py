@@ -172,7 +172,7 @@ class Count(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_batched_step_starts_few_kernels_after_the_first():
+def test_a_batched_step_takes_few_calls_after_the_first():
     muon, parameters = make_muon(True)
     set_gradients(parameters, 0)
     muon.step()
@@ -183,7 +183,7 @@ def test_a_batched_step_starts_few_kernels_after_the_first():
     views = {"slice", "select", "unbind", "view", "expand", "unsqueeze", "transpose", "permute", "alias"}
     names = [name.removeprefix("aten::").partition(".")[0] for name in count.calls if name.startswith("aten::")]
     kernels = [name for name in names if name not in views]
-    kernels += ["copy_"] * kernels.count("baddbmm")  # which copies the sum that it does not overwrite
+    kernels += ["copy_"] * kernels.count("baddbmm")  # which copies a sum that it must not overwrite
     assert len(kernels) <= 45, " ".join(kernels)
 
 

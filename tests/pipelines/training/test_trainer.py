@@ -69,6 +69,14 @@ def make_trainer(
     return Trainer(make_network, recipe, data, seed=0, precision=torch.float32, **rank)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_filters_have_the_fastest_order(memory_format, monkeypatch):
+    monkeypatch.setattr("pipelines.training.trainer.fastest_memory_format", lambda *_: memory_format)
+    network = make_trainer().network
+    filters = [parameter for parameter in network.parameters() if parameter.ndim == 4 and parameter.shape[1] > 1]
+    assert filters and all(weight.is_contiguous(memory_format=memory_format) for weight in filters)
+
+
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=60), st.integers(1, 20))
 def test_examples_are_spread_over_the_classes(labels, count):
     chosen = spread_over_classes(torch.tensor(labels), count).tolist()
