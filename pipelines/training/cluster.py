@@ -2,6 +2,7 @@
 
 import logging
 import math
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipelines.training.worker_plan import Node
 Result = TypeVar("Result")
 # A host on a slow disk needs this long to start its first process and import the code.
 ANSWER_WITHIN_S = 120.0
+LISTENS_WITHIN_S = 20.0
 # Files that a remote cluster receives. digest_code reads .dvcignore. Data are sent through the object store.
 SHIPPED = ("pipelines", "stn", "own_networks", ".dvcignore")
 DRIVER_ONLY = ("pipelines/commands", "pipelines/evaluation", "pipelines/visualization")
@@ -35,6 +37,19 @@ def excludes() -> list[str]:
     return ["__pycache__", *(f"/{name}" for name in (*others, *DRIVER_ONLY))]
 
 
+def check_that_it_listens(address: str) -> None:
+    """Check that something listens at a cluster's address. Ray itself would try, with warnings, for minutes.
+
+    Raises:
+        ExternalError: nothing listens there.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), LISTENS_WITHIN_S).close()
+    except (OSError, OverflowError) as error:  # the latter for a port above 65535
+        raise ExternalError(f"RAY_ADDRESS: {address!r}: no Ray cluster answers there ({error})") from None
+
+
 @contextmanager
 def connected() -> Iterator[None]:
     """Connect to the cluster at RAY_ADDRESS, or start one on this machine if it is not set.
@@ -45,6 +60,8 @@ def connected() -> Iterator[None]:
     """
     address = environment.get("RAY_ADDRESS")
     python = worker_environment(address)
+    if address and address != "auto":
+        check_that_it_listens(address)
     folder = None if address else session_folder()
     # Workers on other machines have no copy of this code; local ones find it in the current folder.
     runtime_env = {

@@ -1,12 +1,14 @@
 """The order in memory in which a network trains."""
 
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from torch import nn
 
 from stn import Network, NetworkSettings, Recipe, TransformerSettings, build_network
+from stn.alignment_term import AlignmentTerm
 from stn.memory_format import fastest_memory_format, in_fastest_memory_format
 from stn.precision import measure_speedup
 from stn.training import one_cycle, predict, train_epoch
@@ -36,8 +38,8 @@ def test_images_and_second_views_reach_the_network_in_that_order(given, wanted, 
         seen.extend([arguments[0], named["second_view"]])
 
     network.register_forward_pre_hook(keep, with_kwargs=True)
-    network.transformer.localization.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    alignment = SimpleNamespace(second_view=lambda *_: view, loss=lambda *_: 0.0)
+    network.transformers["input"].localization.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    alignment = cast(AlignmentTerm, SimpleNamespace(second_view=lambda *_: view, loss=lambda *_: 0.0))
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     batches = [(images, torch.tensor([0, 1, 0, 1]))]
     train_epoch(

@@ -1,5 +1,6 @@
 """The cluster: when it does not answer, the GPUs that it counts, and the number of tuning trials that fit on it."""
 
+import socket
 import subprocess
 import sys
 
@@ -35,15 +36,27 @@ def test_a_gpu_that_torch_cannot_use_is_not_counted(monkeypatch, available, coun
 
 
 def test_a_cluster_that_does_not_answer_is_named_with_its_token(monkeypatch):
-    """Ray raises the same error for an address without a cluster and for a token that a cluster does not know."""
+    """Ray raises the same error for a port of something else and for a token that a cluster does not know."""
 
     def refuse(**_):
         raise ConnectionError("Failed to connect")
 
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setattr(cluster.ray, "init", refuse)
-    said = r"RAY_ADDRESS: '10\.0\.0\.1:6379': .* RAY_AUTH_TOKEN .*Failed to connect"
-    with pytest.raises(ExternalError, match=said), cluster.connected():
+    with socket.create_server(("127.0.0.1", 0)) as something:
+        address = f"127.0.0.1:{something.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        said = rf"RAY_ADDRESS: '{address}': .* RAY_AUTH_TOKEN .*Failed to connect"
+        with pytest.raises(ExternalError, match=said), cluster.connected():
+            pass
+
+
+@pytest.mark.parametrize("port", [None, "99999"])
+def test_an_address_where_nothing_listens_is_named_at_once(monkeypatch, port):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{port or free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: pytest.fail("Ray would try for minutes"))
+    with pytest.raises(ExternalError, match=f"RAY_ADDRESS: '{address}': no Ray cluster answers"), cluster.connected():
         pass
 
 
