@@ -38,7 +38,7 @@ def excludes() -> list[str]:
 
 
 def check_that_it_listens(address: str) -> None:
-    """Check that something listens at a cluster's address. Ray itself would try, with warnings, for minutes.
+    """Check that something listens at a cluster's address. Ray itself tries for longer than 100 s, with warnings.
 
     Raises:
         ExternalError: nothing listens there.
