@@ -133,10 +133,8 @@ def throughput(
 
     def rows(size: int, ways: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], float]]]:
         for mode, layout in product(modes, layouts):
-            make = partial(
-                Training, split, replace(RECIPE, batch_size=size), device,
-                precision=torch.bfloat16 if mode == "bf16" else torch.float32, augmentation=augmentation,
-            )  # fmt: skip
+            recipe, precision = replace(RECIPE, batch_size=size), torch.bfloat16 if mode == "bf16" else torch.float32
+            make = partial(Training, split, recipe, device, precision=precision, augmentation=augmentation)
             for way in ways:
                 yield f"{way}, {mode}, {layout}, {size}", partial(step_speed, make, way, mode, seconds, layouts[layout])
 
@@ -165,8 +163,9 @@ def step_speed(
             # train_epoch refuses TF32 itself; without its decorator cuDNN's default holds, which is TF32.
             plain = train_epoch.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
             stack.enter_context(patch("stn.static_step.train_epoch", plain))
-        for module in ("stn.memory_format", "benchmarks.gpu.trainings") if memory_format is not None else ():
-            stack.enter_context(patch(f"{module}.fastest_memory_format", lambda *_: memory_format))
+        if memory_format is not None:
+            for module in ("stn.memory_format", "benchmarks.gpu.trainings"):
+                stack.enter_context(patch(f"{module}.fastest_memory_format", lambda *_: memory_format))
         training = make()
         return images_per_second(training.step.run if way == "eager" else capture([training]), [training], seconds)
 
