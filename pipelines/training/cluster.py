@@ -46,7 +46,7 @@ def check_that_it_listens(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), LISTENS_WITHIN_S).close()
-    except (OSError, OverflowError) as error:  # the latter for a port above 65535
+    except (OSError, OverflowError) as error:  # the latter for a port of many digits
         raise ExternalError(f"RAY_ADDRESS: {address!r}: no Ray cluster answers there ({error})") from None
 
 

@@ -50,7 +50,7 @@ def test_a_cluster_that_does_not_answer_is_named_with_its_token(monkeypatch):
             pass
 
 
-@pytest.mark.parametrize("port", [None, "99999"])
+@pytest.mark.parametrize("port", [None, "99999", "9" * 20])
 def test_an_address_where_nothing_listens_is_named_at_once(monkeypatch, port):
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{port or free.getsockname()[1]}"
